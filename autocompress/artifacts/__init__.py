@@ -1,0 +1,1 @@
+"""Artifacts: exporting, storing, loading and verifying compressed models."""

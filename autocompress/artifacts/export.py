@@ -1,0 +1,131 @@
+"""From a torch module to one small ONNX file that computes the same."""
+
+import contextlib
+import functools
+import itertools
+import string
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArtifactError
+from .runtime import Model
+
+TOLERANCE = 1e-3
+
+
+def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+    """Export with torch's dynamo exporter, batch dynamic; tensors keep their torch names.
+
+    example: inputs of two or more examples. Raises ArtifactError when torch cannot export the model.
+    """
+    _cache_torchlib()
+    batch = torch.export.Dim("batch")
+    names = ["input"] if len(example) == 1 else [f"input_{index}" for index in range(len(example))]
+    try:
+        with _quietly(), torch.no_grad():
+            program = torch.onnx.export(
+                model.eval(),
+                example,
+                dynamo=True,
+                dynamic_shapes=tuple({0: batch} for _ in example),
+                input_names=names,
+                output_names=["output"],
+                verbose=False,
+            )
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ArtifactError(f"torch cannot export this model to ONNX: {lines[0] if lines else error!r}") from error
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@functools.lru_cache(maxsize=1)
+def _cache_torchlib() -> None:
+    """Let the exporter read its operator library once a process; it reads it anew at each call, half of its time."""
+    try:
+        from onnxscript._framework_apis import torch_2_5
+    except ImportError:
+        return
+    torch_2_5.get_torchlib_ops = functools.lru_cache(maxsize=1)(torch_2_5.get_torchlib_ops)
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without names, comments and shapes that only people and exporters read; outputs stay equal to the bit."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    small.producer_name = small.producer_version = small.doc_string = ""
+    del small.metadata_props[:]
+    fixed = {value.name for value in (*small.graph.input, *small.graph.output)} | {""}
+    short = (name for name in _short_names() if name not in fixed)
+    names: dict[str, str] = {name: name for name in fixed}
+    _rename(small.graph, names, short)
+    onnx.checker.check_model(small)
+    return small
+
+
+def _short_names() -> Iterator[str]:
+    letters = string.ascii_letters
+    return ("".join(parts) for size in itertools.count(1) for parts in itertools.product(letters, repeat=size))
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str]) -> None:
+    def new(name: str) -> str:
+        if name not in names:
+            names[name] = next(short)
+        return names[name]
+
+    graph.name, graph.doc_string = "g", ""
+    del graph.value_info[:], graph.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        value.name, value.doc_string = new(value.name), ""
+        del value.metadata_props[:]
+    for tensor in graph.initializer:
+        tensor.name = new(tensor.name)
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    for node in graph.node:
+        node.name = node.doc_string = ""
+        del node.metadata_props[:]
+        node.input[:] = [new(name) for name in node.input]
+        node.output[:] = [new(name) for name in node.output]
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _rename(inner, names, short)
+
+
+def check_parity(model: nn.Module, exported: onnx.ModelProto, example: tuple[Tensor, ...]) -> float:
+    """The largest difference between a module and its export, relative to the largest output.
+
+    Runs one example and the whole batch, so that a batch size frozen by the exporter is found. Raises ArtifactError
+    beyond TOLERANCE.
+    """
+    run = Model(exported.SerializeToString())
+    differences = []
+    for count in (1, len(example[0])):
+        inputs = tuple(tensor[:count] for tensor in example)
+        with torch.no_grad():
+            expected = model.eval()(*inputs).numpy()
+        try:
+            actual = run(*(tensor.numpy() for tensor in inputs))
+        except Exception as error:
+            raise ArtifactError(f"the exported model fails at batch size {count}: {error}") from error
+        if actual.shape != expected.shape:
+            raise ArtifactError(f"the exported model gives shape {actual.shape} where the model gives {expected.shape}")
+        differences.append(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
+    worst = float(np.max(differences))  # which NaN passes through, where Python's max may drop it
+    if not worst <= TOLERANCE:
+        raise ArtifactError(f"the exported model differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
+    return worst

@@ -1,0 +1,245 @@
+"""The search config: what a YAML file may say, checked before anything runs."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from .documents import Document, read_yaml, validate
+from .errors import ConfigError, suggest
+from .outcome import Limit, Metrics
+from .recipe import digest
+
+SIZES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1, "s": 1e3}
+DURATIONS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
+# What every candidate is measured by, and whether less is better; a task's own metrics are better when higher.
+MEASURED = {
+    "size_bytes": True,
+    "params": True,
+    "nonzero_params": True,
+    "latency_ms": True,
+    "speedup": False,
+    "compression_ratio": False,
+    "space_saving": False,
+}
+FOLDERS = {
+    name: next(
+        (folder for folder in (Path(__file__).parent / name, Path(__file__).parents[1] / name) if folder.is_dir()),
+        Path(__file__).parent / name,
+    )
+    for name in ("search_spaces", "experiments")
+}
+
+
+def quantity(units: dict[str, float], example: str) -> Callable[[Any], Any]:
+    """A reader of numbers with a unit, such as `60 KB`; raises ValueError for an unknown unit."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r}: needs a unit; write for example {example!r}")
+        match = re.fullmatch(r"\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]+)\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r}: is no number with a unit; write for example {example!r}")
+        number, unit = match.groups()
+        if unit.lower() not in units:
+            raise ValueError(f"{value!r}: unknown unit {unit!r}; known: {', '.join(units)}")
+        if not float(number) > 0:
+            raise ValueError(f"{value!r}: write a number greater than 0")
+        return float(number) * units[unit.lower()]
+
+    return read
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(quantity(SIZES, "60 KB"))]
+Latency = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(quantity(MILLISECONDS, "0.2 ms"))]
+Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(quantity(DURATIONS, "10m"))]
+
+
+class Target(_Strict):
+    """Where the artifact will run. resource names a Ray resource that marks such nodes."""
+
+    runtime: Literal["onnxruntime-cpu"] = "onnxruntime-cpu"
+    threads: int = Field(1, ge=1, le=256)
+    batch_size: int = Field(1, ge=1, le=4096)
+    resource: str | None = None
+
+
+class Budget(_Strict):
+    """Hard limits; every one that is set must hold. `metrics` bounds a task's own metrics from below, by name."""
+
+    size: Size | None = None
+    size_bytes: Positive | None = None
+    compression_ratio: Positive | None = None
+    params: Positive | None = None
+    latency: Latency | None = None
+    latency_ms: Positive | None = None
+    speedup: Positive | None = None
+    accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
+    metrics: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> "Budget":
+        for first, second in (("size", "size_bytes"), ("latency", "latency_ms")):
+            if getattr(self, first) is not None and getattr(self, second) is not None:
+                raise ValueError(f"{first} and {second} set the same limit: keep one")
+        return self
+
+    def limits(self, baseline: Metrics) -> tuple[Limit, ...]:
+        """The limits as bounds on metrics, drops counted from the baseline. Raises ConfigError for unknown metrics."""
+        rows: list[tuple[str, Literal["at_most", "at_least"], float | None, str]] = [
+            ("size_bytes", "at_most", self.size or self.size_bytes, "size"),
+            ("compression_ratio", "at_least", self.compression_ratio, "compression_ratio"),
+            ("params", "at_most", self.params, "params"),
+            ("latency_ms", "at_most", self.latency or self.latency_ms, "latency"),
+            ("speedup", "at_least", self.speedup, "speedup"),
+            ("accuracy", "at_least", self.accuracy, "accuracy"),
+        ]
+        if self.accuracy_drop is not None:
+            rows.append(("accuracy", "at_least", baseline.get("accuracy", 0.0) - self.accuracy_drop, "accuracy_drop"))
+        rows += [(name, "at_least", bound, name) for name, bound in self.metrics.items()]
+        limits = tuple(Limit(metric, sense, bound, label) for metric, sense, bound, label in rows if bound is not None)
+        for limit in limits:
+            if limit.metric not in baseline:
+                known = suggest(limit.metric, baseline)
+                key = f"metrics.{limit.label}" if limit.label in self.metrics else limit.label
+                raise ConfigError(f"budget.{key}: the task does not measure {limit.metric!r}; {known}")
+        return limits
+
+
+class SearchSettings(_Strict):
+    """How long and how a study searches. retries counts further attempts for a trial whose worker was lost."""
+
+    trials: int = Field(40, ge=1, le=100_000)
+    timeout: Duration | None = None
+    trial_timeout: Duration = 3600.0
+    sampler: Literal["auto", "tpe", "nsga2", "gp", "random"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**31)
+    workers: int = Field(2, ge=1, le=4096)
+    retries: int = Field(1, ge=0, le=100)
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _known_sampler(cls, value: Any) -> Any:
+        if value not in SAMPLERS:
+            raise ValueError(f"unknown sampler {value!r}; {suggest(str(value), SAMPLERS)}")
+        return value
+
+
+class Tracking(_Strict):
+    """Where MLflow keeps the runs; the experiment is the study's name unless it says otherwise."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str | None = None
+
+
+class RayAddress(_Strict):
+    """auto joins a running cluster, else starts a local one; local always starts one; else HOST:PORT."""
+
+    address: str = "auto"
+
+
+class SearchConfig(_Strict):
+    """One search, as a YAML file describes it."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    task: str | dict[str, Any]
+    search_space: str = "hybrid"
+    target: Target = Target()
+    objectives: tuple[str, ...] = Field(("size_bytes", "accuracy", "latency_ms"), min_length=1)
+    budget: Budget = Budget()
+    search: SearchSettings = SearchSettings()
+    storage: str = "sqlite:///autocompress.db"
+    tracking: Tracking | None = Tracking()
+    ray: RayAddress = RayAddress()
+    _root: Path = PrivateAttr(default=Path("."))
+    _document: Document = PrivateAttr(default=Document("config", {}))
+
+    @field_validator("objectives")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("an objective stands twice: name each once")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_url(cls, value: str) -> str:
+        value = expand_home(value)
+        check_database_url(value, "storage")
+        return value
+
+    @field_validator("tracking")
+    @classmethod
+    def _tracking_url(cls, value: Tracking | None) -> Tracking | None:
+        if value is None or value.uri.startswith(("http://", "https://")):
+            return value
+        value = value.model_copy(update={"uri": expand_home(value.uri)})
+        check_database_url(value.uri, "tracking.uri")
+        return value
+
+    @property
+    def root(self) -> Path:
+        """The folder of the config file, where relative paths of the task start."""
+        return self._root
+
+    @property
+    def document(self) -> Document:
+        """What the file says, with lines for errors."""
+        return self._document
+
+    def identity(self) -> str:
+        """A digest of everything that makes two searches comparable: not of how long, where or how wide they run."""
+        data = self.model_dump(mode="json", exclude={"storage", "tracking", "ray"})
+        data["search"] = {"seed": self.search.seed}
+        return digest(data)
+
+
+def expand_home(url: str) -> str:
+    """A SQLite URL with `~` replaced by the home folder, which databases do not do."""
+    return url.replace("sqlite:///~", f"sqlite:///{Path.home()}", 1) if url.startswith("sqlite:///~") else url
+
+
+def check_database_url(url: str, key: str) -> None:
+    """Raise ValueError for a URL that no database could have, or a SQLite file in a folder that is not there."""
+    if not re.match(r"^[a-z][a-z0-9+]*://", url):
+        raise ValueError(f"{url!r}: {key} needs a URL, such as sqlite:///autocompress.db")
+    if url.startswith("sqlite:///"):
+        folder = Path(url.removeprefix("sqlite:///")).parent
+        if not folder.is_dir():
+            raise ValueError(f"{url!r}: folder {folder} is not there: make it, or choose another path")
+
+
+def find_config(name: str) -> Path:
+    """The file that a command's CONFIG means: a path, or the name of a bundled experiment. Raises ConfigError."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    bundled = FOLDERS["experiments"] / name / "search.yaml"
+    if re.fullmatch(r"[A-Za-z0-9_-]+", name) and bundled.is_file():
+        return bundled
+    known = sorted(found.parent.name for found in FOLDERS["experiments"].glob("*/search.yaml"))
+    raise ConfigError(f"{name}: no such config file or bundled experiment; {suggest(name, known)}")
+
+
+def load_config(path: Path, **overrides: Any) -> SearchConfig:
+    """Read and check a config; overrides replace entries of `search` where they are not None. Raises ConfigError."""
+    document = read_yaml(path)
+    if "study" not in document.data:
+        document.data["study"] = re.sub(r"[^A-Za-z0-9._-]", "-", path.resolve().parent.name)
+    search = document.data.setdefault("search", {})
+    if isinstance(search, dict):
+        search.update({key: value for key, value in overrides.items() if value is not None})
+    config = validate(SearchConfig, document)
+    config._document = document
+    config._root = path.resolve().parent
+    return config

@@ -1,0 +1,147 @@
+"""Dominance, the front, its hypervolume, choosing from it and explaining why there is none: pure functions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import MEASURED
+from .errors import AutocompressError, suggest
+from .outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped, measured
+
+PICKS = ("smallest", "fastest", "most-accurate", "knee")
+Verdict = Literal["feasible", "infeasible", "nothing_finished"]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a search found: the numbers of the trials on the front, best size first, or why there are none."""
+
+    verdict: Verdict
+    trials: tuple[int, ...]
+    nearest_miss: int | None
+    binding_limit: str | None
+    counts: dict[str, int]
+
+
+def signs(objectives: Sequence[str]) -> Array:
+    """+1 for each objective where less is better, -1 where more is."""
+    return np.array([1.0 if MEASURED.get(name, False) else -1.0 for name in objectives])
+
+
+def costs(metrics: Sequence[Metrics], objectives: Sequence[str]) -> Array:
+    """Objectives as costs to minimize: (points, objectives)."""
+    rows = [[metric[name] for name in objectives] for metric in metrics]
+    return np.array(rows, dtype=float).reshape(len(rows), len(objectives)) * signs(objectives)
+
+
+def nondominated(points: Array) -> NDArray[np.bool_]:
+    """Which points no other point dominates: at most as costly everywhere, and less somewhere. Equals stay together."""
+    better = (points[:, None, :] <= points[None, :, :]).all(2) & (points[:, None, :] < points[None, :, :]).any(2)
+    return np.asarray(~np.any(better, axis=0), dtype=np.bool_)
+
+
+def find_front(outcomes: Mapping[int, Outcome], objectives: Sequence[str]) -> Front:
+    """The front of the outcomes by trial number, or the nearest miss and the limit that binds."""
+    good = {number: o.metrics for number, o in outcomes.items() if isinstance(o, Completed)}
+    counts = {
+        name: sum(isinstance(outcome, kind) for outcome in outcomes.values())
+        for name, kind in (
+            ("completed", Completed),
+            ("infeasible", Infeasible),
+            ("stopped", Stopped),
+            ("failed", Failed),
+        )
+    }
+    if good:
+        numbers = sorted(good, key=lambda number: (costs([good[number]], objectives)[0, 0], number))
+        mask = nondominated(costs([good[number] for number in numbers], objectives))
+        trials = tuple(number for number, on in zip(numbers, mask, strict=True) if on)
+        return Front("feasible", _distinct(trials, good, objectives), None, None, counts)
+    misses = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, Infeasible)}
+    if not misses:
+        return Front("nothing_finished", (), None, None, counts)
+    nearest = min(misses, key=lambda number: (measured(misses[number]) is None, excess(misses[number]), number))
+    return Front("infeasible", (), nearest, binding_limit(misses[nearest]), counts)
+
+
+def _distinct(trials: tuple[int, ...], metrics: Mapping[int, Metrics], objectives: Sequence[str]) -> tuple[int, ...]:
+    """Of trials with equal objectives, the first."""
+    seen: dict[tuple[float, ...], int] = {}
+    for number in sorted(trials):
+        seen.setdefault(tuple(metrics[number][name] for name in objectives), number)
+    return tuple(number for number in trials if number in seen.values())
+
+
+def excess(outcome: Infeasible) -> float:
+    """How far past its limits an outcome is in all: the sum of its violations."""
+    return sum(value for value in outcome.violations.values() if value > 0)
+
+
+def binding_limit(outcome: Infeasible) -> str | None:
+    """The limit that an outcome is furthest past, as a share of the limit."""
+    return max(outcome.violations, key=lambda label: outcome.violations[label], default=None)
+
+
+def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline: Metrics) -> float:
+    """The share of the box between the baseline's size and speed, zero quality, and the ideal that points dominate.
+
+    Every objective is scaled by the baseline: a cost c to c / baseline, capped at 1; a gain g to baseline / (baseline
+    + g). The reference point is 1 everywhere. Lies in [0, 1] and grows with each new point of the front.
+    """
+    if not metrics:
+        return 0.0
+    import moocore
+
+    points = np.array([[_scaled(row[name], baseline[name], name) for name in objectives] for row in metrics])
+    return float(moocore.hypervolume(np.minimum(points, 1.0), ref=np.ones(len(objectives))))
+
+
+def _scaled(value: float, reference: float, name: str) -> float:
+    if MEASURED.get(name, False):
+        return value / reference if reference > 0 else 1.0
+    total = reference + value
+    return reference / total if reference > 0 and total > 0 else 1.0
+
+
+def pick(numbers: Sequence[int], metrics: Mapping[int, Metrics], how: str, quality: str) -> int:
+    """The trial of a front that is smallest, fastest, most accurate, or the knee between the three.
+
+    The knee is the point nearest to the ideal once size (logarithmic), latency and quality are each scaled to [0, 1]
+    over the front. Raises AutocompressError for another word or an empty front.
+    """
+    if how not in PICKS:
+        raise AutocompressError(f"--pick {how}: {suggest(how, PICKS)}")
+    if not numbers:
+        raise AutocompressError("the front is empty: nothing meets the budget; loosen a limit or search longer")
+    columns = {
+        "smallest": [metrics[n]["size_bytes"] for n in numbers],
+        "fastest": [metrics[n]["latency_ms"] for n in numbers],
+        "most-accurate": [-metrics[n][quality] for n in numbers],
+    }
+    if how in columns:
+        return numbers[int(np.argmin(columns[how]))]
+    rows = np.array([np.log(columns["smallest"]), columns["fastest"], columns["most-accurate"]])
+    low, span = rows.min(axis=1, keepdims=True), np.ptp(rows, axis=1, keepdims=True)
+    scaled = (rows - low) / np.where(span > 0, span, 1.0)
+    return numbers[int(np.argmin((scaled**2).sum(axis=0)))]
+
+
+def front_document(
+    study: str, front: Front, rows: Mapping[int, Mapping[str, Any]], baseline: Metrics
+) -> dict[str, Any]:
+    """What `front --json` prints; rows hold recipe, metrics, feasible and run_id of each trial by number."""
+    return {
+        "study": study,
+        "verdict": front.verdict,
+        "baseline": baseline,
+        "front": [{"trial": number, **rows[number]} for number in front.trials],
+        "nearest_miss": None
+        if front.nearest_miss is None
+        else {"trial": front.nearest_miss, **rows[front.nearest_miss]},
+        "binding_limit": front.binding_limit,
+        "counts": front.counts,
+    }

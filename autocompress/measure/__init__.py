@@ -1,0 +1,1 @@
+"""Measurements, each taken on the exported file."""

@@ -1,0 +1,135 @@
+"""How a trial ended, and the limits it is held to: values that travel between workers, storage and MLflow."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A hard limit on one metric: `at_most` or `at_least` a bound."""
+
+    metric: str
+    sense: Literal["at_most", "at_least"]
+    bound: float
+    label: str
+
+    def violation(self, metrics: Metrics) -> float:
+        """How far the metric is past the bound, as a share of the bound; zero or less when the limit holds.
+
+        A metric that was not measured, or is no number, violates by 1, so that nothing unmeasured passes.
+        """
+        if math.isnan(metrics.get(self.metric, math.nan)):
+            return 1.0
+        past = metrics[self.metric] - self.bound
+        return (past if self.sense == "at_most" else -past) / max(abs(self.bound), 1e-12)
+
+
+def violations(limits: tuple[Limit, ...], metrics: Metrics) -> dict[str, float]:
+    """The violation of every limit, by the limit's label."""
+    return {limit.label: limit.violation(metrics) for limit in limits}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Measured, and within every limit."""
+
+    metrics: Metrics
+    violations: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+    type: Literal["completed"] = "completed"
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """Past at least one limit: measured in full, or rejected before training, where metrics hold what was known."""
+
+    metrics: Metrics
+    violations: dict[str, float]
+    reason: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    type: Literal["infeasible"] = "infeasible"
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Ended early because others were better, before it could be measured."""
+
+    reason: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    type: Literal["stopped"] = "stopped"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Could not be finished.
+
+    `lost` says that the worker went away, so that another attempt may succeed; `refused`, that a technique cannot do
+    what the recipe asks on this model, so that no attempt will.
+    """
+
+    reason: str
+    lost: bool = False
+    refused: bool = False
+    details: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    type: Literal["failed"] = "failed"
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The uncompressed model: trained weights (safetensors), its exported file, and what was measured on it.
+
+    Two are equal when their weights are: fingerprint is the SHA-256 of those.
+    """
+
+    weights: bytes
+    onnx: bytes
+    metrics: Metrics
+    seconds: dict[str, float]
+    fingerprint: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Baseline) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compressed model on its way to being measured: its file, how it was made, and what is known of it."""
+
+    onnx: bytes
+    decisions: list[dict[str, Any]]
+    weights: bytes
+    metrics: Metrics
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+Outcome = Completed | Infeasible | Stopped | Failed
+_TYPES: dict[str, Any] = {kind.type: kind for kind in (Completed, Infeasible, Stopped, Failed)}
+
+
+def to_data(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as plain values for JSON."""
+    return dict(vars(outcome))
+
+
+def from_data(data: dict[str, Any]) -> Outcome:
+    """The outcome that to_data wrote."""
+    outcome: Outcome = _TYPES[data["type"]](**data)
+    return outcome
+
+
+def measured(outcome: Outcome) -> Metrics | None:
+    """The metrics of an outcome that was measured in full, else None."""
+    match outcome:
+        case Completed(metrics=metrics):
+            return metrics
+        case Infeasible(metrics=metrics) if "latency_ms" in metrics:
+            return metrics
+        case _:
+            return None

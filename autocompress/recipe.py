@@ -1,0 +1,171 @@
+"""Recipes: ordered lists of compression steps, as values that can be written, compared and checked without a model."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .documents import Document, explain
+from .errors import ConfigError, RecipeError
+
+VERSION = 1
+Kind = Literal["structure", "train", "encode"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a search may look for a numeric setting; both ends included."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The values that a search may give to a setting without an order."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)
+
+
+class Step(BaseModel):
+    """One technique with its settings: frozen, validated, comparable.
+
+    Techniques subclass it; their fields are the settings. A field annotated with Range or Choice says where
+    a search looks for it unless the search space says otherwise; other fields keep their default there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    technique: ClassVar[str]
+    family: ClassVar[str]
+    kind: ClassVar[Kind]
+    # What kinds of steps may stand before this one. An encoded model is a file: nothing can be cut or trained there.
+    follows: ClassVar[frozenset[str]] = frozenset({"structure", "train"})
+    # The fewest bits a weight can take in the file after this step: what is surely too big is rejected before training.
+    weight_bits: ClassVar[float] = 32
+
+    def to_data(self) -> dict[str, Any]:
+        """The step as plain values, defaults included, so that a recipe outlives a change of defaults."""
+        return {"technique": self.technique, **self.model_dump(mode="json")}
+
+    def __str__(self) -> str:
+        changed = {k: v for k, v in self.model_dump(mode="json").items() if v != type(self).model_fields[k].default}
+        settings = ", ".join(f"{key}={_short(value)}" for key, value in changed.items())
+        return f"{self.technique}({settings})" if settings else self.technique
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An ordered list of steps that can follow one another. Raises RecipeError when they cannot."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        for index, step in enumerate(self.steps):
+            for before, earlier in enumerate(self.steps[:index]):
+                if earlier.kind not in step.follows:
+                    raise RecipeError(
+                        f"step {index + 1} {step.technique!r} follows step {before + 1} {earlier.technique!r}: "
+                        f"{_ORDER_FIX[earlier.kind, step.kind]}"
+                    )
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that two recipes share exactly when they say the same."""
+        return fingerprint(self.to_data())
+
+    def prefix(self, length: int) -> "Recipe":
+        """The recipe of the first `length` steps."""
+        return Recipe(self.steps[:length])
+
+    def to_data(self) -> dict[str, Any]:
+        """The recipe as plain values, ready for JSON or YAML."""
+        return {"version": VERSION, "steps": [step.to_data() for step in self.steps]}
+
+    def to_yaml(self) -> str:
+        """The recipe as a YAML document, one line a step."""
+        rows = [f"  - {_flow(step.to_data())}" for step in self.steps]
+        return f"version: {VERSION}\nsteps:{''.join(chr(10) + row for row in rows) or ' []'}\n"
+
+    def __str__(self) -> str:
+        return " > ".join(str(step) for step in self.steps) or "(no steps)"
+
+
+_ORDER_FIX = {
+    ("encode", "structure"): "prune and factorize before quantizing",
+    ("encode", "train"): "train before quantizing",
+    ("encode", "encode"): "a file has one encoding: keep one of the two",
+}
+
+
+def _flow(data: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(data), default_flow_style=True, sort_keys=False, width=10_000)
+    return text.strip()
+
+
+def fingerprint(recipe: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits for a recipe's plain values, defaults included."""
+    return digest(recipe)[:12]
+
+
+def digest(data: object) -> str:
+    """The SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+Resolver = Callable[[str], type[Step]]
+
+
+def parse_step(data: object, resolve: Resolver, document: Document, at: tuple[str | int, ...]) -> Step:
+    """Turn plain values into a step. Raises ConfigError that names file, key, value, rule and fix."""
+    place = document.place(at)
+    if isinstance(data, str):
+        data = {"technique": data}
+    if not isinstance(data, Mapping) or not isinstance(data.get("technique"), str):
+        raise ConfigError(f"{place}: a step is a mapping such as {{technique: finetune, epochs: 3}}")
+    try:
+        kind = resolve(data["technique"])
+    except RecipeError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    settings = {key: value for key, value in data.items() if key != "technique"}
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(explain(error, kind, document, at)) from None
+
+
+def parse_recipe(document: Document, resolve: Resolver) -> Recipe:
+    """Turn a recipe document into a Recipe; `resolve` gives the class of a technique by name."""
+    data = document.data
+    version = data.get("version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
+        raise ConfigError(
+            f"{document.place(('version',))}: {version} is newer than {VERSION}, the newest that this autocompress "
+            "reads: upgrade autocompress"
+        )
+    if version != VERSION or isinstance(version, bool):
+        raise ConfigError(f"{document.place(('version',))}: {version!r}: write `version: {VERSION}`")
+    unknown = [key for key in data if key not in ("version", "steps")]
+    if unknown:
+        raise ConfigError(f"{document.place((unknown[0],))}: unknown key; a recipe has `version` and `steps`")
+    rows = data.get("steps")
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise ConfigError(f"{document.place(('steps',))}: {rows!r}: write a list of steps")
+    steps = tuple(parse_step(row, resolve, document, ("steps", index)) for index, row in enumerate(rows))
+    try:
+        return Recipe(steps)
+    except RecipeError as error:
+        raise ConfigError(f"{document.place(('steps',))}: {error}") from None

@@ -1,0 +1,1 @@
+"""The search: sampling, asking, telling and ending with an answer."""

@@ -1,0 +1,198 @@
+"""From a chosen trial, or a recipe, to an artifact directory; and back from a directory to measurements."""
+
+from pathlib import Path
+from typing import Any
+
+from ..artifacts.directory import (
+    Contents,
+    check_sums,
+    check_target,
+    processor,
+    read_measurement,
+    recipe_document,
+)
+from ..artifacts.runtime import Model
+from ..config import SearchConfig
+from ..errors import ArtifactError, StudyError
+from ..executors import InlineExecutor
+from ..front import pick
+from ..measure.latency import measure_latency
+from ..measure.quality import measure_quality
+from ..measure.size import compare_size, measure_size
+from ..outcome import Baseline, Candidate, Failed, Metrics, violations
+from ..recipe import Recipe
+from ..techniques import recipe_from_data
+from ..trial import TrialSpec, confirm, example_inputs, model_inputs, prepare
+from .files import write_folder
+from .results import Results
+from .setup import Setup, check_limits, obtain_baseline, set_up
+
+QUALITY_TOLERANCE = 0.005
+
+
+def choose(results: Results, trial: int | None, how: str | None) -> int:
+    """The trial that the user means: by number, or picked from the front. Raises StudyError or AutocompressError."""
+    if trial is not None:
+        results.record(trial)
+        return trial
+    metrics = {number: results.metrics(number) for number in results.front.trials}
+    return pick(results.front.trials, metrics, how or "knee", results.quality)
+
+
+def export_trial(results: Results, number: int, out: Path) -> dict[str, Any]:
+    """Write the artifact directory of a trial, measured anew; returns its measurement.
+
+    A trial whose file is not kept is run again, which gives the same weights. Raises ArtifactError or StudyError.
+    """
+    check_target(out)
+    setup = set_up(results.config())
+    baseline = results.kept_baseline() or obtain_baseline(setup, InlineExecutor())
+    record = results.record(number)
+    if isinstance(record.outcome, Failed):
+        raise StudyError(f"trial {number} failed ({record.outcome.reason}): export a trial of the front")
+    candidate = results.candidate(number) or _run(record.recipe, setup, baseline)
+    return _write(record.recipe, candidate, setup, baseline, out, results.metrics(number))
+
+
+def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path) -> dict[str, Any]:
+    """Run one recipe on a config's task and write its artifact directory; returns its measurement."""
+    check_target(out)
+    setup = set_up(config)
+    baseline = obtain_baseline(setup, InlineExecutor())
+    check_limits(setup, baseline)
+    return _write(recipe, _run(recipe, setup, baseline), setup, baseline, out, {})
+
+
+def _run(recipe: Recipe, setup: Setup, baseline: Baseline) -> Candidate:
+    target = setup.config.target
+    spec = TrialSpec(
+        number=0,
+        recipe=recipe.to_data(),
+        task=setup.reference,
+        seed=setup.config.search.seed,
+        threads=target.threads,
+        batch_size=target.batch_size,
+        cache=str(setup.files.stages),
+    )
+    made = prepare(spec, baseline)
+    if isinstance(made, Candidate):
+        return made
+    raise ArtifactError(f"the recipe could not be carried out: {getattr(made, 'reason', made)}")
+
+
+def _write(
+    recipe: Recipe,
+    candidate: Candidate,
+    setup: Setup,
+    baseline: Baseline,
+    out: Path,
+    claimed: Metrics,
+) -> dict[str, Any]:
+    found = remeasure(candidate.onnx, setup, baseline)
+    measurement = {
+        "study": setup.config.study,
+        "quality": setup.quality,
+        "claimed": claimed or found,
+        "measured": found,
+        "baseline": {**baseline.metrics, **confirm(baseline.onnx, setup.reference, setup.config.target.threads)},
+        "target": setup.config.target.model_dump(mode="json"),
+        "processor": processor(),
+        "violations": violations(check_limits(setup, baseline), found),
+    }
+    inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]
+    contents = Contents(
+        candidate.onnx, recipe.to_yaml(), candidate.decisions, measurement, card(recipe, measurement, inputs)
+    )
+    write_folder(out, contents.files())
+    check_sums(out)
+    return measurement
+
+
+def remeasure(data: bytes, setup: Setup, baseline: Baseline | None) -> Metrics:
+    """Size, quality on validation and test, and latency of a file, measured here and now."""
+    threads = setup.config.target.threads
+    model = Model(data, threads)
+    found: Metrics = {**measure_size(data), **measure_quality(model, setup.task, "validation")}
+    found |= confirm(data, setup.reference, threads)
+    if baseline is None:
+        return found
+    inputs = model_inputs(setup.task, setup.config.target.batch_size)
+    return {
+        **found,
+        **compare_size(found, baseline.metrics),
+        **measure_latency(baseline.onnx, data, inputs, 2.0, threads),
+    }
+
+
+def verify(folder: Path, setup: Setup | None) -> tuple[dict[str, Any], list[str]]:
+    """Measure an artifact directory again. Returns claimed and measured numbers, and what does not hold.
+
+    Nothing in the directory is run but its model; the task comes from the caller. Without one, checksums, recipe and
+    size are checked. Raises ArtifactError when the directory is damaged.
+    """
+    check_sums(folder)
+    recipe_from_data(recipe_document(folder))
+    measurement = read_measurement(folder)
+    data = (folder / "model.onnx").read_bytes()
+    if setup is None:
+        Model(folder / "model.onnx")
+        found: Metrics = measure_size(data)
+    else:
+        found = remeasure(data, setup, setup.files.load_baseline(setup.baseline_key))
+    claimed: Metrics = measurement["measured"]
+    quality = measurement["quality"]
+    wrong = []
+    if found["size_bytes"] != claimed["size_bytes"]:
+        wrong.append(f"size_bytes is {found['size_bytes']:,.0f}, claimed {claimed['size_bytes']:,.0f}")
+    for name in (quality, f"test_{quality}"):
+        if name in found and abs(found[name] - claimed[name]) > QUALITY_TOLERANCE:
+            wrong.append(f"{name} is {found[name]:.4f}, claimed {claimed[name]:.4f}")
+    return {"study": measurement["study"], "quality": quality, "claimed": claimed, "measured": found}, wrong
+
+
+def card(recipe: Recipe, measurement: dict[str, Any], inputs: list[tuple[list[int], str]]) -> str:
+    """The model card: what it is, how to run it, what was measured and where it came from.
+
+    inputs: shape of one example and type, such as float32, of each input.
+    """
+    found, base, quality = measurement["measured"], measurement["baseline"], measurement["quality"]
+    shapes = ", ".join(f"np.zeros({[1, *shape]}, np.{kind})" for shape, kind in inputs)
+    names = ["input"] if len(inputs) == 1 else [f"input_{index}" for index in range(len(inputs))]
+    feed = f"dict(zip({names}, [{shapes}]))"
+    steps = "\n".join(f"{index}. `{step}`" for index, step in enumerate(recipe.steps, 1)) or "(none)"
+    rows = "\n".join(f"| {name} | {_shown(base.get(name))} | {_shown(found.get(name))} |" for name in (
+        "size_bytes", "params", quality, f"test_{quality}", "latency_ms", "speedup"))  # fmt: skip
+    return f"""# Compressed model from study `{measurement["study"]}`
+
+Made by autocompress with this recipe ({recipe.fingerprint}):
+
+{steps}
+
+## Run it
+
+```python
+import numpy as np, onnxruntime as ort
+session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+feed = {feed}
+output = session.run(None, feed)[0]
+print(output.shape)
+```
+
+## Measured on the exported file
+
+On {measurement["processor"]["name"]}, {measurement["target"]["threads"]} thread(s), batch size
+{measurement["target"]["batch_size"]}. Validation split unless the name starts with `test_`. The speed-up has the 95%
+interval {_shown(found.get("speedup_low"))} to {_shown(found.get("speedup_high"))}.
+
+| metric | uncompressed | this file |
+|---|---|---|
+{rows}
+
+Inputs are what the task's data yields: apply the same preprocessing. `decisions.json` says what was done to each layer.
+"""
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

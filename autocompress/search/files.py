@@ -1,0 +1,124 @@
+"""What a study keeps on disk beside its storage: baselines, the files of its front, and a lock."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StudyError
+from ..outcome import Baseline, Candidate
+
+
+def work_folder(storage: str) -> Path:
+    """The folder `.autocompress` beside a SQLite file, or in the current folder for other storages."""
+    if storage.startswith("sqlite:///"):
+        return Path(storage.removeprefix("sqlite:///")).expanduser().resolve().parent / ".autocompress"
+    return Path.cwd() / ".autocompress"
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a folder of files whole: a crash leaves the old folder or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        for name, data in files.items():
+            _write(temporary / name, data)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    old = temporary.with_name(temporary.name + "-old")
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The files of one study in a work folder."""
+
+    folder: Path
+    study: str
+
+    @property
+    def _trials(self) -> Path:
+        return self.folder / self.study / "trials"
+
+    @property
+    def stages(self) -> Path:
+        """Where stages are cached, for all studies of the folder."""
+        return self.folder / "stages"
+
+    def store(self, number: int, candidate: Candidate) -> None:
+        """Keep what a trial made."""
+        files = {
+            "model.onnx": candidate.onnx,
+            "weights.safetensors": candidate.weights,
+            "decisions.json": json.dumps(candidate.decisions).encode(),
+        }
+        write_folder(self._trials / str(number), files)
+
+    def load(self, number: int) -> Candidate | None:
+        """What a trial made, without its metrics; None when it is not kept."""
+        folder = self._trials / str(number)
+        try:
+            decisions = json.loads((folder / "decisions.json").read_text())
+            weights = (folder / "weights.safetensors").read_bytes()
+            return Candidate((folder / "model.onnx").read_bytes(), decisions, weights, {})
+        except (OSError, ValueError):
+            return None
+
+    def keep_only(self, numbers: Iterable[int]) -> None:
+        """Remove the files of all other trials."""
+        kept = {str(number) for number in numbers}
+        for folder in self._trials.glob("[0-9]*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def store_baseline(self, key: str, baseline: Baseline) -> None:
+        """Keep a trained baseline, for every study that starts from the same task and seed."""
+        facts = {"metrics": baseline.metrics, "seconds": baseline.seconds, "fingerprint": baseline.fingerprint}
+        files = {
+            "model.onnx": baseline.onnx,
+            "weights.safetensors": baseline.weights,
+            "baseline.json": json.dumps(facts).encode(),
+        }
+        write_folder(self.folder / "baselines" / key, files)
+
+    def load_baseline(self, key: str) -> Baseline | None:
+        """The baseline of that key, or None when it is not kept."""
+        folder = self.folder / "baselines" / key
+        try:
+            facts = json.loads((folder / "baseline.json").read_text())
+            weights, model = (folder / "weights.safetensors").read_bytes(), (folder / "model.onnx").read_bytes()
+        except (OSError, ValueError):
+            return None
+        return Baseline(weights, model, facts["metrics"], facts["seconds"], facts["fingerprint"])
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study, so that no second search asks and tells beside this one; the system frees it on any death."""
+        path = self.folder / self.study / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StudyError(f"study {self.study!r} is being searched by another process: wait for it") from None
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,98 @@
+"""Reading a study: its front, its trials and the files that they made."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import SearchConfig
+from ..errors import StudyError
+from ..front import Front, find_front, front_document
+from ..outcome import Baseline, Candidate, Completed, Limit, Metrics, measured
+from ..report import Picture, Point
+from ..views import recipe_line
+from .files import StudyFiles
+from .store import Record, StudyStore
+
+
+def points(records: Mapping[int, Record], front: Sequence[int]) -> list[Point]:
+    """The measured trials as points of a picture."""
+    return [
+        Point(number, metrics, recipe_line(record.recipe_data), isinstance(record.outcome, Completed), number in front)
+        for number, record in records.items()
+        if record.outcome is not None and (metrics := measured(record.outcome)) is not None
+    ]
+
+
+class Results:
+    """A finished or running study, as its storage tells it."""
+
+    def __init__(self, store: StudyStore) -> None:
+        self.store, self.name = store, store.name
+        self.records = store.finished()
+        self.baseline: Metrics = store.get("baseline") or {}
+        self.quality: str = store.get("quality", "accuracy")
+        self.limits = tuple(Limit(**row) for row in store.get("limits") or [])
+        self.front: Front = find_front(store.outcomes(), store.objectives)
+        self.test: dict[str, Metrics] = store.get("test") or {}
+        self.files = StudyFiles(Path(store.get("folder", ".")), store.name)
+
+    def metrics(self, number: int) -> Metrics:
+        """What is known of a trial, test split included. Raises StudyError when there is no such trial."""
+        outcome = self.record(number).outcome
+        return {**getattr(outcome, "metrics", {}), **self.test.get(str(number), {})}
+
+    def record(self, number: int) -> Record:
+        """One trial. Raises StudyError when there is none of that number that ended."""
+        if number not in self.records:
+            top = max(self.records, default=None)
+            known = "it has no finished trials" if top is None else f"finished trials go up to {top}"
+            raise StudyError(f"study {self.name!r} has no finished trial {number}: {known}")
+        return self.records[number]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A trial as `front --json` shows it."""
+        record = self.record(number)
+        return {
+            "recipe": record.recipe_data,
+            "metrics": self.metrics(number),
+            "feasible": isinstance(record.outcome, Completed),
+            "run_id": (self.store.get("run_ids") or {}).get(str(number)),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The front as one JSON document."""
+        shown = {*self.front.trials, *([] if self.front.nearest_miss is None else [self.front.nearest_miss])}
+        baseline = {**self.baseline, **self.test.get("baseline", {})}
+        return front_document(self.name, self.front, {number: self.row(number) for number in shown}, baseline)
+
+    def picture(self) -> Picture:
+        """What a picture of the front shows."""
+        shown = points(self.records, self.front.trials)
+        return Picture(self.name, self.quality, shown, self.baseline, self.limits)
+
+    def candidate(self, number: int) -> Candidate | None:
+        """What a trial made, where it is kept: for the trials of the front."""
+        return self.files.load(number)
+
+    def kept_baseline(self) -> Baseline | None:
+        """The study's baseline, where it is kept."""
+        return self.files.load_baseline(self.store.get("baseline_key", ""))
+
+    def config(self) -> SearchConfig:
+        """The config that the study was made with. Raises StudyError when its file moved away."""
+        root = Path(self.store.get("root", "."))
+        if not root.is_dir():
+            raise StudyError(f"the study's config folder {root} is gone: put it back")
+        config = SearchConfig.model_validate(_with_units(self.store.get("config")))
+        config._root = root
+        return config
+
+
+def _with_units(data: dict[str, Any]) -> dict[str, Any]:
+    """Quantities are kept as plain numbers: give them back the units that configs need."""
+    budget, search = dict(data["budget"]), dict(data["search"])
+    for values, key, unit in ((budget, "size", "B"), (budget, "latency", "ms"), (search, "timeout", "s"),
+                              (search, "trial_timeout", "s")):  # fmt: skip
+        if values.get(key) is not None:
+            values[key] = f"{values[key]!r} {unit}"
+    return {**data, "budget": budget, "search": search}

@@ -1,0 +1,226 @@
+"""A study in its Optuna storage: the only state that a search has."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ..config import SearchConfig, check_database_url, expand_home
+from ..errors import StudyError, suggest
+from ..front import signs
+from ..outcome import Completed, Failed, Infeasible, Outcome, Stopped, from_data, measured, to_data
+from ..recipe import Recipe, fingerprint
+from .samplers import make_sampler
+
+if TYPE_CHECKING:
+    from .space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+DEFAULT_STORAGE = "sqlite:///autocompress.db"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial as the storage holds it; outcome is None while it runs."""
+
+    number: int
+    recipe_data: dict[str, Any]
+    outcome: Outcome | None
+    attempts: int
+    duplicate_of: int | None
+    started_ms: int
+    ended_ms: int
+
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as a value; reading it imports the techniques, and torch with them."""
+        from ..techniques import recipe_from_data
+
+        return recipe_from_data(self.recipe_data)
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's fingerprint."""
+        return fingerprint(self.recipe_data)
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Connect to an Optuna storage. Raises StudyError when it cannot be reached."""
+    try:
+        url = expand_home(url)
+        check_database_url(url, "storage")
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:
+        raise StudyError(f"storage {url}: cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def study_names(url: str) -> list[str]:
+    """The names of the studies in a storage; none where a SQLite file is not there yet."""
+    url = expand_home(url)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        return []
+    return sorted(optuna.get_all_study_names(open_storage(url)))
+
+
+class StudyStore:
+    """Asks, tells and reads one study."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self.name = study.study_name
+        self._records: dict[int, Record] = {}
+        self._random = make_sampler("random", 0, 0)
+
+    @classmethod
+    def create(cls, config: SearchConfig, objectives: Sequence[str], attributes: dict[str, Any]) -> "StudyStore":
+        """Make a study, or raise StudyError when its name is taken."""
+        directions: list[Any] = ["minimize" if sign > 0 else "maximize" for sign in signs(objectives)]
+        study = optuna.create_study(
+            storage=open_storage(config.storage), study_name=config.study, directions=directions
+        )
+        for key, value in {**attributes, "objectives": list(objectives)}.items():
+            study.set_user_attr(key, value)
+        return cls(study)
+
+    @classmethod
+    def open(cls, url: str, name: str) -> "StudyStore":
+        """The study of that name. Raises StudyError with the nearest names."""
+        names = study_names(url)
+        if name not in names:
+            hint = suggest(name, names) if names else "it holds no studies; run `autocompress search` first"
+            raise StudyError(f"no study {name!r} in {url}: {hint}")
+        return cls(optuna.load_study(study_name=name, storage=open_storage(url), sampler=make_sampler("random", 0, 0)))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value kept with the study."""
+        return self._study.user_attrs.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a JSON value with the study."""
+        self._study.set_user_attr(key, value)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics that the study optimizes."""
+        names: list[str] = self.get("objectives")
+        return names
+
+    def use_sampler(self, name: str, seed: int) -> None:
+        """Ask by this sampler from now on."""
+        done = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler, self._random = make_sampler(name, seed, done), make_sampler("random", seed, done)
+
+    def enqueue(self, parameters: dict[str, Any]) -> None:
+        """Let a later trial use these parameters, unless one did or will."""
+        self._study.enqueue_trial(parameters, skip_if_exists=True)
+
+    def ask(self, space: "Space", at_random: bool = False) -> tuple[int, Recipe]:
+        """A new trial and its recipe, drawn by the study's sampler or at random."""
+        sampler = self._study.sampler
+        if at_random:
+            self._study.sampler = self._random
+        try:
+            trial = self._study.ask()
+            return trial.number, self._sample(trial, space)
+        finally:
+            self._study.sampler = sampler
+
+    def _sample(self, trial: optuna.Trial, space: "Space") -> Recipe:
+        with warnings.catch_warnings():
+            # Start points may lie between the steps of a range; Optuna keeps them and says so.
+            warnings.simplefilter("ignore", UserWarning)
+            recipe = space.sample(trial)
+        trial.set_user_attr("recipe", recipe.to_data())
+        return recipe
+
+    def adopt(self, number: int, space: "Space") -> Recipe:
+        """Go on with a trial that an earlier search left running: same number, same parameters."""
+        return self._sample(self._trial(number), space)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def count_attempt(self, number: int) -> int:
+        """One more attempt at a trial; returns which one it is."""
+        trial = self._trial(number)
+        attempts = int(trial.user_attrs.get("attempts", 0)) + 1
+        trial.set_user_attr("attempts", attempts)
+        return attempts
+
+    def tell(self, number: int, outcome: Outcome, duplicate_of: int | None = None) -> None:
+        """End a trial. The outcome is written first, so that a crash in between loses nothing."""
+        trial = self._trial(number)
+        if duplicate_of is not None:
+            trial.set_user_attr("duplicate_of", duplicate_of)
+        trial.set_user_attr("outcome", to_data(outcome))
+        self._finish(number, outcome)
+
+    def _finish(self, number: int, outcome: Outcome) -> None:
+        trial, known = self._trial(number), self._frozen(number).constraints
+        if isinstance(outcome, Completed | Infeasible):
+            for label, value in outcome.violations.items():
+                if label not in known:
+                    trial.set_constraint(label, value)
+        refused = isinstance(outcome, Failed) and outcome.refused
+        if refused and "refused" not in known:
+            trial.set_constraint("refused", 1.0)
+        metrics = measured(outcome)
+        if metrics is not None:
+            self._study.tell(number, [metrics[name] for name in self.objectives])
+        elif isinstance(outcome, Infeasible | Stopped) or refused:
+            # Not a failure: samplers learn from the violation that this part of the space is out of bounds.
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def running(self) -> list[int]:
+        """Trials that are not finished; those whose outcome was written before a crash are told now."""
+        left = []
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "outcome" in frozen.user_attrs:
+                self._finish(frozen.number, from_data(frozen.user_attrs["outcome"]))
+            else:
+                left.append(frozen.number)
+        return left
+
+    def records(self) -> dict[int, Record]:
+        """Every asked trial by number, duplicates included."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            known = self._records.get(frozen.number)
+            if (known is None or known.outcome is None) and "recipe" in frozen.user_attrs:
+                self._records[frozen.number] = self._record(frozen)
+        return dict(sorted(self._records.items()))
+
+    def _record(self, frozen: FrozenTrial) -> Record:
+        attributes = frozen.user_attrs
+        return Record(
+            frozen.number,
+            attributes["recipe"],
+            from_data(attributes["outcome"]) if "outcome" in attributes else None,
+            int(attributes.get("attempts", 0)),
+            attributes.get("duplicate_of"),
+            _milliseconds(frozen.datetime_start),
+            _milliseconds(frozen.datetime_complete),
+        )
+
+    def finished(self) -> dict[int, Record]:
+        """The trials that ended, without duplicates: what counts."""
+        rows = self.records()
+        return {n: row for n, row in rows.items() if row.outcome is not None and row.duplicate_of is None}
+
+    def outcomes(self) -> dict[int, Outcome]:
+        """The outcome of every finished trial."""
+        return {number: row.outcome for number, row in self.finished().items() if row.outcome is not None}
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return int((moment or datetime.now()).timestamp() * 1000)

@@ -1,0 +1,136 @@
+"""From what a config says of a task to the task itself, here or on a worker."""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import TaskError, suggest
+from .checks import check_task
+from .images import ImageClassificationConfig, image_classification
+from .protocol import Task
+
+SHIPPED_FOLDER = "autocompress_task_code"  # what executors call the copy of the user's code that they send along
+
+
+@dataclass(frozen=True)
+class TaskReference:
+    """Where a task comes from, as a value that can travel.
+
+    code is `file.py:name` or `module:name`: the task's factory, or its model where `settings` (the JSON of a config
+    mapping) describe the rest. root is the folder of the config; file_digest tells one version of the file from
+    the next.
+    """
+
+    code: str
+    root: str
+    settings: str = ""
+    file_digest: str = ""
+
+
+def refer(task: str | ImageClassificationConfig, root: Path) -> TaskReference:
+    """A reference to what a config says of its task. Raises TaskError when its file is not there."""
+    code, settings = (task, "") if isinstance(task, str) else (task.model, task.model_dump_json())
+    name, _, attribute = code.rpartition(":")
+    if not name or not attribute:
+        raise TaskError(f"task: {code!r}: write file.py:factory or package.module:factory")
+    if not name.endswith(".py"):
+        return TaskReference(code, str(root), settings)
+    path = root / name
+    if not path.is_file():
+        raise TaskError(f"task: {path}: no such file: check the path, which starts at the config's folder")
+    return TaskReference(code, str(root), settings, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def locate(reference: TaskReference) -> Path:
+    """The folder that holds the task's file: where it was written, or the copy that came with the work."""
+    name, _, _ = reference.code.rpartition(":")
+    original = Path(reference.root)
+    if not name.endswith(".py"):
+        return original
+    path = original / name
+    if path.is_file() and _digest(path) == reference.file_digest:
+        return original
+    return next(
+        (Path(entry) / SHIPPED_FOLDER for entry in sys.path if (Path(entry) / SHIPPED_FOLDER).is_dir()), original
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def load_task(reference: TaskReference) -> Task:
+    """The task behind a reference, made and checked once a process. Raises TaskError."""
+    root = locate(reference)
+    try:
+        if reference.settings:
+            config = ImageClassificationConfig.model_validate_json(reference.settings)
+            task = image_classification(config, root, load_callable)
+        else:
+            task = load_callable(reference.code, root)()
+        if not isinstance(task, Task):
+            parts = ("quality", "baseline", "model", "split", "loss", "metrics")
+            missing = ", ".join(name for name in parts if not hasattr(task, name))
+            raise TaskError(f"it returned a {type(task).__name__} without {missing}: return a Task, for example "
+                            "autocompress.Classification(...)")  # fmt: skip
+        check_task(task)
+    except TaskError as error:
+        text = str(error)
+        raise TaskError(text if text.startswith("task") else f"task {reference.code}: {text}") from None
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"task {reference.code}: raised {_in_one_line(error)}") from error
+    return task
+
+
+def load_callable(source: str, root: Path) -> Any:
+    """The callable behind `file.py:name` or `package.module:name`. Raises TaskError when there is none."""
+    name, _, attribute = source.rpartition(":")
+    module = _load_file(root / name) if name.endswith(".py") else _load_module(name)
+    found = getattr(module, attribute, None)
+    if found is None:
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise TaskError(f"{name} has no {attribute!r}: {suggest(attribute, known)}")
+    if not callable(found):
+        raise TaskError(f"{source} is a {type(found).__name__}: name a function or class")
+    return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file: check the path, which starts at the config's folder")
+    name = f"autocompress_task_{hashlib.sha256(f'{path} {_digest(path)}'.encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise TaskError(f"{path}: cannot be imported: {_in_one_line(error)}") from error
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise TaskError(f"{name}: no module {error.name!r}: install it, or write file.py:name") from None
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"{name}: cannot be imported: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,73 @@
+"""What every technique is made of: two halves, and what the first of them may look at."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data import Batch, batches
+from ..recipe import Step
+from ..tasks import Task
+
+Decision = dict[str, Any]
+Value = TypeVar("Value")
+
+
+@dataclass
+class Context:
+    """What a technique may look at: the task (its train split only), the uncompressed model, and a seed."""
+
+    task: Task
+    teacher: nn.Module
+    seed: int
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def train(self) -> Dataset[Any]:
+        """The training split."""
+        return self.task.split("train")
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of two training examples, with the batch first."""
+        return next(batches(self.train, 2)).inputs
+
+    def cached(self, name: str, compute: Callable[[], Value]) -> Value:
+        """What `compute` returns, computed once for a task and its uncompressed model."""
+        if name not in self.cache:
+            self.cache[name] = compute()
+        value: Value = self.cache[name]
+        return value
+
+    def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:
+        """Batches of a random sample of the training split, the same for the same seed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        taken = 0
+        for batch in batches(self.train, batch_size, generator):
+            yield batch
+            taken += len(batch.index)
+            if taken >= examples:
+                return
+
+
+class Technique(Step):
+    """A kind of compression: its settings are its fields, its work is `decide` and `apply`.
+
+    decide looks at the model and at data and returns plain JSON values. apply is pure: the same model and decision
+    always give the same result. `structure` and `train` techniques work on a torch module, `encode` techniques on
+    an onnx.ModelProto. Raise TechniqueError for what cannot be done.
+    """
+
+    def decide(self, model: Any, context: Context) -> Decision:
+        """What to do to this model, as values that JSON can hold; leaves the model as it is."""
+        return {}
+
+    def apply(self, model: Any, decision: Decision) -> Any:
+        """The model with a decision carried out; may change the one it is given."""
+        return model
+
+    def train(self, model: nn.Module, context: Context) -> None:
+        """Change the weights of a model in place; only `train` techniques do."""

@@ -1,0 +1,99 @@
+"""The one training loop: baselines, fine-tuning and distillation differ in their loss alone."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from .data import Batch, batches
+from .errors import TaskError
+
+Loss = Callable[[Tensor, Batch], Tensor]
+STATISTICS_EXAMPLES = 2048
+
+
+class Training(BaseModel):
+    """How long and how fast a model is trained: AdamW, a short linear warm-up, then a cosine to zero."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(10, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, lt=10)
+    batch_size: int = Field(64, ge=1)
+    weight_decay: float = Field(1e-2, ge=0)
+
+
+def schedule(progress: float, warmup: float = 0.1) -> float:
+    """The factor on the learning rate after a share `progress` in [0, 1] of the training."""
+    if progress < warmup:
+        return (progress + 0.01) / (warmup + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def fit(model: nn.Module, dataset: Dataset[Any], loss: Loss, settings: Training, seed: int) -> list[float]:
+    """Train a model in place and leave it in evaluation mode; returns the mean loss of each epoch.
+
+    Raises TaskError when the loss stops being a number.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    steps = settings.epochs * math.ceil(len(dataset) / settings.batch_size)  # type: ignore[arg-type]
+    history, step = [], 0
+    model.train()
+    for epoch in range(settings.epochs):
+        total = torch.zeros(())
+        count = 0
+        for batch in batches(dataset, settings.batch_size, generator):
+            if len(batch.index) == 1 < settings.batch_size and count:
+                continue  # batch normalization has nothing to normalize by in a last batch of one
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule(step / steps)
+            value = loss(model(*batch.inputs), batch)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += value.detach()
+            step, count = step + 1, count + 1
+        history.append(float(total) / count)
+        if not math.isfinite(history[-1]):
+            raise TaskError(
+                f"the loss became {history[-1]} in epoch {epoch + 1} at learning rate {settings.learning_rate:g}: "
+                "lower the learning rate"
+            )
+    model.eval()
+    renew_statistics(model, dataset, settings.batch_size)
+    return history
+
+
+def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> None:
+    """Give batch normalization the plain mean of its statistics over the data (Wu and Johnson, 2021: PreciseBN).
+
+    model: in evaluation mode, and left in it.
+
+    The running mean of a short training still remembers the weights of its first steps, or of the unpruned network.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative mean
+        layer.train()
+    seen = 0
+    with torch.no_grad():
+        for batch in batches(dataset, max(batch_size, 2), torch.Generator().manual_seed(0)):
+            if seen and (seen >= STATISTICS_EXAMPLES or len(batch.index) < 2):
+                break
+            model(*batch.inputs)
+            seen += len(batch.index)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()

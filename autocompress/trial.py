@@ -1,0 +1,269 @@
+"""One trial: what a worker executes. `prepare` makes the file, `measure` times it; both return values, never raise."""
+
+import contextlib
+import functools
+import hashlib
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from .artifacts.export import check_parity, export_onnx, strip
+from .artifacts.runtime import Model
+from .data import batches
+from .errors import AutocompressError, TechniqueError
+from .measure.latency import measure_latency
+from .measure.quality import measure_quality
+from .measure.size import compare_size, measure_size
+from .outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit, Metrics, Outcome, violations
+from .recipe import Recipe, digest
+from .stages import StageCache, pack_weights, rebuild
+from .tasks import Task, TaskReference, load_task
+from .techniques import Context, Decision, Technique, recipe_from_data
+from .training import fit
+
+EXAMPLES = 4  # how many examples an export is traced with and compared on
+# What every trial is timed by; a phase that a cached stage or a short recipe leaves out took no time.
+PHASES = ("restore", "decide", "apply", "train", "export", "load")
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """Everything that a worker needs to run one trial, except the baseline, which all trials share."""
+
+    number: int
+    recipe: dict[str, Any]
+    task: TaskReference
+    seed: int
+    limits: tuple[Limit, ...] = ()
+    threads: int = 1
+    batch_size: int = 1
+    cache: str | None = None
+    latency_seconds: float = 0.6
+
+
+class Clock:
+    """Seconds spent, by what they were spent on."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(seconds or {})
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def example_inputs(task: Task, count: int = EXAMPLES) -> tuple[Tensor, ...]:
+    """The inputs of the first validation examples; a single example is repeated, since exports need two."""
+    inputs = next(batches(task.split("validation"), count)).inputs
+    return tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in inputs)
+
+
+def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_size: int = 1) -> Baseline:
+    """Train the uncompressed model where the task asks for it, export it and measure it against itself."""
+    use_threads(threads)
+    clock = Clock()
+    with clock("load_task"):
+        task = load_task(reference)
+        torch.manual_seed(seed)
+        model = task.model()
+    if task.baseline is not None:
+        with clock("train"):
+            fit(model, task.split("train"), lambda o, b: task.loss(o, b.targets), task.baseline, seed)
+    with clock("export"):
+        exported = export_onnx(model.eval(), example_inputs(task))
+        check_parity(model, exported, example_inputs(task))
+        data = strip(exported).SerializeToString()
+    with clock("quality"):
+        metrics = {**measure_size(data), **measure_quality(Model(data, threads), task, "validation")}
+    with clock("latency"):
+        own = measure_latency(data, data, model_inputs(task, batch_size), 2.0, threads)
+    # A file against itself: how far this comes out from 1 is how far any speed-up here may be off.
+    own["aa_ratio"], own["speedup"] = own["speedup"], 1.0
+    metrics |= {**own, "speedup_low": 1.0, "speedup_high": 1.0, **compare_size(metrics, metrics)}
+    weights = pack_weights(model)
+    return Baseline(weights, data, metrics, clock.seconds, hashlib.sha256(weights).hexdigest())
+
+
+def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:
+    """Arrays of the first validation inputs, repeated to the batch size: what latency is measured on."""
+    inputs = next(batches(task.split("validation"), batch_size)).inputs
+    repeat = [torch.cat([tensor] * (1 + batch_size // len(tensor)))[:batch_size] for tensor in inputs]
+    return tuple(tensor.numpy() for tensor in repeat)
+
+
+def use_threads(threads: int) -> None:
+    """Keep torch to the target's threads: more on a busy machine is ruinous."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+@functools.lru_cache(maxsize=2)
+def _teacher(reference: TaskReference, baseline: Baseline) -> tuple[nn.Module, dict[str, Any]]:
+    """The uncompressed model, and an empty cache that lives as long, once a process."""
+    model = load_task(reference).model()
+    model.load_state_dict(load(baseline.weights))
+    return model.eval().requires_grad_(False), {}
+
+
+def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
+    """Compress, train, export, load and judge one candidate; everything of a trial but its latency."""
+    clock = Clock(dict.fromkeys(PHASES, 0.0))
+    try:
+        return _prepare(spec, baseline, clock)
+    except Exception as error:
+        return failure(error, clock.seconds)
+
+
+def failure(error: BaseException, seconds: dict[str, float] | None = None) -> Failed:
+    """What went wrong, as a value: our own errors by their message, others with their type and traceback."""
+    if isinstance(error, AutocompressError):
+        return Failed(str(error), refused=isinstance(error, TechniqueError), seconds=seconds or {})
+    text = " ".join(str(error).split())[:300]
+    reason = "ran out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {text}"
+    return Failed(reason, details="".join(traceback.format_exception(error)), seconds=seconds or {})
+
+
+def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | Outcome:
+    use_threads(spec.threads)
+    with clock("restore"):
+        run = _Run.start(spec, baseline)
+    for index in range(len(run.decisions), len(run.recipe.steps)):
+        if run.recipe.steps[index].kind == "encode":
+            break
+        rejected = run.screen(index)
+        if rejected is not None:
+            return Infeasible(*rejected, seconds=clock.seconds)
+        run.step(index, clock)
+    with clock("export"):
+        example = example_inputs(run.context.task)
+        exported = export_onnx(run.model, example)
+        check_parity(run.model, exported, example)
+    exported = run.encode(exported, clock)
+    with clock("export"):
+        data = strip(exported).SerializeToString()
+    with clock("load"):
+        model = Model(data, spec.threads)
+    with clock("quality"):
+        metrics = {**measure_size(data), **measure_quality(model, run.context.task, "validation")}
+    metrics |= compare_size(metrics, baseline.metrics)
+    return Candidate(data, run.decisions, pack_weights(run.model), metrics, clock.seconds)
+
+
+@dataclass
+class _Run:
+    """A model on its way through a recipe."""
+
+    recipe: Recipe
+    model: nn.Module
+    decisions: list[Decision]
+    context: Context
+    limits: tuple[Limit, ...]
+    cache: StageCache | None
+
+    @classmethod
+    def start(cls, spec: TrialSpec, baseline: Baseline) -> "_Run":
+        """Load the task and go on from the longest stage that is cached, or from the uncompressed model."""
+        task = load_task(spec.task)
+        teacher, shared = _teacher(spec.task, baseline)
+        recipe = recipe_from_data(spec.recipe)
+        base = digest([baseline.fingerprint, vars(spec.task), spec.seed])
+        cache = StageCache(Path(spec.cache), base) if spec.cache else None
+        found = cache.longest(recipe) if cache else None
+        model = task.model()
+        if found is None:
+            model.load_state_dict(load(baseline.weights))
+            decisions: list[Decision] = []
+        else:
+            length, decisions, weights = found
+            model = rebuild(model, recipe.prefix(length), decisions, weights)
+        return cls(recipe, model.eval(), decisions, Context(task, teacher, spec.seed, shared), spec.limits, cache)
+
+    def screen(self, index: int) -> tuple[Metrics, dict[str, float], str] | None:
+        """Before the first training: a candidate whose weights alone are past the size limit cannot fit any more."""
+        steps = self.recipe.steps[index:]
+        size = next((limit for limit in self.limits if limit.metric == "size_bytes"), None)
+        if size is None or steps[0].kind != "train" or any(step.kind == "structure" for step in steps):
+            return None
+        bits = min(step.weight_bits for step in self.recipe.steps)
+        bound = {"size_bytes": sum(p.numel() for p in self.model.parameters() if p.dim() > 1) * bits / 8}
+        past = size.violation(bound)
+        if past <= 0:
+            return None
+        return (
+            bound,
+            {size.label: past},
+            f"weights alone need {bound['size_bytes']:,.0f} bytes, more than {size.bound:,.0f}",
+        )
+
+    def _context(self, index: int) -> Context:
+        """The seed of a step comes from the recipe up to it, so that stages can be shared between trials."""
+        seed = int(digest([self.context.seed, self.recipe.prefix(index + 1).to_data()])[:7], 16)
+        torch.manual_seed(seed)
+        return Context(self.context.task, self.context.teacher, seed, self.context.cache)
+
+    def step(self, index: int, clock: Clock) -> None:
+        """Decide, apply and train one step, and keep the stage when it was trained."""
+        step = self.recipe.steps[index]
+        assert isinstance(step, Technique)
+        context = self._context(index)
+        with clock("decide"):
+            decision = step.decide(self.model, context)
+        with clock("apply"):
+            self.model = step.apply(self.model, decision)
+        self.decisions = [*self.decisions, decision]
+        if step.kind == "train":
+            with clock("train"):
+                step.train(self.model, context)
+            self.model.eval()
+            if self.cache is not None:
+                with clock("store"):
+                    self.cache.store(self.recipe.prefix(index + 1), self.decisions, self.model)
+
+    def encode(self, exported: onnx.ModelProto, clock: Clock) -> onnx.ModelProto:
+        """Carry out the encode steps on the exported file."""
+        for index in range(len(self.decisions), len(self.recipe.steps)):
+            step = self.recipe.steps[index]
+            assert isinstance(step, Technique)
+            with clock("decide"):
+                decision = step.decide(exported, self._context(index))
+            with clock("apply"):
+                exported = step.apply(exported, decision)
+            self.decisions = [*self.decisions, decision]
+        return exported
+
+
+def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline) -> Outcome:
+    """Time a candidate's file against the baseline's and hold all its metrics against the limits."""
+    if not isinstance(candidate, Candidate):
+        return candidate
+    clock = Clock(candidate.seconds)
+    try:
+        with clock("latency"):
+            inputs = model_inputs(load_task(spec.task), spec.batch_size)
+            timed = measure_latency(baseline.onnx, candidate.onnx, inputs, spec.latency_seconds, spec.threads)
+    except Exception as error:
+        return failure(error, clock.seconds)
+    metrics = {**candidate.metrics, **timed}
+    past = violations(spec.limits, metrics)
+    over = [label for label, value in past.items() if value > 0]
+    if over:
+        return Infeasible(metrics, past, f"past the limit on {', '.join(over)}", clock.seconds)
+    return Completed(metrics, past, clock.seconds)
+
+
+def confirm(data: bytes, reference: TaskReference, threads: int = 1) -> Metrics:
+    """The metrics of a file on the test split, each with the prefix `test_`."""
+    found = measure_quality(Model(data, threads), load_task(reference), "test")
+    return {f"test_{name}": value for name, value in found.items()}

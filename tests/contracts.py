@@ -1,0 +1,149 @@
+"""What every registered technique must hold, whatever it does: used by techniques/test_contract.py.
+
+A technique that is added as one file is tested by these without an edit here. It must take the settings that it
+has defaults for; those that only cost time are made small below.
+"""
+
+import copy
+import functools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from models import MODELS, make_task, seeded
+from torch import Tensor, nn
+
+from autocompress.artifacts.export import export_onnx, strip
+from autocompress.data import batches
+from autocompress.errors import TechniqueError
+from autocompress.stages import pack_weights
+from autocompress.tasks import Classification
+from autocompress.techniques import Context, Decision, Technique, registry
+from autocompress.training import Training, fit
+
+QUICK = {"epochs": 3, "examples": 48, "batch_size": 16, "learning_rate": 5e-3}
+
+
+def quick(name: str) -> Technique:
+    """The technique with its defaults, but little work."""
+    kind = registry()[name]
+    return kind.model_validate({key: value for key, value in QUICK.items() if key in kind.model_fields})
+
+
+@functools.cache
+def task_of(model: str) -> Classification:
+    """The task of one odd model."""
+    return make_task(MODELS[model])
+
+
+@functools.cache
+def teacher_of(model: str) -> nn.Module:
+    """The odd model after a little training: what techniques are given, and what distillation learns from."""
+    task, teacher = task_of(model), seeded(MODELS[model])
+    settings = Training(epochs=6, learning_rate=5e-3, batch_size=16)
+    fit(teacher, task.split("train"), lambda output, batch: task.loss(output, batch.targets), settings, 0)
+    return teacher.eval()
+
+
+def context_of(model: str, seed: int = 7) -> Context:
+    """A fresh context, whose cache nobody has filled."""
+    return Context(task_of(model), copy.deepcopy(teacher_of(model)).requires_grad_(False), seed)
+
+
+def example_of(model: str, count: int = 3) -> tuple[Tensor, ...]:
+    """Validation inputs."""
+    return next(batches(task_of(model).split("validation"), count)).inputs
+
+
+def damaged(model: str) -> nn.Module:
+    """The trained model with noise on its weights: something for training to repair."""
+    generator = torch.Generator().manual_seed(3)
+    found = copy.deepcopy(teacher_of(model))
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter += 0.5 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator)
+    return found
+
+
+@functools.cache
+def exported_of(model: str) -> onnx.ModelProto:
+    """The export of the trained model, which encode techniques are given."""
+    return export_onnx(copy.deepcopy(teacher_of(model)), example_of(model))
+
+
+def given(name: str, model: str) -> Any:
+    """What the technique is applied to: a fresh copy."""
+    kind = registry()[name].kind
+    if kind == "encode":
+        found = onnx.ModelProto()
+        found.CopyFrom(exported_of(model))
+        return found
+    return damaged(model) if kind == "train" else copy.deepcopy(teacher_of(model))
+
+
+def contents(model: Any) -> bytes:
+    """Every number of a module or a file, as bytes that can be compared."""
+    return pack_weights(model) if isinstance(model, nn.Module) else model.SerializeToString(deterministic=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one technique did to one model: `after` is a module, or a file for encode techniques."""
+
+    before: Any
+    decision: Decision
+    after: Any
+    exported: onnx.ModelProto
+
+    @property
+    def file(self) -> bytes:
+        """The file that would be delivered."""
+        return strip(self.exported).SerializeToString()
+
+
+def carry_out(name: str, model: str) -> tuple[Decision, Any]:
+    """Decide, apply and train as a trial does. Raises TechniqueError when the technique refuses the model."""
+    step, context, found = quick(name), context_of(model), given(name, model)
+    torch.manual_seed(context.seed)
+    decision = step.decide(found, context)
+    found = step.apply(found, decision)
+    if step.kind == "train":
+        step.train(found, context)
+    return decision, found.eval() if isinstance(found, nn.Module) else found
+
+
+@functools.cache
+def work(name: str, model: str) -> Work | TechniqueError:
+    """The work of a technique on a model, done once; or the TechniqueError that it refused with."""
+    try:
+        decision, after = carry_out(name, model)
+    except TechniqueError as error:
+        return error
+    exported = export_onnx(after, example_of(model)) if isinstance(after, nn.Module) else after
+    return Work(given(name, model), decision, after, exported)
+
+
+def plain_bytes(model: str) -> int:
+    """Bytes of the uncompressed model's file."""
+    return len(strip(exported_of(model)).SerializeToString())
+
+
+def training_loss(module: nn.Module, model: str) -> float:
+    """The task's loss on its whole training split."""
+    task = task_of(model)
+    batch = next(batches(task.split("train"), 10_000))
+    with torch.no_grad():
+        return float(task.loss(module.eval()(*batch.inputs), batch.targets))
+
+
+def json_copy(value: Any) -> Any:
+    """What is left of a value after JSON; raises for NaN and infinity, which JSON does not have."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def relative_rms(actual: Any, expected: Any) -> float:
+    """The root mean square of the difference, relative to that of the expected values."""
+    return float(np.sqrt(np.mean((actual - expected) ** 2) / np.mean(expected**2)))

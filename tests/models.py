@@ -1,0 +1,195 @@
+"""Small odd models and a task that they learn in seconds: random prototypes of four classes, seen through noise."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
+
+from autocompress import Classification, Training
+from autocompress.outcome import Baseline
+from autocompress.tasks import TaskReference, refer
+from autocompress.trial import TrialSpec, make_baseline
+
+CLASSES = 4
+SHAPE = (3, 12, 12)
+
+
+class Plain(nn.Module):
+    """Two convolutions, then two linear layers over what they leave of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3)
+        self.conv2 = nn.Conv2d(16, 24, 3)
+        self.fc1 = nn.Linear(24 * 4, 32)
+        self.fc2 = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = adaptive_avg_pool2d(torch.relu(self.conv2(x)), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
+class Mlp(nn.Module):
+    """Linear layers alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * 12 * 12, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, CLASSES)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x)
+        return output
+
+
+class Residual(nn.Module):
+    """Two residual blocks with batch normalization, the second with a projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.inner1 = nn.Sequential(_conv_bn(16, 16, 3), nn.ReLU(), _conv_bn(16, 16, 3))
+        self.inner2 = nn.Sequential(_conv_bn(16, 24, 3, stride=2), nn.ReLU(), _conv_bn(24, 24, 3))
+        self.project = _conv_bn(16, 24, 1, stride=2)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.inner1(x))
+        x = torch.relu(self.project(x) + self.inner2(x))
+        return self.head(x.mean((2, 3)))
+
+
+def _conv_bn(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class Concat(nn.Module):
+    """Branches of unlike width that are concatenated, once in the middle and once before the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, 16, 3, padding=1)
+        self.right = nn.Conv2d(3, 8, 5, padding=2)
+        self.mix = nn.Conv2d(24, 24, 3, padding=1)
+        self.head = nn.Linear(48, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(torch.cat([self.left(x), self.right(x)], 1))
+        x = torch.cat([torch.relu(self.mix(x)), x], 1)
+        return self.head(max_pool2d(x, 4).mean((2, 3)))
+
+
+class Grouped(nn.Module):
+    """A depthwise and a grouped convolution between plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.pointwise = nn.Conv2d(16, 32, 1)
+        self.grouped = nn.Conv2d(32, 32, 3, groups=2)
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.depthwise(torch.relu(self.stem(x))))
+        x = torch.relu(self.grouped(torch.relu(self.pointwise(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class CalledTwice(nn.Module):
+    """One convolution that the forward pass calls two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.again = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16 * 4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.again(torch.relu(self.stem(x))))
+        x = torch.relu(self.again(x))
+        return self.head(adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+class TwoNames(nn.Module):
+    """One linear layer that stands under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3 * 12 * 12, 32)
+        self.first = nn.Linear(32, 32)
+        self.second = self.first
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(torch.relu(self.stem(x.flatten(1)))))
+        return self.head(torch.relu(self.second(x)))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": Plain,
+    "mlp": Mlp,
+    "residual": Residual,
+    "concat": Concat,
+    "grouped": Grouped,
+    "called_twice": CalledTwice,
+    "two_names": TwoNames,
+}
+
+
+def make_task(
+    model: Callable[[], nn.Module], examples: int = 64, baseline: Training | None = None, seed: int = 0
+) -> Classification:
+    """A task for one of the models, with `examples` training images and half as many in the other two splits."""
+    generator = torch.Generator().manual_seed(seed)
+    prototypes = torch.randn((CLASSES, *SHAPE), generator=generator)
+
+    def split(count: int) -> tuple[Tensor, Tensor]:
+        targets = torch.arange(count) % CLASSES
+        noise = torch.randn((count, *SHAPE), generator=generator)
+        return prototypes[targets] + 0.7 * noise, targets
+
+    return Classification(model, split(examples), split(examples // 2), split(examples // 2), baseline)
+
+
+def seeded(model: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A model with the initial weights of that seed, in evaluation mode."""
+    torch.manual_seed(seed)
+    return model().eval()
+
+
+def plain_task() -> Classification:
+    """The plain model with a baseline that is trained first."""
+    return make_task(Plain, baseline=Training(epochs=8, learning_rate=5e-3, batch_size=16))
+
+
+def mlp_task() -> Classification:
+    """The same for linear layers alone."""
+    return make_task(Mlp, baseline=Training(epochs=4, learning_rate=5e-3, batch_size=16))
+
+
+def reference() -> TaskReference:
+    """Where `plain_task` comes from, as trials are told."""
+    return refer("models:plain_task", Path(__file__).parent)
+
+
+@functools.cache
+def plain_baseline() -> Baseline:
+    """Its trained, exported and measured baseline, made once."""
+    return make_baseline(reference(), seed=0)
+
+
+def trial_spec(*steps: dict[str, Any], **settings: Any) -> TrialSpec:
+    """A trial of that task with a short latency measurement."""
+    recipe = {"version": 1, "steps": list(steps)}
+    return TrialSpec(
+        **{"number": 0, "recipe": recipe, "task": reference(), "seed": 0, "latency_seconds": 0.05, **settings}
+    )

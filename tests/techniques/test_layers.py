@@ -1,0 +1,41 @@
+"""What a factorization adds to a file besides weights, against the files themselves."""
+
+import pytest
+import torch
+from torch import nn
+
+from autocompress.artifacts.export import export_onnx, strip
+from autocompress.techniques import svd, tucker
+from autocompress.techniques._layers import LAYER_BYTES, shrinks
+
+LINEAR, POINTWISE, WINDOW = nn.Linear(24, 20), nn.Conv2d(24, 20, 1), nn.Conv2d(24, 20, 3, padding=1)
+
+
+def bytes_and_weights(layer: nn.Module) -> tuple[int, int]:
+    """The size of the file of a network with this layer, and how many of its numbers are weights."""
+    shape = (2, 24) if "Linear" in str(layer) else (2, 24, 7, 7)
+    exported = export_onnx(nn.Sequential(layer, nn.ReLU()), (torch.randn(shape),))
+    return len(strip(exported).SerializeToString()), sum(p.numel() for p in layer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layer", "factors"),
+    [
+        (LINEAR, svd.factorize(LINEAR, 5)),
+        (POINTWISE, svd.factorize(POINTWISE, 5)),
+        (WINDOW, svd.factorize(WINDOW, 5)),
+        (WINDOW, tucker.factorize(WINDOW, [5, 6])),
+    ],
+    ids=["linear", "pointwise", "window", "tucker"],
+)
+def test_another_layer_adds_no_more_than_is_reckoned_with(layer: nn.Module, factors: nn.Sequential) -> None:
+    (one, weights), (many, fewer) = bytes_and_weights(layer), bytes_and_weights(factors)
+    added = many - one - 4 * (fewer - weights)
+    assert LAYER_BYTES / 2 <= added / (len(factors) - 1) <= LAYER_BYTES
+
+
+def test_a_factorization_that_saves_less_than_its_layers_take_does_not_shrink() -> None:
+    assert not shrinks(1000, 1000, layers=2)
+    assert not shrinks(1000, 1000 - LAYER_BYTES // 4, layers=2)
+    assert shrinks(1000, 999 - LAYER_BYTES // 4, layers=2)
+    assert not shrinks(1000, 999 - LAYER_BYTES // 4, layers=3)

@@ -1,0 +1,299 @@
+"""Exports compute what the module computes, and hold little besides its weights."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from models import Plain, Residual, seeded
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.runtime import Model
+from autocompress.errors import ArtifactError
+
+
+class LeNet5(nn.Module):
+    """20 and 50 filters of 5 x 5, then 500 neurons, for images of 28 x 28."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
+        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = max_pool2d(torch.relu(self.conv2(x)), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
+class Branching(nn.Module):
+    """Another linear layer for batches of positive sum than for others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.cond(x.sum() > 0, lambda y: self.up(y) * 2, lambda y: self.down(y) - 1, (x,))
+        return found
+
+
+class TwoInputs(nn.Module):
+    """An image's mean and a vector, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, image: Tensor, vector: Tensor) -> Tensor:
+        found: Tensor = self.head(torch.cat([image.mean((2, 3)), vector], 1))
+        return found
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+CASES: dict[str, tuple[type[nn.Module], tuple[Tensor, ...]]] = {
+    "plain": (Plain, (noise(4, 3, 12, 12),)),
+    "lenet5": (LeNet5, (noise(4, 1, 28, 28),)),
+    "branching": (Branching, (noise(4, 4),)),
+    "two inputs": (TwoInputs, (noise(4, 3, 6, 6), noise(4, 5, seed=1))),
+}
+EXPORTED: dict[str, onnx.ModelProto] = {}
+
+
+def module(name: str) -> nn.Module:
+    return seeded(CASES[name][0])
+
+
+def exported(name: str) -> onnx.ModelProto:
+    """The export of a case, made once."""
+    if name not in EXPORTED:
+        EXPORTED[name] = export_onnx(module(name), CASES[name][1])
+    return EXPORTED[name]
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph with all graphs inside it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from graphs(inner)
+
+
+def arrays(inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+    return [tensor.numpy() for tensor in inputs]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_export_computes_what_the_module_computes_for_any_batch(name: str) -> None:
+    run, network = Model(exported(name).SerializeToString()), module(name)
+    for count in (1, 2, 7):
+        inputs = tuple(noise(count, *tensor.shape[1:], seed=count) for tensor in CASES[name][1])
+        with torch.no_grad():
+            expected = network(*inputs).numpy()
+        np.testing.assert_allclose(run(*arrays(inputs)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_are_named_and_their_batch_is_dynamic(name: str) -> None:
+    model = strip(exported(name))
+    names = [value.name for value in model.graph.input]
+    assert names == (["input_0", "input_1"] if name == "two inputs" else ["input"])
+    assert [value.name for value in model.graph.output] == ["output"]
+    for value in (*model.graph.input, *model.graph.output):
+        first, *rest = value.type.tensor_type.shape.dim
+        assert first.dim_param
+        assert not first.HasField("dim_value")
+        assert all(dimension.dim_value > 0 for dimension in rest)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_strip_keeps_outputs_equal_to_the_bit(name: str) -> None:
+    small = Model(strip(exported(name)).SerializeToString())
+    full = Model(exported(name).SerializeToString())
+    for sign in (1, -1):  # both branches
+        inputs = [sign * np.abs(array) for array in arrays(CASES[name][1])]
+        assert small(*inputs).tobytes() == full(*inputs).tobytes()
+
+
+def test_the_case_with_a_branch_has_graphs_inside_its_graph() -> None:
+    assert len(list(graphs(exported("branching").graph))) == 3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_strip_removes_what_only_people_read(name: str) -> None:
+    model = strip(exported(name))
+    assert (model.producer_name, model.producer_version, model.doc_string) == ("", "", "")
+    assert not model.metadata_props
+    for graph in graphs(model.graph):
+        assert (graph.name, graph.doc_string) == ("g", "")
+        assert not graph.value_info
+        assert not graph.metadata_props
+        assert all(not node.name and not node.doc_string and not node.metadata_props for node in graph.node)
+        assert all(not tensor.doc_string for tensor in graph.initializer)
+
+
+def test_strip_gives_every_tensor_a_name_of_one_letter_where_there_are_few() -> None:
+    model = strip(exported("plain"))
+    fixed = {"input", "output"}
+    used = {tensor.name for tensor in model.graph.initializer}
+    used |= {name for node in model.graph.node for name in (*node.input, *node.output)} - fixed
+    assert len(used) <= 52
+    assert {len(name) for name in used} == {1}
+
+
+def test_strip_leaves_the_model_it_is_given_alone() -> None:
+    before = exported("branching").SerializeToString(deterministic=True)
+    strip(exported("branching"))
+    assert exported("branching").SerializeToString(deterministic=True) == before
+
+
+def test_strip_of_a_stripped_model_changes_nothing() -> None:
+    once = strip(exported("branching"))
+    assert strip(once).SerializeToString() == once.SerializeToString()
+
+
+def branch(name: str, factor: str, comment: str) -> onnx.GraphProto:
+    """A branch that multiplies the outer graph's input with a constant of its own."""
+    value = helper.make_tensor_value_info("inner_result", onnx.TensorProto.FLOAT, [1])
+    value.doc_string = comment
+    constant = numpy_helper.from_array(np.array([float(factor)], np.float32), "factor")
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "factor"], ["inner_result"])], name, [], [value], [constant]
+    )
+    graph.doc_string = comment
+    return graph
+
+
+def test_strip_handles_branches_that_use_the_same_names_and_an_input_called_like_a_short_name() -> None:
+    condition = helper.make_node("Greater", ["a", "threshold"], ["is_large"])
+    choose = helper.make_node(
+        "If", ["is_large"], ["out"], then_branch=branch("then", "2", "twice"), else_branch=branch("other", "-3", "not")
+    )
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [condition, helper.make_node("Add", ["b", "b"], ["x"]), choose],
+        "outer",
+        # Inputs keep their names, which are the first that strip would hand out.
+        [value("b", onnx.TensorProto.FLOAT, [1]), value("a", onnx.TensorProto.FLOAT, [1])],
+        [value("out", onnx.TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(np.array([0.0], np.float32), "threshold")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    small = strip(model)
+    assert [found.name for found in small.graph.input] == ["b", "a"]
+    assert all(not found.doc_string for inner in graphs(small.graph) for found in inner.output)
+    run = Model(small.SerializeToString())
+    four, one = np.array([4.0], np.float32), np.array([1.0], np.float32)
+    assert run(four, one).tolist() == [2 * (4 + 4)]
+    assert run(four, -one).tolist() == [-3 * (4 + 4)]
+
+
+def test_lenet5_holds_at_most_1500_bytes_besides_its_weights() -> None:
+    # 20 (25 + 1) + 50 (500 + 1) + 500 (800 + 1) + 10 (500 + 1) numbers of 4 bytes.
+    weights = 4 * (520 + 25_050 + 400_500 + 5_010)
+    assert weights == 4 * 431_080
+    assert len(strip(exported("lenet5")).SerializeToString()) - weights <= 1500
+
+
+def test_two_exports_of_one_model_are_the_same_file() -> None:
+    again = export_onnx(module("plain"), CASES["plain"][1])
+    assert strip(again).SerializeToString() == strip(exported("plain")).SerializeToString()
+
+
+def test_export_leaves_a_model_in_evaluation_mode_with_its_weights() -> None:
+    network = seeded(Residual).train()
+    before = copy.deepcopy(network.state_dict())
+    example = (noise(3, 3, 12, 12),)
+    model = export_onnx(network, example)
+    assert not network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert check_parity(network, model, example) <= 1e-4
+
+
+def test_parity_of_a_good_export_is_a_small_difference() -> None:
+    assert 0 <= check_parity(module("plain"), exported("plain"), CASES["plain"][1]) < 1e-5
+
+
+def altered(name: str, change: Any) -> onnx.ModelProto:
+    """An export whose last bias was changed."""
+    model = onnx.ModelProto()
+    model.CopyFrom(exported(name))
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "fc2.bias")
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), tensor.name))
+    return model
+
+
+def test_parity_finds_one_altered_weight() -> None:
+    def nudge(values: np.ndarray) -> np.ndarray:
+        values[1] += 0.1
+        return values
+
+    with pytest.raises(ArtifactError, match=r"differs from the model by 0\.\d+, more than 0\.001"):
+        check_parity(module("plain"), altered("plain", nudge), CASES["plain"][1])
+
+
+def test_parity_says_by_how_much_of_the_largest_output_a_model_differs() -> None:
+    network, example = module("plain"), CASES["plain"][1]
+    with torch.no_grad():
+        largest = float(network(*example).abs().max())
+        first = float(network(example[0][:1]).abs().max())
+    model = altered("plain", lambda values: values + np.float32(5e-4) * min(largest, first))
+    # The one example and the whole batch are each held against their own largest output.
+    expected = 5e-4 * min(largest, first) / min(largest, first)
+    assert check_parity(network, model, example) == pytest.approx(expected, rel=0.02)
+
+
+def test_parity_refuses_an_export_that_computes_nan() -> None:
+    model = altered("plain", lambda values: values * np.float32(np.nan))
+    with pytest.raises(ArtifactError, match="differs from the model by nan"):
+        check_parity(module("plain"), model, CASES["plain"][1])
+
+
+def resized(name: str, change: Any) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    model.CopyFrom(exported(name))
+    change(model.graph)
+    return model
+
+
+def test_parity_finds_a_frozen_batch_size() -> None:
+    def freeze(graph: onnx.GraphProto) -> None:
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+    with pytest.raises(ArtifactError, match="the exported model fails at batch size 1"):
+        check_parity(module("plain"), resized("plain", freeze), CASES["plain"][1])
+
+
+def test_parity_finds_a_shape_that_the_exporter_froze_inside() -> None:
+    def reshape(graph: onnx.GraphProto) -> None:
+        last = graph.node[-1]
+        last.output[0] = "before"
+        graph.initializer.append(numpy_helper.from_array(np.array([4, -1], np.int64), "frozen"))
+        graph.node.append(helper.make_node("Reshape", ["before", "frozen"], ["output"]))
+
+    with pytest.raises(ArtifactError, match=r"gives shape \(4, 1\) where the model gives \(1, 4\)"):
+        check_parity(module("plain"), resized("plain", reshape), CASES["plain"][1])
+
+
+class DataDependent(nn.Module):
+    """Decides in Python, by the values it gets, what to compute: no graph says that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if bool((x.sum() > 0).item()) else x.flip(0)
+
+
+def test_a_model_that_torch_cannot_export_is_a_clear_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ArtifactError, match=r"^torch cannot export this model to ONNX: ") as caught:
+        export_onnx(DataDependent(), (noise(2, 3),))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,261 @@
+"""Latency and speed-up: the arithmetic on made-up bursts, the bursts on a made-up clock, and two real files."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from autocompress.measure import latency
+from autocompress.measure.latency import Pairs, burst, burst_size, collect, measure_latency, pinned, summarize
+
+RNG = np.random.default_rng(0)
+
+
+def product(columns: int) -> bytes:
+    """A file that multiplies 1,024 inputs by a matrix: 1,024 * columns multiply-adds."""
+    weights = numpy_helper.from_array(RNG.standard_normal((1024, columns)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["output"])],
+        "g",
+        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 1024])],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", columns])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+INPUTS = (RNG.standard_normal((1, 1024)).astype(np.float32),)
+
+
+def bursts(ratio: float, noise: float, count: int = 60, seed: int = 0) -> Pairs:
+    """Bursts of a candidate of 2 ms a call on a machine that is at times up to twice as slow, for both alike."""
+    rng = np.random.default_rng(seed)
+    machine = rng.uniform(1.0, 2.0, count)
+    wobble = rng.normal(1.0, noise, (2, count))
+    return Pairs(0.002 * ratio * machine * wobble[0], 0.002 * machine * wobble[1])
+
+
+def test_summary_of_bursts_without_noise_is_exact() -> None:
+    pairs = Pairs(np.array([0.006, 0.009, 0.012]), np.array([0.002, 0.003, 0.004]))
+    found = summarize(pairs)
+    assert [found[name] for name in ("speedup", "speedup_low", "speedup_high")] == pytest.approx([3.0, 3.0, 3.0])
+    assert found["latency_ms"] == pytest.approx(3.0)  # the median of 2, 3 and 4 ms
+    assert found["latency_ms_p90"] == pytest.approx(3.8)  # 0.8 of the way from 3 to 4 ms
+    assert 2.0 <= found["latency_ms_low"] <= 3.0 <= found["latency_ms_high"] <= 4.0
+
+
+def test_summary_names_what_the_metrics_are_called() -> None:
+    assert set(summarize(bursts(1.0, 0.01))) == {
+        "latency_ms",
+        "latency_ms_low",
+        "latency_ms_high",
+        "latency_ms_p90",
+        "speedup",
+        "speedup_low",
+        "speedup_high",
+    }
+
+
+def test_speedup_is_the_median_of_ratios_of_pairs_and_not_the_ratio_of_medians() -> None:
+    # The machine slows down tenfold within the second pair: ratios of 2, 20 and 2, but medians of 20 and 1.
+    pairs = Pairs(np.array([2.0, 20.0, 20.0]), np.array([1.0, 1.0, 10.0]))
+    assert summarize(pairs)["speedup"] == 2.0
+
+
+def test_one_disturbed_burst_does_not_move_the_speedup() -> None:
+    pairs = bursts(1.5, 0.01)
+    pairs.candidate[7] *= 50
+    assert summarize(pairs)["speedup"] == pytest.approx(1.5, rel=0.01)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.05, 3.0])
+def test_interval_covers_the_true_ratio_in_19_of_20_measurements(ratio: float) -> None:
+    covered = 0
+    for seed in range(100):
+        found = summarize(bursts(ratio, 0.03, seed=seed), seed)
+        assert found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
+        covered += found["speedup_low"] <= ratio <= found["speedup_high"]
+    # 95 are expected of a 95% interval: 4 standard deviations of the binomial distribution are 8.7.
+    assert covered >= 86
+
+
+def test_interval_narrows_with_more_bursts() -> None:
+    def width(count: int) -> float:
+        found = summarize(bursts(1.0, 0.05, count))
+        return found["speedup_high"] - found["speedup_low"]
+
+    # Sixteen times as many should quarter it; half is asked for, since the widths themselves are noisy.
+    assert width(960) < width(60) / 2
+
+
+def test_a_file_against_itself_comes_out_near_one() -> None:
+    found = summarize(bursts(1.0, 0.02))
+    # The standard error of a median of 60 ratios with 2.8% noise each is 1.25 * 2.8% / sqrt(60) = 0.46%.
+    assert found["speedup"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_same_bursts_give_the_same_summary() -> None:
+    assert summarize(bursts(2.0, 0.1)) == summarize(bursts(2.0, 0.1))
+
+
+class Work:
+    """A call that takes a fixed time on a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.calls = seconds, 0.0, 0
+
+    def __call__(self) -> None:
+        self.now += self.seconds
+        self.calls += 1
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Work:
+    made = Work(request.param)
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=made.perf_counter))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("work", "size"),
+    [
+        (0.0001, 25),  # 40 ms hold 400 calls: 25 are enough
+        (0.0038, 10),  # 10.5
+        (0.1, 3),  # 0.4: never fewer than 3
+    ],
+    indirect=["work"],
+)
+def test_bursts_fill_40_ms_with_3_to_25_calls(work: Work, size: int) -> None:
+    assert burst_size(work) == size
+
+
+@pytest.mark.parametrize("work", [0.0], indirect=True)
+def test_a_call_that_takes_no_time_gets_the_longest_burst(work: Work) -> None:
+    assert burst_size(work) == 25
+
+
+@pytest.mark.parametrize("work", [0.002], indirect=True)
+def test_a_burst_is_timed_by_call_after_a_warm_up(work: Work) -> None:
+    assert burst(work, 25) == pytest.approx(0.002)
+    assert work.calls == 5 + 25
+    work.calls = 0
+    assert burst(work, 3) == pytest.approx(0.002)
+    assert work.calls == 3 + 3  # no more warm-up calls than timed ones
+
+
+@pytest.fixture
+def own_slot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A measuring slot that this machine's other measurements do not wait for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_every_pair_of_sessions_gives_three_pairs_of_bursts_however_short_the_time() -> None:
+    pairs = collect(product(16), product(16), INPUTS, 0.0, 1)
+    assert pairs.reference.shape == pairs.candidate.shape == (4 * 3,)
+    assert (pairs.reference > 0).all()
+    assert (pairs.candidate > 0).all()
+
+
+@pytest.mark.usefixtures("own_slot")
+def test_a_file_with_64_times_fewer_multiplications_is_faster() -> None:
+    found = measure_latency(product(1024), product(16), INPUTS, 0.4)
+    assert found["speedup"] > 1
+    assert found["speedup_low"] > 1
+    assert found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
+    assert 0 < found["latency_ms_low"] <= found["latency_ms"] <= found["latency_ms_high"]
+    assert found["latency_ms"] <= found["latency_ms_p90"]
+
+
+@pytest.mark.usefixtures("own_slot")
+def test_the_reference_is_what_speedups_are_counted_from() -> None:
+    assert measure_latency(product(16), product(1024), INPUTS, 0.4)["speedup_high"] < 1
+
+
+def test_a_measurement_on_one_thread_stays_on_one_core_and_gives_the_others_back() -> None:
+    before = os.sched_getaffinity(0)
+    with contextlib.suppress(RuntimeError), pinned(1):
+        assert len(os.sched_getaffinity(0)) == 1
+        assert os.sched_getaffinity(0) <= before
+        raise RuntimeError
+    assert os.sched_getaffinity(0) == before
+    with pinned(2):
+        assert os.sched_getaffinity(0) == before
+
+
+HOLDER = """
+import sys, time
+from autocompress.measure.latency import measuring_slot
+print("trying", flush=True)
+with measuring_slot():
+    print("in", time.monotonic(), flush=True)
+    sys.stdin.readline()
+    out = time.monotonic()
+print("out", out, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that asks for the measuring slot, and keeps it until it reads a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,  # a line that was read ahead would be one that select does not see
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[bytes], wait: float = 60.0) -> list[str]:
+    """The next line that a process prints; nothing when it prints none in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], wait)
+    return process.stdout.readline().decode().split() if ready else []
+
+
+def release(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+
+
+def test_two_processes_never_hold_the_measuring_slot_together(tmp_path: Path) -> None:
+    with holder(tmp_path) as first:
+        assert said(first) == ["trying"]
+        assert said(first)[0] == "in"
+        with holder(tmp_path) as second:
+            assert said(second) == ["trying"]
+            assert said(second, wait=0.3) == []
+            release(first)
+            left, entered = said(first), said(second)
+            assert (left[0], entered[0]) == ("out", "in")
+            assert float(entered[1]) >= float(left[1])
+
+
+def test_the_slot_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
+    with holder(tmp_path) as first:
+        assert said(first) == ["trying"]
+        assert said(first)[0] == "in"
+        first.kill()
+        with holder(tmp_path) as second:
+            assert said(second) == ["trying"]
+            assert said(second)[0] == "in"

@@ -1,0 +1,198 @@
+"""The training loop: its schedule, its arithmetic on one step, and what it does when training diverges."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import Plain, Residual, make_task, seeded
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from autocompress.data import Batch
+from autocompress.errors import TaskError
+from autocompress.stages import pack_weights
+from autocompress.training import Training, fit, schedule
+
+
+def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
+    return nn.functional.cross_entropy(output, batch.targets)
+
+
+def squared(output: Tensor, batch: Batch) -> Tensor:
+    return ((output - batch.targets) ** 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"),
+    [
+        (0.0, 0.01 / 0.11),  # the warm-up starts a little above nothing
+        (0.05, 0.06 / 0.11),
+        (0.1, 1.0),  # the cosine's top
+        (0.325, 0.5 * (1 + math.sqrt(0.5))),  # a quarter of the way down: cos(pi / 4)
+        (0.55, 0.5),  # half of the way: cos(pi / 2) = 0
+        (1.0, 0.0),
+    ],
+)
+def test_the_schedule_warms_up_and_follows_a_cosine(progress: float, factor: float) -> None:
+    assert schedule(progress) == pytest.approx(factor)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_schedule_rises_then_falls_between_0_and_1(first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    assert 0 <= schedule(low) <= 1
+    if high < 0.1:
+        assert schedule(low) <= schedule(high)
+    if low >= 0.1:
+        assert schedule(low) >= schedule(high)
+
+
+def line(weight: float = 0.0) -> nn.Linear:
+    """y = weight * x."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(weight)
+    return model
+
+
+ONES = TensorDataset(torch.ones(8, 1), torch.full((8, 1), 3.0))
+
+
+def test_one_step_of_adam_moves_a_weight_by_the_learning_rate() -> None:
+    """Adam's first step is the learning rate times the gradient's sign, here at the schedule's first factor."""
+    model = line()
+    history = fit(model, ONES, squared, Training(epochs=1, learning_rate=0.11, batch_size=8, weight_decay=0), 0)
+    assert history == [pytest.approx(9.0)]  # (0 - 3) ** 2, before the step
+    assert float(model.weight.detach()) == pytest.approx(0.11 * 0.01 / 0.11, rel=1e-4)
+
+
+def test_weight_decay_is_decoupled() -> None:
+    """Loshchilov and Hutter (2019): weights shrink by rate times decay, also where gradients are zero."""
+    model = line(3.0)  # at the optimum
+    fit(model, ONES, squared, Training(epochs=1, learning_rate=0.11, batch_size=8, weight_decay=0.5), 0)
+    assert float(model.weight.detach()) == pytest.approx(3.0 * (1 - 0.01 * 0.5), rel=1e-5)
+
+
+def test_every_epoch_sees_every_example_once_in_another_order() -> None:
+    seen: list[list[int]] = []
+
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        seen.append(batch.index.tolist())
+        return squared(output, batch)
+
+    fit(line(), ONES, loss, Training(epochs=2, batch_size=3), 0)
+    assert [len(index) for index in seen] == [3, 3, 2, 3, 3, 2]
+    first, second = [*seen[0], *seen[1], *seen[2]], [*seen[3], *seen[4], *seen[5]]
+    assert sorted(first) == sorted(second) == list(range(8))
+    assert first != second
+
+
+def test_the_history_is_the_mean_loss_of_each_epoch() -> None:
+    values = [1.0, 2.0, 6.0, 4.0]
+    given = iter(values)
+
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        return 0 * output.sum() + next(given)
+
+    assert fit(line(), ONES, loss, Training(epochs=2, batch_size=4), 0) == [1.5, 5.0]
+
+
+def test_training_learns_and_leaves_the_model_in_evaluation_mode() -> None:
+    task, model = make_task(Plain), seeded(Plain)
+    history = fit(model, task.split("train"), cross_entropy, Training(epochs=8, learning_rate=5e-3, batch_size=16), 0)
+    assert len(history) == 8
+    assert history[0] < 1.2 * math.log(4)  # near guessing among four classes
+    assert history[-1] < 0.3
+    assert not model.training
+    inputs, targets = task.validation
+    assert task.metrics(model(inputs).detach().numpy(), targets.numpy())["accuracy"] > 0.9
+
+
+class Dropping(Plain):
+    """Training draws random numbers of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.dropout(x, 0.3, self.training))
+
+
+@pytest.mark.parametrize("make", [Plain, Residual, Dropping])
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(make: type[nn.Module]) -> None:
+    task, settings = make_task(make), Training(epochs=2, batch_size=16)
+
+    def trained(seed: int, drawn: int) -> bytes:
+        model = seeded(make)
+        torch.rand(drawn)
+        fit(model, task.split("train"), cross_entropy, settings, seed)
+        return pack_weights(model)
+
+    assert trained(1, 0) == trained(1, 10)
+    assert trained(1, 0) != trained(2, 0)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(1, 9), (2, 4), (4, 2), (9, 1)])
+def test_a_last_batch_of_one_is_left_out_unless_all_are(batch_size: int, steps: int) -> None:
+    """Batch normalization cannot take it: nine examples in twos leave one over."""
+    sizes: list[int] = []
+
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        sizes.append(len(batch.index))
+        return squared(output, batch)
+
+    nine = TensorDataset(torch.ones(9, 1), torch.ones(9, 1))
+    fit(line(), nine, loss, Training(epochs=1, batch_size=batch_size), 0)
+    assert sizes == [batch_size] * steps
+
+
+class Normalized(nn.Module):
+    """Batch normalization before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.norm(x))
+        return output
+
+
+def test_statistics_of_batch_normalization_are_those_of_the_data_after_training() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 5 + 2 * torch.randn(40, 3, generator=generator)
+    data = TensorDataset(inputs, torch.zeros(40, 1))
+    model = Normalized()
+    # A running mean with momentum 0.1 would have come 1 - 0.9 ** 4 = 34% of the way from 0 to 5 after four steps.
+    fit(model, data, squared, Training(epochs=1, batch_size=10), 0)
+    torch.testing.assert_close(model.norm.running_mean, inputs.mean(0))  # batches of one size: the mean of means
+    torch.testing.assert_close(model.norm.running_var, inputs.var(0), rtol=0.1, atol=0)
+    assert model.norm.momentum == 0.1
+    assert not any(module.training for module in model.modules())
+
+
+def test_statistics_are_renewed_from_many_examples_at_batch_size_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 5 + 2 * torch.randn(40, 3, 4, generator=generator)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(12, 1))
+    data = TensorDataset(inputs, torch.zeros(40, 1))
+    fit(model, data, squared, Training(epochs=1, batch_size=1), 0)
+    torch.testing.assert_close(model[0].running_mean, inputs.mean((0, 2)))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_training(bad: float) -> None:
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        return output.sum() * bad
+
+    with pytest.raises(TaskError, match=r"the loss became (nan|inf) in epoch 1 at learning rate 0.002: lower the"):
+        fit(line(1.0), ONES, loss, Training(epochs=3, learning_rate=2e-3), 0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 0}, {"learning_rate": 0}, {"batch_size": 0}, {"weight_decay": -1}, {"rate": 1}]
+)
+def test_impossible_settings_are_rejected(settings: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Training.model_validate(settings)
