@@ -87,24 +87,25 @@ def binding_limit(outcome: Infeasible) -> str | None:
 
 
 def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline: Metrics) -> float:
-    """The share of the box between the baseline's size and speed, zero quality, and the ideal that points dominate.
+    """The share of the unit cube that points dominate, once each objective is scaled by the baseline.
 
-    Every objective is scaled by the baseline: a cost c to c / baseline, capped at 1; a gain g to baseline / (baseline
-    + g). The reference point is 1 everywhere. Lies in [0, 1] and grows with each new point of the front.
+    A cost c becomes c / (c + baseline), a gain g becomes baseline / (g + baseline): the baseline lies in the middle
+    of every axis, and what is worse than it in one objective still counts for the others. The reference point is 1
+    everywhere. Lies in [0, 1] and grows with each new point of the front.
     """
     if not metrics:
         return 0.0
     import moocore
 
     points = np.array([[_scaled(row[name], baseline[name], name) for name in objectives] for row in metrics])
-    return float(moocore.hypervolume(np.minimum(points, 1.0), ref=np.ones(len(objectives))))
+    return float(moocore.hypervolume(points, ref=np.ones(len(objectives))))
 
 
 def _scaled(value: float, reference: float, name: str) -> float:
-    if MEASURED.get(name, False):
-        return value / reference if reference > 0 else 1.0
     total = reference + value
-    return reference / total if reference > 0 and total > 0 else 1.0
+    if reference <= 0 or value < 0:
+        return 1.0
+    return (value if MEASURED.get(name, False) else reference) / total
 
 
 def pick(numbers: Sequence[int], metrics: Mapping[int, Metrics], how: str, quality: str) -> int:
