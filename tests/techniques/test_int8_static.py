@@ -65,7 +65,9 @@ def test_percentile_ranges_leave_out_a_thousandth_of_a_percent_of_the_magnitudes
     assert ranges["conv2d"][1] == pytest.approx(float(sizes[-5]), abs=2 * float(sizes[-1]) / 2048)
     assert ranges["conv2d"][1] < sizes[-4]
     for name, (low, high) in ranges.items():
-        assert found[name].min() <= low < high <= found[name].max()
+        # Edges are those of a histogram in double precision of values in single.
+        slack = 1e-6 * max(abs(low), abs(high))
+        assert found[name].min() - slack <= low < high <= found[name].max() + slack
 
 
 def with_outlier(value: float) -> Context:

@@ -93,8 +93,8 @@ def test_layers_that_would_grow_are_left_alone_and_listed() -> None:
     assert 1 <= decision["ranks"]["layers.1"] <= 3
     # Of 32 equal singular values, 0.95 of the energy is 30.4 of them; of 4, all 4.
     assert decision["skipped"] == {
-        "layers.3": "rank 31 of 32x48 would hold more numbers",
-        "layers.5": "rank 4 of 4x32 would hold more numbers",
+        "layers.3": "rank 31 of 32x48 would take no less of the file",
+        "layers.5": "rank 4 of 4x32 would take no less of the file",
     }
 
 
