@@ -30,6 +30,7 @@ check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
 
 format: install-dev
 	$(BIN)/ruff format .

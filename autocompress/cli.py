@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .errors import AutocompressError, StudyError
 from .options import (
@@ -367,7 +368,8 @@ def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     else:
         table = Table(box=None, show_header=False)
         for row in rows:
-            table.add_row("ok" if row["ok"] else "!!", row["what"], row["found"], row["fix"])
+            # Plain text: what stands in brackets, as extras of packages do, is no markup.
+            table.add_row(*map(Text, ("ok" if row["ok"] else "!!", row["what"], row["found"], row["fix"])))
         _out().print(table)
     raise typer.Exit(OK if all(row["ok"] for row in rows) else BAD)
 

@@ -23,8 +23,8 @@ def clock(seconds: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in B, KB or MB."""
-    for unit, scale in (("MB", 1e6), ("KB", 1e3)):
+    """Bytes in B, KB, MB or GB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if value >= scale:
             return f"{value / scale:.1f} {unit}"
     return f"{value:.0f} B"

@@ -18,6 +18,7 @@ import yaml
 from tiny import Ran, configure, make_project, run
 
 import autocompress
+from autocompress import details
 from autocompress.config import SearchConfig
 from autocompress.errors import RecipeError
 from autocompress.recipe import Recipe
@@ -430,6 +431,11 @@ def test_doctor_says_what_is_there(tmp_path: Path) -> None:
     assert found.keys() >= {"python", "processor", "8-bit instructions", "ray", "optuna", "mlflow", "onnx", "storage"}
     assert list(tmp_path.iterdir()) == []
     assert "storage" in run(tmp_path, "doctor").out
+
+
+def test_doctor_prints_the_brackets_of_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(details, "_version", lambda name: None if name == "timm" else "1.0")
+    assert "pip install 'autocompress[timm]'" in run(tmp_path, "doctor").out
 
 
 def test_doctor_ends_with_2_and_a_fix_when_something_is_missing(tmp_path: Path) -> None:

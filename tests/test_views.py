@@ -88,7 +88,8 @@ def test_clock(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (60_000, "60.0 KB"), (1_725_550, "1.7 MB")]
+    ("value", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (60_000, "60.0 KB"), (1_725_550, "1.7 MB"), (25.3e9, "25.3 GB")],
 )
 def test_size_counts_in_thousands(value: float, text: str) -> None:
     assert size(value) == text
