@@ -228,6 +228,7 @@ def show(
         "reason": getattr(outcome, "reason", None),
         "violations": getattr(outcome, "violations", {}),
         "seconds": getattr(outcome, "seconds", {}),
+        "carried_out": results.steps(trial),
         "decisions": decisions,
     }
     if as_json:

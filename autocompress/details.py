@@ -26,7 +26,7 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
     lines = [f"trial {document['trial']} of {document['study']}: {document['outcome']}"]
     if document["reason"]:
         lines.append(f"  {document['reason']}")
-    for index, step in enumerate(document["recipe"]["steps"]):
+    for index, step in enumerate(document["carried_out"]):
         settings = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key != "technique")
         lines.append(f"step {index + 1}: {step['technique']}" + (f" ({settings})" if settings else ""))
         if index < len(document["decisions"]):
@@ -73,7 +73,7 @@ def decision_lines(decision: dict[str, Any]) -> list[str]:
     """What a step did, layer by layer, from the parts of its decision that people can read."""
     lines = []
     for key, value in decision.items():
-        if key in ("history", "inputs"):  # positions of channels and shapes, for rebuilding
+        if key in ("history", "inputs", "masks"):  # positions of channels and weights, and shapes, for rebuilding
             continue
         if isinstance(value, dict):
             lines += [f"{key} {name}: {_short(item)}" for name, item in value.items()]

@@ -82,10 +82,12 @@ class Failed:
 class Baseline:
     """The uncompressed model: trained weights (safetensors), its exported file, and what was measured on it.
 
-    Two are equal when their weights are: fingerprint is the SHA-256 of those.
+    early holds the weights as they were early in its training; nothing where it came trained. Two are equal when
+    their weights are: fingerprint is the SHA-256 of those.
     """
 
     weights: bytes
+    early: bytes
     onnx: bytes
     metrics: Metrics
     seconds: dict[str, float]

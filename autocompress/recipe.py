@@ -57,6 +57,10 @@ class Step(BaseModel):
         """The step as plain values, defaults included, so that a recipe outlives a change of defaults."""
         return {"technique": self.technique, **self.model_dump(mode="json")}
 
+    def expand(self) -> list[dict[str, Any]]:
+        """The plain steps, as plain values, that a trial carries out in the place of this one: itself, as a rule."""
+        return [self.to_data()]
+
     def __str__(self) -> str:
         changed = {k: v for k, v in self.model_dump(mode="json").items() if v != type(self).model_fields[k].default}
         settings = ", ".join(f"{key}={_short(value)}" for key, value in changed.items())

@@ -25,13 +25,19 @@ def pack_weights(model: nn.Module) -> bytes:
 def rebuild(model: nn.Module, recipe: Recipe, decisions: list[Decision], weights: bytes) -> nn.Module:
     """The compressed module, to the last bit, from its architecture, recorded decisions and weights.
 
-    model is the uncompressed architecture with any weights; it may be changed. Encode steps act on files, not here.
+    model is the uncompressed architecture with any weights; it may be changed.
     """
+    model = replay(model, recipe, decisions)
+    model.load_state_dict(load(weights))
+    return model.eval()
+
+
+def replay(model: nn.Module, recipe: Recipe, decisions: list[Decision]) -> nn.Module:
+    """The model with recorded decisions carried out on its own weights; encode steps act on files, not here."""
     for step, decision in zip(recipe.steps, decisions, strict=False):
         if isinstance(step, Technique) and step.kind != "encode":
             model = step.apply(model, decision)
-    model.load_state_dict(load(weights))
-    return model.eval()
+    return model
 
 
 @dataclass(frozen=True)

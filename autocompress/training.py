@@ -1,7 +1,7 @@
 """The one training loop: baselines, fine-tuning and distillation differ in their loss alone."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -35,15 +35,24 @@ def schedule(progress: float, warmup: float = 0.1) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def fit(model: nn.Module, dataset: Dataset[Any], loss: Loss, settings: Training, seed: int) -> list[float]:
+def fit(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    loss: Loss,
+    settings: Training,
+    seed: int,
+    after_step: Callable[[float], None] | None = None,
+) -> list[float]:
     """Train a model in place and leave it in evaluation mode; returns the mean loss of each epoch.
 
-    Raises TaskError when the loss stops being a number.
+    after_step is told after each optimizer step which share of the training is done; unless it is given, pruned
+    weights are held at zero. Raises TaskError when the loss stops being a number.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    after_step = after_step or Zeros(parameters).restore
     steps = settings.epochs * math.ceil(len(dataset) / settings.batch_size)  # type: ignore[arg-type]
     history, step = [], 0
     model.train()
@@ -61,6 +70,7 @@ def fit(model: nn.Module, dataset: Dataset[Any], loss: Loss, settings: Training,
             optimizer.step()
             total += value.detach()
             step, count = step + 1, count + 1
+            after_step(step / steps)
         history.append(float(total) / count)
         if not math.isfinite(history[-1]):
             raise TaskError(
@@ -70,6 +80,24 @@ def fit(model: nn.Module, dataset: Dataset[Any], loss: Loss, settings: Training,
     model.eval()
     renew_statistics(model, dataset, settings.batch_size)
     return history
+
+
+class Zeros:
+    """Weights that were pruned: held at zero through training (Han et al., 2015, section 3.1).
+
+    They need no masks beside the model, so that they outlive whatever else is done to it: a weight is taken for
+    pruned when it is exactly zero in a tensor that holds other numbers too.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        weights = [(parameter, parameter == 0) for parameter in parameters if parameter.dim() > 1]
+        self._held = [(parameter, zero) for parameter, zero in weights if bool(zero.any()) and not bool(zero.all())]
+
+    def restore(self, progress: float = 1.0) -> None:
+        """Set them to zero again, whatever share of the training is done."""
+        with torch.no_grad():
+            for parameter, zero in self._held:
+                parameter.masked_fill_(zero, 0.0)
 
 
 def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> None:

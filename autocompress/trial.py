@@ -6,7 +6,7 @@ import hashlib
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from .artifacts.export import check_parity, export_onnx, strip
+from .artifacts.packing import pack
 from .artifacts.runtime import Model
 from .data import batches
 from .errors import AutocompressError, TechniqueError
@@ -24,11 +25,13 @@ from .measure.quality import measure_quality
 from .measure.size import compare_size, measure_size
 from .outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit, Metrics, Outcome, violations
 from .recipe import Recipe, digest
-from .stages import StageCache, pack_weights, rebuild
+from .screening import find_collapse, too_large
+from .stages import StageCache, pack_weights, rebuild, replay
 from .tasks import Task, TaskReference, load_task
-from .techniques import Context, Decision, Technique, recipe_from_data
+from .techniques import Context, Decision, Technique, expanded, recipe_from_data
 from .training import fit
 
+EARLY = 0.1  # the share of the baseline's training after which the weights to rewind to are kept
 EXAMPLES = 4  # how many examples an export is traced with and compared on
 # What every trial is timed by; a phase that a cached stage or a short recipe leaves out took no time.
 PHASES = ("restore", "decide", "apply", "train", "export", "load")
@@ -78,9 +81,16 @@ def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_s
         task = load_task(reference)
         torch.manual_seed(seed)
         model = task.model()
+    early = b""
+
+    def keep_early(progress: float) -> None:
+        nonlocal early
+        if progress >= EARLY and not early:
+            early = pack_weights(model)
+
     if task.baseline is not None:
         with clock("train"):
-            fit(model, task.split("train"), lambda o, b: task.loss(o, b.targets), task.baseline, seed)
+            fit(model, task.split("train"), lambda o, b: task.loss(o, b.targets), task.baseline, seed, keep_early)
     with clock("export"):
         exported = export_onnx(model.eval(), example_inputs(task))
         check_parity(model, exported, example_inputs(task))
@@ -93,7 +103,7 @@ def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_s
     own["aa_ratio"], own["speedup"] = own["speedup"], 1.0
     metrics |= {**own, "speedup_low": 1.0, "speedup_high": 1.0, **compare_size(metrics, metrics)}
     weights = pack_weights(model)
-    return Baseline(weights, data, metrics, clock.seconds, hashlib.sha256(weights).hexdigest())
+    return Baseline(weights, early, data, metrics, clock.seconds, hashlib.sha256(weights).hexdigest())
 
 
 def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:
@@ -142,9 +152,9 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
     for index in range(len(run.decisions), len(run.recipe.steps)):
         if run.recipe.steps[index].kind == "encode":
             break
-        rejected = run.screen(index)
+        rejected = run.screen(index, clock)
         if rejected is not None:
-            return Infeasible(*rejected, seconds=clock.seconds)
+            return rejected
         run.step(index, clock)
     with clock("export"):
         example = example_inputs(run.context.task)
@@ -152,7 +162,7 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
         check_parity(run.model, exported, example)
     exported = run.encode(exported, clock)
     with clock("export"):
-        data = strip(exported).SerializeToString()
+        data = strip(pack(exported)).SerializeToString()
     with clock("load"):
         model = Model(data, spec.threads)
     with clock("quality"):
@@ -171,13 +181,14 @@ class _Run:
     context: Context
     limits: tuple[Limit, ...]
     cache: StageCache | None
+    early: bytes
 
     @classmethod
     def start(cls, spec: TrialSpec, baseline: Baseline) -> "_Run":
         """Load the task and go on from the longest stage that is cached, or from the uncompressed model."""
         task = load_task(spec.task)
         teacher, shared = _teacher(spec.task, baseline)
-        recipe = recipe_from_data(spec.recipe)
+        recipe = expanded(recipe_from_data(spec.recipe))
         base = digest([baseline.fingerprint, vars(spec.task), spec.seed])
         cache = StageCache(Path(spec.cache), base) if spec.cache else None
         found = cache.longest(recipe) if cache else None
@@ -188,30 +199,37 @@ class _Run:
         else:
             length, decisions, weights = found
             model = rebuild(model, recipe.prefix(length), decisions, weights)
-        return cls(recipe, model.eval(), decisions, Context(task, teacher, spec.seed, shared), spec.limits, cache)
+        scans = Path(spec.cache) / "scans" / base[:32] if spec.cache else None
+        context = Context(task, teacher, spec.seed, shared, folder=scans)
+        return cls(recipe, model.eval(), decisions, context, spec.limits, cache, baseline.early)
 
-    def screen(self, index: int) -> tuple[Metrics, dict[str, float], str] | None:
-        """Before the first training: a candidate whose weights alone are past the size limit cannot fit any more."""
-        steps = self.recipe.steps[index:]
+    def screen(self, index: int, clock: Clock) -> Infeasible | None:
+        """Before the first training after a change of structure: reject what cannot fit, or has collapsed."""
+        step = self.recipe.steps[index]
+        if step.kind != "train" or (index and self.recipe.steps[index - 1].kind != "structure"):
+            return None
         size = next((limit for limit in self.limits if limit.metric == "size_bytes"), None)
-        if size is None or steps[0].kind != "train" or any(step.kind == "structure" for step in steps):
+        if size is not None and all(later.kind != "structure" for later in self.recipe.steps[index:]):
+            rejected = too_large(self.model, size, min(step.weight_bits for step in self.recipe.steps))
+            if rejected is not None:
+                return replace(rejected, seconds=clock.seconds)
+        if not index:
             return None
-        bits = min(step.weight_bits for step in self.recipe.steps)
-        bound = {"size_bytes": sum(p.numel() for p in self.model.parameters() if p.dim() > 1) * bits / 8}
-        past = size.violation(bound)
-        if past <= 0:
-            return None
-        return (
-            bound,
-            {size.label: past},
-            f"weights alone need {bound['size_bytes']:,.0f} bytes, more than {size.bound:,.0f}",
-        )
+        with clock("decide"):
+            collapse = find_collapse(self.model, self.context.task, getattr(step, "learning_rate", 1e-3))
+        return None if collapse is None else Infeasible({}, {"collapse": 1.0}, collapse, clock.seconds)
 
     def _context(self, index: int) -> Context:
         """The seed of a step comes from the recipe up to it, so that stages can be shared between trials."""
         seed = int(digest([self.context.seed, self.recipe.prefix(index + 1).to_data()])[:7], 16)
         torch.manual_seed(seed)
-        return Context(self.context.task, self.context.teacher, seed, self.context.cache)
+        return replace(self.context, seed=seed, early=self._early if self.early else None)
+
+    def _early(self) -> nn.Module:
+        """The architecture with early weights, compressed by the decisions so far."""
+        model = self.context.task.model()
+        model.load_state_dict(load(self.early))
+        return replay(model, self.recipe, self.decisions)
 
     def step(self, index: int, clock: Clock) -> None:
         """Decide, apply and train one step, and keep the stage when it was trained."""

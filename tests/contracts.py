@@ -17,6 +17,7 @@ from models import MODELS, make_task, seeded
 from torch import Tensor, nn
 
 from autocompress.artifacts.export import export_onnx, strip
+from autocompress.artifacts.packing import pack
 from autocompress.data import batches
 from autocompress.errors import TechniqueError
 from autocompress.stages import pack_weights
@@ -101,7 +102,7 @@ class Work:
     @property
     def file(self) -> bytes:
         """The file that would be delivered."""
-        return strip(self.exported).SerializeToString()
+        return strip(pack(self.exported)).SerializeToString()
 
 
 def carry_out(name: str, model: str) -> tuple[Decision, Any]:

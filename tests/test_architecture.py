@@ -27,6 +27,7 @@ LAYERS = (
     ("techniques",),
     ("artifacts", "stages"),
     ("measure",),
+    ("screening",),
     ("trial",),
     ("executors",),
     ("search",),

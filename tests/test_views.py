@@ -63,7 +63,7 @@ def state(outcomes: dict[int, Outcome], running: dict[int, Recipe] | None = None
     """A search of ten trials that stands here."""
     records = {number: Record(number, RECIPE.to_data(), outcome, 1, None, 0, 1) for number, outcome in outcomes.items()}
     front = find_front(outcomes, OBJECTIVES)
-    baseline = Baseline(b"", b"", BASE, {}, "fingerprint")
+    baseline = Baseline(b"", b"", b"", BASE, {}, "fingerprint")
     return State(
         "lenet", 10, OBJECTIVES, "accuracy", baseline, LIMITS, front=front, records=records, running=running or {}
     )

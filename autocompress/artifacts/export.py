@@ -16,6 +16,7 @@ from ..errors import ArtifactError
 from .runtime import Model
 
 TOLERANCE = 1e-3
+OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
 def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProto:
@@ -35,6 +36,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
                 dynamic_shapes=tuple({0: batch} for _ in example),
                 input_names=names,
                 output_names=["output"],
+                opset_version=OPSET,
                 verbose=False,
             )
     except Exception as error:

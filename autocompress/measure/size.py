@@ -2,23 +2,22 @@
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+
+from ..artifacts.packing import weights
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def measure_size(data: bytes) -> dict[str, float]:
-    """Bytes of the file, and how many numbers, all and nonzero, its weights hold."""
-    graph = onnx.load_from_string(data).graph
+    """Bytes of the file, and how many numbers, all and nonzero, its weights hold once they are unpacked."""
+    model = onnx.load_from_string(data)
     # Scales and zero points belong to the encoding, and ONNX keeps shapes and axes as 64-bit integers.
-    encoding = {name for node in graph.node if node.op_type in QUANTIZERS for name in node.input[1:]}
+    encoding = {name for node in model.graph.node if node.op_type in QUANTIZERS for name in node.input[1:]}
     params = nonzero = 0
-    for tensor in graph.initializer:
-        if tensor.name in encoding or tensor.data_type == onnx.TensorProto.INT64:
-            continue
-        values = numpy_helper.to_array(tensor)
-        params += values.size
-        nonzero += int(np.count_nonzero(values.astype(np.float32)))
+    for name, values in weights(model):
+        if name not in encoding and values.dtype != np.int64:
+            params += values.size
+            nonzero += int(np.count_nonzero(values.astype(np.float32)))
     return {"size_bytes": len(data), "params": params, "nonzero_params": nonzero}
 
 

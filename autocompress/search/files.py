@@ -94,6 +94,7 @@ class StudyFiles:
         files = {
             "model.onnx": baseline.onnx,
             "weights.safetensors": baseline.weights,
+            "early.safetensors": baseline.early,
             "baseline.json": json.dumps(facts).encode(),
         }
         write_folder(self.folder / "baselines" / key, files)
@@ -103,10 +104,11 @@ class StudyFiles:
         folder = self.folder / "baselines" / key
         try:
             facts = json.loads((folder / "baseline.json").read_text())
-            weights, model = (folder / "weights.safetensors").read_bytes(), (folder / "model.onnx").read_bytes()
+            names = ("weights.safetensors", "early.safetensors", "model.onnx")
+            weights, early, model = ((folder / name).read_bytes() for name in names)
         except (OSError, ValueError):
             return None
-        return Baseline(weights, model, facts["metrics"], facts["seconds"], facts["fingerprint"])
+        return Baseline(weights, early, model, facts["metrics"], facts["seconds"], facts["fingerprint"])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -59,6 +59,16 @@ class Results:
             "run_id": (self.store.get("run_ids") or {}).get(str(number)),
         }
 
+    def steps(self, number: int) -> list[dict[str, Any]]:
+        """The steps that a trial carried out, as plain values: one for each decision."""
+        record, candidate = self.record(number), self.candidate(number)
+        written: list[dict[str, Any]] = record.recipe_data["steps"]
+        if candidate is None or len(candidate.decisions) == len(written):
+            return written
+        from ..techniques import expanded  # and torch with it: only where a step stands for several
+
+        return [step.to_data() for step in expanded(record.recipe).steps]
+
     def document(self) -> dict[str, Any]:
         """The front as one JSON document."""
         shown = {*self.front.trials, *([] if self.front.nearest_miss is None else [self.front.nearest_miss])}

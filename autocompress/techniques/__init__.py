@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ..documents import Document, parse_yaml, read_yaml
 from ..errors import RecipeError, suggest
-from ..recipe import Recipe, Step, parse_recipe
+from ..recipe import VERSION, Recipe, Step, parse_recipe
 from .base import Context, Decision, Technique
 
 GROUP = "autocompress.techniques"
 _COMPLETE = {"technique", "family", "kind"}
 
-__all__ = ["Context", "Decision", "Technique", "load_recipe", "recipe_from_data", "registry", "technique"]
+__all__ = ["Context", "Decision", "Technique", "expanded", "load_recipe", "recipe_from_data", "registry", "technique"]
 
 
 @functools.lru_cache(maxsize=1)
@@ -71,6 +71,12 @@ def load_recipe(path: Path) -> Recipe:
 def recipe_from_data(data: dict[str, object]) -> Recipe:
     """A recipe from the plain values that Recipe.to_data gave."""
     return parse_recipe(Document("recipe", data), technique)
+
+
+def expanded(recipe: Recipe) -> Recipe:
+    """The recipe that a trial carries out: steps that stand for several, such as pruning in cycles, written out."""
+    rows = [row for step in recipe.steps for row in step.expand()]
+    return recipe_from_data({"version": VERSION, "steps": rows})
 
 
 def recipe_from_yaml(text: str, source: str = "recipe") -> Recipe:

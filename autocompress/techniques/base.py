@@ -1,7 +1,11 @@
 """What every technique is made of: two halves, and what the first of them may look at."""
 
+import contextlib
+import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -9,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Batch, batches
-from ..recipe import Step
+from ..recipe import Step, digest
 from ..tasks import Task
 
 Decision = dict[str, Any]
@@ -18,12 +22,18 @@ Value = TypeVar("Value")
 
 @dataclass
 class Context:
-    """What a technique may look at: the task (its train split only), the uncompressed model, and a seed."""
+    """What a technique may look at: the task (its train split only), the uncompressed model, and a seed.
+
+    early gives the compressed model so far with the weights of early in the baseline's training. folder is where
+    scans are kept on this node, for this task and baseline; None keeps them in this process only.
+    """
 
     task: Task
     teacher: nn.Module
     seed: int
     cache: dict[str, Any] = field(default_factory=dict)
+    early: Callable[[], nn.Module] | None = None
+    folder: Path | None = None
 
     @property
     def train(self) -> Dataset[Any]:
@@ -41,6 +51,24 @@ class Context:
             self.cache[name] = compute()
         value: Value = self.cache[name]
         return value
+
+    def kept(self, name: str, compute: Callable[[], Value]) -> Value:
+        """The JSON value that `compute` returns, computed once on this node for a task and its uncompressed model."""
+        return self.cached(name, lambda: self._from_disk(name, compute))
+
+    def _from_disk(self, name: str, compute: Callable[[], Value]) -> Value:
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{digest(name)[:32]}.json"
+        with contextlib.suppress(OSError, ValueError):
+            known: Value = json.loads(path.read_text())
+            return known
+        found = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
+            json.dump(found, file)
+        Path(file.name).replace(path)
+        return found
 
     def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:
         """Batches of a random sample of the training split, the same for the same seed."""

@@ -27,6 +27,7 @@ from autocompress.artifacts.export import TOLERANCE, check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import TechniqueError
 from autocompress.recipe import Choice, Range, Recipe
+from autocompress.screening import bytes_at_least
 from autocompress.stages import pack_weights, rebuild
 from autocompress.techniques import recipe_from_yaml, registry
 
@@ -204,5 +205,5 @@ def test_no_file_is_smaller_than_the_bound_that_rejects_candidates_before_traini
     if found is None:
         return
     module = found.after if isinstance(found.after, nn.Module) else teacher_of(model)
-    weights = sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
-    assert len(found.file) >= weights * quick(name).weight_bits / 8
+    bits = quick(name).weight_bits
+    assert len(found.file) >= sum(bytes_at_least(p, bits) for p in module.parameters() if p.dim() > 1)
