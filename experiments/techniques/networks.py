@@ -1,0 +1,117 @@
+"""The networks that every technique is tried on: torchvision's, and small ones of the kinds that it does not have."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+
+CLASSES = 10
+IMAGE = (3, 64, 64)
+SERIES = (24, 12)
+
+
+class LeNet5(nn.Module):
+    """The Caffe form of LeNet-5 with rectifiers: 431,080 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(800, 500)
+        self.fc2 = nn.Linear(500, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(torch.relu(self.conv2(x)), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR form of ResNet with 6n + 2 layers (He et al., 2016, section 4.2); depth 20 or 56."""
+
+    def __init__(self, depth: int = 20, channels: int = 3) -> None:
+        super().__init__()
+        count = (depth - 2) // 6
+        self.conv = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        widths = [16] * count + [32] * count + [64] * count
+        before = [16, *widths[:-1]]
+        self.blocks = nn.Sequential(*(Block(a, b, 2 if a < b else 1) for a, b in zip(before, widths, strict=True)))
+        self.fc = nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(torch.relu(self.bn(self.conv(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over a series of 24 steps of 12 numbers, its last state classified."""
+
+    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM]) -> None:
+        super().__init__()
+        self.recurrent = kind(SERIES[1], 64, batch_first=True)
+        self.hidden = nn.Linear(64, 64)
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.recurrent(x)
+        return self.head(torch.relu(self.hidden(states[:, -1])))
+
+
+class Encoder(nn.Module):
+    """Two transformer encoder layers over the same series."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(SERIES[1], 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 128, batch_first=True, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
+def _torchvision(name: str, **settings: object) -> Callable[[], nn.Module]:
+    return lambda: models.get_model(name, weights=None, num_classes=CLASSES, **settings)
+
+
+# Each network with the shape of one of its inputs.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "LeNet-5": (LeNet5, (1, 28, 28)),
+    "ResNet-20": (CifarResNet, (3, 32, 32)),
+    "ResNet-56": (lambda: CifarResNet(56), (3, 32, 32)),
+    "ResNet-18": (_torchvision("resnet18"), IMAGE),
+    "VGG-11-BN": (_torchvision("vgg11_bn"), IMAGE),
+    "DenseNet-121": (_torchvision("densenet121"), IMAGE),
+    "MobileNetV2": (_torchvision("mobilenet_v2"), IMAGE),
+    "MobileNetV3-small": (_torchvision("mobilenet_v3_small"), IMAGE),
+    "ShuffleNetV2": (_torchvision("shufflenet_v2_x1_0"), IMAGE),
+    "EfficientNet-B0": (_torchvision("efficientnet_b0"), IMAGE),
+    "SqueezeNet": (_torchvision("squeezenet1_1"), IMAGE),
+    "GoogLeNet": (_torchvision("googlenet", aux_logits=False, init_weights=False), IMAGE),
+    "ViT-B/16": (_torchvision("vit_b_16", image_size=64), IMAGE),
+    "GRU": (lambda: Recurrent(nn.GRU), SERIES),
+    "LSTM": (lambda: Recurrent(nn.LSTM), SERIES),
+    "Transformer": (Encoder, SERIES),
+}

@@ -1,0 +1,128 @@
+"""What does each technique do by itself? Writes results.csv, techniques.png and table.md beside this file.
+
+Each technique alone, at three strengths, then the same fine-tuning (6 epochs), on LeNet-5 with 5,000 MNIST images and
+on ResNet-20 with the 8x8 digits; measured on the exported file, as a search measures.
+
+Usage: python experiments/techniques/run.py   (about half an hour on one core)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from autocompress.config import load_config
+from autocompress.executors import InlineExecutor
+from autocompress.outcome import Candidate
+from autocompress.search.setup import Setup, obtain_baseline, set_up
+from autocompress.techniques import recipe_from_data
+from autocompress.trial import TrialSpec, confirm, measure, prepare
+
+HERE = Path(__file__).parent
+NETWORKS = {"LeNet-5": HERE.parent / "mnist5k_lenet" / "search.yaml", "ResNet-20": HERE / "resnet20.yaml"}
+TRAINING = {"technique": "finetune", "epochs": 6, "learning_rate": 0.004}
+
+
+def steps(technique: str, key: str, values: tuple[Any, ...], **fixed: Any) -> list[dict[str, Any]]:
+    """One technique at several strengths."""
+    return [{"technique": technique, key: value, **fixed} for value in values]
+
+
+# Weak, medium and strong. Where the two networks take different strengths, both find theirs among these.
+CASES: list[dict[str, Any]] = [
+    *steps("weight_pruning", "ratio", (0.5, 0.8, 0.95)),
+    {"technique": "nm_pruning", "n": 4, "m": 8},
+    {"technique": "nm_pruning", "n": 2, "m": 4},
+    {"technique": "nm_pruning", "n": 1, "m": 4},
+    *steps("stripe_pruning", "ratio", (0.3, 0.5, 0.7)),
+    *steps("channel_pruning", "ratio", (0.25, 0.5, 0.75), scope="layer"),
+    *steps("block_pruning", "blocks", (1, 2, 3)),
+    *steps("sparsify", "strength", (1e-4, 3e-4, 1e-3), penalty="l1", epochs=6, learning_rate=0.004),
+    *steps("svd", "energy", (0.9, 0.7, 0.5)),
+    *steps("tucker", "energy", (0.9, 0.7, 0.5)),
+    *steps("cp", "energy", (0.9, 0.7, 0.5)),
+    *steps("tensor_train", "energy", (0.9, 0.7, 0.5)),
+    *steps("kronecker", "terms", (8, 4, 1)),
+]
+COLUMNS = ["case", "network", "technique", "strength", "seed", "size_bytes", "compression_ratio", "params", "accuracy",
+           "test_accuracy", "accuracy_kept", "latency_ms", "speedup", "speedup_low", "speedup_high", "train_seconds",
+           "note"]  # fmt: skip
+
+
+def try_out(step: dict[str, Any], network: str, setup: Setup, baseline: Any) -> dict[str, Any]:
+    """One row: a technique at one strength, fine-tuned and measured."""
+    recipe = recipe_from_data({"version": 1, "steps": [step, TRAINING]})
+    name = step["technique"]
+    row = {"case": str(recipe.steps[0]), "network": network, "technique": name, "seed": 0, "strength": strength(step)}
+    spec = TrialSpec(0, recipe.to_data(), setup.reference, seed=0, latency_seconds=2.0)
+    candidate = prepare(spec, baseline)
+    if not isinstance(candidate, Candidate):
+        return {**row, "note": getattr(candidate, "reason", "")}
+    outcome = measure(candidate, spec, baseline)
+    metrics = {**getattr(outcome, "metrics", {}), **confirm(candidate.onnx, setup.reference)}
+    kept = metrics["accuracy"] / baseline.metrics["accuracy"]
+    return {**row, **metrics, "accuracy_kept": kept, "train_seconds": outcome.seconds["train"], "note": ""}
+
+
+def strength(step: dict[str, Any]) -> str:
+    """The settings that are not a technique's defaults, as words."""
+    return ", ".join(f"{key} {value}" for key, value in step.items() if key not in ("technique", "learning_rate"))
+
+
+def draw(rows: pd.DataFrame) -> None:
+    """Accuracy against size for each network, a line a technique."""
+    figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, network in zip(figure.subplots(1, 2), NETWORKS, strict=True):
+        shown = rows[(rows["network"] == network) & rows["size_bytes"].notna()]
+        for index, (name, part) in enumerate(shown[shown["technique"] != ""].groupby("technique")):
+            part = part.sort_values("compression_ratio")
+            style = {"marker": "osD^v<>Pp*X"[index % 11], "linewidth": 1, "color": f"C{index % 10}"}
+            axes.plot(part["compression_ratio"], part["accuracy"], label=name, **style)
+        base = shown[shown["case"] == "baseline"]["accuracy"].iloc[0]
+        axes.axhline(base, color="black", linestyle="--", linewidth=1, label="uncompressed")
+        axes.set(xscale="log", title=network, xlabel="times smaller file", ylabel="accuracy, validation")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(HERE / "techniques.png")
+
+
+def table(rows: pd.DataFrame) -> str:
+    """The rows in Markdown."""
+    lines = ["| network | technique | strength | smaller | accuracy kept | faster (95%) | training, s |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in rows[rows["technique"] != ""].to_dict("records"):
+        head = f"| {row['network']} | {row['technique']} | {row['strength']} |"
+        if pd.isna(row["size_bytes"]):
+            lines.append(f"{head} refused | | | |")
+            continue
+        lines.append(
+            f"{head} {row['compression_ratio']:.1f}x | {row['accuracy_kept']:.1%} | {row['speedup']:.2f}x "
+            f"({row['speedup_low']:.2f}-{row['speedup_high']:.2f}) | {row['train_seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure every case on both networks and write what was found."""
+    rows: list[dict[str, Any]] = []
+    for network, path in NETWORKS.items():
+        setup = set_up(load_config(path))
+        baseline = obtain_baseline(setup, InlineExecutor())
+        tested = confirm(baseline.onnx, setup.reference)
+        rows.append({"case": "baseline", "network": network, "technique": "", "strength": "", "seed": 0,
+                     **baseline.metrics, **tested, "accuracy_kept": 1.0})  # fmt: skip
+        for step in CASES:
+            rows.append(try_out(step, network, setup, baseline))
+            shown = {key: rows[-1].get(key) for key in ("compression_ratio", "accuracy", "speedup", "note")}
+            print(network, rows[-1]["case"], shown, flush=True)
+    found = pd.DataFrame(rows)[COLUMNS]
+    found.to_csv(HERE / "results.csv", index=False, float_format="%.5g")
+    (HERE / "table.md").write_text(table(found))
+    draw(found)
+
+
+if __name__ == "__main__":
+    main()
