@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/autocompress search experiments/mnist5k_lenet/search.yaml --resume
 
 test: install-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: install-dev
 	$(BIN)/ruff format --check .

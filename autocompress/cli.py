@@ -1,5 +1,6 @@
 """The command line: parses, calls and prints."""
 
+import contextlib
 import json
 import os
 import sys
@@ -25,7 +26,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from .search.results import Results
-    from .views import LiveView, PlainView
 
 OK, BAD, NOTHING_FITS, NOTHING_FINISHED, INTERRUPTED = 0, 2, 3, 4, 130
 
@@ -48,13 +48,6 @@ def _out() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def _view() -> "LiveView | PlainView":
-    from .views import LiveView, PlainView
-
-    console = Console(stderr=True, highlight=False)
-    return LiveView(console) if console.is_terminal else PlainView(console)
-
-
 @app.command()
 def search(
     config: ConfigArgument,
@@ -73,13 +66,12 @@ def search(
 
     path = find_config(config)
     checked = load_config(path, trials=trials, timeout=timeout, workers=workers)
-    view = _view()
-    try:
+    from .views import on_standard_error
+
+    with on_standard_error() as view:
         from .search.run import run_search
 
         result = run_search(checked, executor.value, resume, view)
-    finally:
-        view.close()
     from .search.results import Results
 
     results = Results(result.store)
@@ -130,13 +122,12 @@ def plan(
     from .config import find_config, load_config
 
     checked = load_config(find_config(config))
-    view = _view()
-    try:
+    from .views import on_standard_error
+
+    with on_standard_error() as view:
         from .search.run import plan as make_plan
 
         planned = make_plan(checked, executor.value, view)
-    finally:
-        view.close()
     from .search.planning import plan_document
 
     document = plan_document(planned)
@@ -257,7 +248,9 @@ def export(
 
     number = choose(results, trial, pick.value if pick else None)
     Console(stderr=True).print(f"exporting trial {number}: {results.record(number).recipe}", markup=False)
-    _print_measurement(export_trial(results, number, out), out, as_json)
+    with contextlib.redirect_stdout(sys.stderr):
+        measurement = export_trial(results, number, out)
+    _print_measurement(measurement, out, as_json)
 
 
 def _print_measurement(measurement: dict[str, Any], out: Path, as_json: bool) -> None:
@@ -284,7 +277,8 @@ def apply(
     from .search.deliver import apply_recipe
     from .techniques import load_recipe
 
-    measurement = apply_recipe(load_recipe(recipe), checked, out)
+    with contextlib.redirect_stdout(sys.stderr):
+        measurement = apply_recipe(load_recipe(recipe), checked, out)
     _print_measurement(measurement, out, as_json)
     over = [label for label, value in measurement["violations"].items() if value > 0]
     if over:
@@ -311,8 +305,9 @@ def verify(
     from .search.deliver import verify as check
     from .search.planning import task_of
 
-    setup = task_of(folder, config, storage_url(storage))
-    document, wrong = check(folder, setup)
+    with contextlib.redirect_stdout(sys.stderr):
+        setup = task_of(folder, config, storage_url(storage))
+        document, wrong = check(folder, setup)
     if as_json:
         _print_json({**document, "wrong": wrong})
     else:

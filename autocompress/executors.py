@@ -16,10 +16,13 @@ from typing import Any, Protocol, TypeVar
 from .errors import AutocompressError, ExecutorError
 from .outcome import Baseline, Candidate, Failed, Outcome
 from .tasks.loading import SHIPPED_FOLDER
-from .trial import TrialSpec, failure, measure, prepare
+from .trial import LATE, TrialSpec, failure, measure, prepare
 
 Value = TypeVar("Value")
 KNOCK_SECONDS = 10.0
+# A trial keeps its own time from when a worker takes it up. One that is stuck where no signal reaches it is killed when
+# both its tasks could have ended, and so much later, in seconds.
+STUCK = 300.0
 SHIPPED_BYTES, SHIPPED_FILES = 20_000_000, 500
 LISTED_FILES = 20_000  # how far a folder that also holds a data set is looked through for code
 NOT_SHIPPED = {"__pycache__", "mlruns", "mlartifacts", "node_modules", "venv"}
@@ -43,8 +46,8 @@ class Executor(Protocol):
     def call(self, function: Callable[..., Value], *arguments: Any) -> Value:
         """Run one function where the trials run and wait for it."""
 
-    def submit(self, spec: TrialSpec, timeout: float) -> None:
-        """Start a trial that may take `timeout` seconds."""
+    def submit(self, spec: TrialSpec) -> None:
+        """Start a trial."""
 
     def finished(self, wait: float) -> list[Finished]:
         """The trials that ended, after waiting up to `wait` seconds for the first."""
@@ -71,8 +74,8 @@ class InlineExecutor:
         """Call it."""
         return function(*arguments)
 
-    def submit(self, spec: TrialSpec, timeout: float) -> None:
-        """Run the trial to its end; a time limit cannot be kept inside one process."""
+    def submit(self, spec: TrialSpec) -> None:
+        """Run the trial to its end."""
         assert self._baseline is not None
         candidate = prepare(spec, self._baseline)
         outcome = measure(candidate, spec, self._baseline)
@@ -117,6 +120,8 @@ class RayExecutor:
         self._call = self._ray.remote(**options, **marked)(_guarded)
         self._baseline: Any = None
         self._jobs: dict[Any, _Job] = {}
+        # Workers import torch, which takes seconds, while the baseline is found or trained.
+        self._warming = [self._ray.remote(**options)(_warm).remote() for _ in range(workers)]
 
     def share(self, baseline: Baseline) -> None:
         """Put the baseline into Ray's object store once."""
@@ -137,11 +142,11 @@ class RayExecutor:
         value: Value = result
         return value
 
-    def submit(self, spec: TrialSpec, timeout: float) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Queue both tasks of a trial; the second starts when the first has ended."""
         prepared = self._prepare.remote(spec, self._baseline)
         measured = self._measure.remote(prepared, spec, self._baseline)
-        self._jobs[measured] = _Job(spec.number, prepared, measured, time.monotonic() + timeout)
+        self._jobs[measured] = _Job(spec.number, prepared, measured, time.monotonic() + 2 * spec.time_limit + STUCK)
 
     def finished(self, wait: float) -> list[Finished]:
         """The trials that ended or ran out of time."""
@@ -158,7 +163,7 @@ class RayExecutor:
 
     def _collect(self, job: _Job) -> Finished:
         if job.cancelled:
-            return Finished(job.number, Failed("ran past its time limit"), lambda: None)
+            return Finished(job.number, Failed(LATE), lambda: None)
         try:
             outcome: Outcome = self._ray.get(job.measured)
         except self._ray.exceptions.RayError as error:
@@ -186,6 +191,10 @@ class RayExecutor:
     def close(self) -> None:
         """Disconnect; ends the cluster that was started here."""
         self._ray.shutdown()
+
+
+def _warm() -> None:
+    """Nothing more than to be there: finding this function imports all that a trial needs."""
 
 
 def _guarded(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:

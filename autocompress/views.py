@@ -1,7 +1,9 @@
 """What people see in a terminal: the live view, tables and verdicts."""
 
+import contextlib
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -221,3 +223,12 @@ def panel(state: Any) -> Group:
         ]  # fmt: skip
         parts.append(front_table("front so far", rows, state.baseline.metrics, state.quality))
     return Group(*parts)
+
+
+@contextlib.contextmanager
+def on_standard_error() -> Iterator[PlainView | LiveView]:
+    """A view on standard error, where everything goes that tasks and libraries print meanwhile."""
+    console = Console(stderr=True, highlight=False)
+    view = LiveView(console) if console.is_terminal else PlainView(console)
+    with contextlib.redirect_stdout(sys.stderr), contextlib.closing(view):
+        yield view

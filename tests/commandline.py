@@ -20,7 +20,7 @@ import yaml
 DIGITS = Path(__file__).parent / "digits"
 COMMAND = (sys.executable, "-c", "from autocompress.cli import main; main()")
 # Long enough for a machine that does much else; a test that waits this long has failed.
-PATIENCE = 240.0
+PATIENCE = 600.0
 
 
 @dataclass(frozen=True)

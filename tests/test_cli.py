@@ -421,6 +421,16 @@ def test_techniques_can_be_read(tmp_path: Path) -> None:
     assert all(name in out for name in registry())
 
 
+def test_what_a_task_prints_stays_off_standard_output(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    path = tmp_path / "task.py"
+    path.write_text(path.read_text() + '\n\ndef chatty():\n    print("reading the pixels")\n    return tiny()\n')
+    configure(tmp_path / "search.yaml", task="task.py:chatty")
+    ran = run(tmp_path, "search", "search.yaml", "--executor", "inline", "--trials", "1", "--json")
+    assert ran.json()["study"] == "tiny"
+    assert "reading the pixels" in ran.err
+
+
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:
     ran = run(tmp_path, "doctor", "--json")
     rows = ran.json()

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from commandline import DIGITS, PATIENCE
 
+from autocompress import executors
 from autocompress.errors import ExecutorError, TaskError
 from autocompress.executors import (
     SHIPPED_BYTES,
@@ -65,7 +66,9 @@ class Network(DigitsNet):
     def forward(self, x):
         if self.training and self.first.weight.shape[0] == 16:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.training and self.first.weight.shape[0] == 8:
+        if self.training and self.first.weight.shape[0] == 4:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        if self.training and self.first.weight.shape[0] <= 8:
             (PLACE / "begun").touch()
             while True:
                 PAUSE.wait(1)
@@ -167,7 +170,7 @@ def test_call_on_ray_says_in_one_line_what_the_workers_lack(bench: Workbench, mo
 
 def test_a_trial_runs_from_the_copy_of_the_code_and_is_measured_in_a_task_of_its_own(bench: Workbench) -> None:
     before = bench.looks()
-    bench.executor.submit(bench.spec(7, 0.25), PATIENCE)
+    bench.executor.submit(bench.spec(7, 0.25))
     (finished,) = results(bench.executor, 1)
     assert finished.number == 7
     assert isinstance(finished.outcome, Completed), finished.outcome
@@ -179,18 +182,18 @@ def test_a_trial_runs_from_the_copy_of_the_code_and_is_measured_in_a_task_of_its
 
 
 def test_a_trial_whose_worker_is_killed_is_lost_and_the_next_one_runs(bench: Workbench) -> None:
-    bench.executor.submit(bench.spec(1, 0.5), PATIENCE)
+    bench.executor.submit(bench.spec(1, 0.5))
     (lost,) = results(bench.executor, 1)
     assert lost.outcome == Failed("its worker was killed", lost=True)
     assert lost.candidate() is None
-    bench.executor.submit(bench.spec(2, 0.25), PATIENCE)
+    bench.executor.submit(bench.spec(2, 0.25))
     (kept,) = results(bench.executor, 1)
     assert isinstance(kept.outcome, Completed)
 
 
 def test_cancel_gives_up_running_trials_and_frees_their_workers(bench: Workbench) -> None:
     for number in (3, 4):  # as many as there are workers
-        bench.executor.submit(bench.spec(number, 0.75), PATIENCE)
+        bench.executor.submit(bench.spec(number, 0.75))
     deadline = time.monotonic() + PATIENCE
     while not (bench.place / "begun").exists():
         assert time.monotonic() < deadline
@@ -201,7 +204,18 @@ def test_cancel_gives_up_running_trials_and_frees_their_workers(bench: Workbench
 
 
 def test_a_trial_past_its_time_limit_comes_back_as_failed(bench: Workbench) -> None:
-    bench.executor.submit(bench.spec(5, 0.75), 1.0)
+    bench.executor.submit(replace(bench.spec(5, 0.75), time_limit=5.0))
+    (late,) = results(bench.executor, 1)
+    assert isinstance(late.outcome, Failed)
+    assert late.outcome.reason == "ran past its time limit"
+    assert sum(late.outcome.seconds.values()) > 4  # counted from when a worker took it up
+
+
+def test_a_trial_that_is_stuck_where_no_signal_reaches_it_is_killed(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "STUCK", 4.0)
+    bench.executor.submit(replace(bench.spec(6, 0.875), time_limit=0.5))
     (late,) = results(bench.executor, 1)
     assert late.outcome == Failed("ran past its time limit")
 
@@ -212,9 +226,9 @@ def test_an_inline_trial_gives_the_same_file_as_one_on_ray(bench: Workbench, tmp
     inline = InlineExecutor()
     inline.share(inline.call(make_baseline, reference, 0))
     spec = replace(bench.spec(0, 0.25), task=reference)
-    inline.submit(spec, PATIENCE)
+    inline.submit(spec)
     (here,) = inline.finished(0)
-    bench.executor.submit(bench.spec(0, 0.25), PATIENCE)
+    bench.executor.submit(bench.spec(0, 0.25))
     (there,) = results(bench.executor, 1)
     mine, theirs = here.candidate(), there.candidate()
     assert mine is not None

@@ -215,8 +215,9 @@ class Controller:
             threads=target.threads,
             batch_size=target.batch_size,
             cache=str(self._setup.files.stages),
+            time_limit=config.search.trial_timeout,
         )
-        self._executor.submit(spec, config.search.trial_timeout)
+        self._executor.submit(spec)
 
     def _take(self, finished: Finished) -> None:
         """Tell one trial, or try it again when its worker was lost."""
