@@ -63,12 +63,16 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     """A recipe's plain values as one line with the settings that matter."""
     parts = []
     for step in recipe["steps"]:
-        settings = [_setting(key, value) for key, value in step.items() if key in _SHOWN]
+        settings = [_setting(key, value) for key, value in step.items() if key in _SHOWN and value != _USUAL.get(key)]
         parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])
     return " > ".join(parts) or "(no steps)"
 
 
-_SHOWN = ("ratio", "importance", "scope", "energy", "epochs", "temperature", "alpha", "bits", "calibration")
+_SHOWN = (
+    *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
+    *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "bits", "calibration"),
+)
+_USUAL = {"cycles": 1, "rank": "energy", "variant": "channel"}  # not worth a word
 
 
 def _setting(key: str, value: Any) -> str:
