@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from ..errors import TechniqueError
 from .base import Context
 
-BATCH = 64
+BATCH = 16
 ATTRIBUTED, STEPS = 32, 16  # examples and points of the path of integrated gradients: each layer pays for both
 
 
@@ -28,7 +28,7 @@ def random(model: nn.Module, names: list[str], seed: int) -> dict[str, Tensor]:
 def taylor(model: nn.Module, names: list[str], context: Context, examples: int) -> dict[str, Tensor]:
     """The first-order change of the loss when a weight becomes zero, |w dL/dw| (Molchanov et al., 2019, equation 8).
 
-    It is averaged over batches of training data: over all data at once, the gradients of a trained model are near 0.
+    It is averaged over small batches of training data: over many examples, the gradients of a trained model cancel.
     """
     work = _copy(model)
     weights = [work.get_parameter(name) for name in names]
@@ -57,6 +57,10 @@ def attributed(model: nn.Module, names: list[str], context: Context) -> tuple[di
     work = _copy(model)
     batch = next(context.sample(ATTRIBUTED, ATTRIBUTED))
     layers = _attributable(work, names, batch.inputs)
+    if not layers:
+        raise TechniqueError(
+            "importance integrated_gradients finds no layer whose output units it can follow: take importance gradient"
+        )
     scores = magnitude(model, names)
     try:
         direction = _towards_lower_loss(work, context, batch)

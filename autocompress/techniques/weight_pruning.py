@@ -125,7 +125,5 @@ class WeightPruning(Technique):
             ranked = with_zeros_lowest(scores()[name], weight == 0)
             keep_only(weight, masks_of_best({name: ranked}, strength, 1.0)[name])
 
-        criterion = f"{self.technique} {self.importance}" + (
-            f" {self.examples}" if self.importance == "gradient" else ""
-        )
-        return scan(fixed, criterion, list(prunable(fixed.teacher)), damage)
+        sample = f" {self.examples}" if self.importance == "gradient" else ""
+        return scan(fixed, f"{self.technique} {self.importance}{sample}", list(prunable(fixed.teacher)), damage)
