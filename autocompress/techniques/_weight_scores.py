@@ -12,6 +12,7 @@ from .base import Context
 
 BATCH = 16
 ATTRIBUTED, STEPS = 32, 16  # examples and points of the path of integrated gradients: each layer pays for both
+_ATTRIBUTION = "weight_pruning with importance integrated_gradients"
 
 
 def magnitude(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
@@ -37,7 +38,8 @@ def taylor(model: nn.Module, names: list[str], context: Context, examples: int) 
         loss = context.task.loss(work(*batch.inputs), batch.targets)
         if not bool(torch.isfinite(loss)):
             raise TechniqueError(
-                f"importance gradient needs a loss that is a number, not {float(loss)}: take importance magnitude"
+                f"weight_pruning with importance gradient needs a loss that is a number, not {loss.item()}: "
+                "take importance magnitude"
             )
         for score, weight, slope in zip(
             scores, weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
@@ -59,7 +61,7 @@ def attributed(model: nn.Module, names: list[str], context: Context) -> tuple[di
     layers = _attributable(work, names, batch.inputs)
     if not layers:
         raise TechniqueError(
-            "importance integrated_gradients finds no layer whose output units it can follow: take importance gradient"
+            f"{_ATTRIBUTION} finds no layer whose output units it can follow: take importance gradient"
         )
     scores = magnitude(model, names)
     try:
@@ -70,8 +72,7 @@ def attributed(model: nn.Module, names: list[str], context: Context) -> tuple[di
             scores[name] = scores[name] * (counts / counts.mean().clamp_min(1e-30)).reshape(shape)
     except (RuntimeError, AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TechniqueError(
-            f"importance integrated_gradients cannot follow this model ({type(error).__name__}: {error}): "
-            "take importance gradient"
+            f"{_ATTRIBUTION} cannot follow this model ({type(error).__name__}: {error}): take importance gradient"
         ) from error
     return scores, [name for name in names if name not in layers]
 
@@ -124,7 +125,9 @@ def _unit_attribution(model: nn.Module, layer: nn.Module, inputs: tuple[Tensor, 
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:
-        raise TechniqueError("importance integrated_gradients needs captum: pip install captum") from error
+        raise TechniqueError(
+            "weight_pruning with importance integrated_gradients needs captum: pip install 'autocompress[attribution]'"
+        ) from error
 
     def along(*arguments: Tensor) -> Tensor:
         output: Tensor = model(*arguments[:-1]) * arguments[-1]

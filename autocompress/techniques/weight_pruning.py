@@ -1,6 +1,7 @@
 """Unstructured pruning: single weights become zero, and the file leaves them out."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -71,7 +72,7 @@ class WeightPruning(Technique):
         scores, plain = self._scores(model, list(weights), context)
         ranked = {name: with_zeros_lowest(score, weights[name] == 0) for name, score in scores.items()}
         if self.ratio == "auto" or self.scope == "layer":
-            ratios = self._ratios(model, list(weights), context)
+            ratios = self._ratios(model, weights, context)
             masks = {
                 name: masks_of_best({name: score}, ratios[name], max(self.max_ratio, ratios[name]))[name]
                 for name, score in ranked.items()
@@ -98,12 +99,12 @@ class WeightPruning(Technique):
             case "integrated_gradients":
                 return weight_scores.attributed(model, names, context)
 
-    def _ratios(self, model: nn.Module, names: list[str], context: Context) -> dict[str, float]:
+    def _ratios(self, model: nn.Module, weights: Mapping[str, Tensor], context: Context) -> dict[str, float]:
         if self.ratio != "auto":
-            return dict.fromkeys(names, self.ratio)
+            return dict.fromkeys(weights, self.ratio)
         curves = self._sensitivity(model, context)
-        ratios = {name: min(self.max_ratio, strongest(curves[name], self.tolerance)) for name in names}
-        if not any(ratios.values()):
+        ratios = {name: min(self.max_ratio, strongest(curves[name], self.tolerance)) for name in weights}
+        if not any(round(ratio * weights[name].numel()) for name, ratio in ratios.items()):
             raise TechniqueError(
                 f"weight_pruning with tolerance {self.tolerance:g} finds no layer that can lose weights: raise it"
             )
