@@ -93,8 +93,9 @@ def test_gates_of_recurrent_layers_and_embeddings_are_pruned_along_their_rows() 
 def test_zeros_that_were_there_stay_and_fill_the_pattern() -> None:
     model = nn.Sequential(nn.Linear(8, 1, bias=False))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 5.0, 1.0, -2.0, 3.0, -4.0]]))
-    after, _ = done(NmPruning(), model)
+        model[0].weight.copy_(torch.tensor([[0.0, -0.0, -0.0, 5.0, 1.0, -2.0, 3.0, -4.0]]))
+    after, decision = done(NmPruning(), model)
+    assert decision["layers"] == {"0": "5 of 8 weights are zero (62%)"}
     assert after[0].weight.tolist() == [[0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 3.0, -4.0]]
     assert not bool(torch.signbit(after[0].weight[0, :3]).any())
 

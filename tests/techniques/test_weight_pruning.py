@@ -105,11 +105,12 @@ def test_biases_and_norms_stay() -> None:
             assert torch.equal(after.get_parameter(name), parameter)
 
 
-def test_zeros_that_were_there_stay_and_count() -> None:
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_zeros_that_were_there_stay_and_count(importance: str) -> None:
     first, _ = pruned(WeightPruning(ratio=0.5, importance="random"))
     gone = {name: weight == 0 for name, weight in weights_of(first).items()}
-    step = WeightPruning(ratio=0.8)
-    second = step.apply(copy.deepcopy(first), step.decide(first, context_of("plain")))
+    step = WeightPruning(ratio=0.8, importance=importance)
+    second = step.apply(copy.deepcopy(first), step.decide(first, context_of("plain", seed=8)))
     assert all(bool((weight[gone[name]] == 0).all()) for name, weight in weights_of(second).items())
     assert zeros(second) == round(0.8 * sum(weight.numel() for weight in gone.values()))
 
@@ -300,6 +301,14 @@ def test_a_scan_is_kept_for_later_trials(tmp_path: Path) -> None:
     second = replace(context_of("plain", seed=1), folder=tmp_path)
     second.teacher.forward = None  # type: ignore[method-assign,assignment]
     assert step.decide(teacher_of("plain"), second) == decision
+
+
+def test_a_scan_does_not_depend_on_which_trial_came_first() -> None:
+    task = make_task(Plain, examples=512)  # more than a scan looks at, so that a seed chooses
+    contexts = [Context(task, teacher_of("plain"), seed) for seed in (1, 2)]
+    for context in contexts:
+        WeightPruning(ratio="auto").decide(context.teacher, context)
+    assert contexts[0].cache == contexts[1].cache != {}
 
 
 def test_layers_that_the_uncompressed_model_does_not_have_are_scanned_themselves() -> None:
