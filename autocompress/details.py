@@ -17,7 +17,7 @@ PACKAGES = (
     *("torch", "torchvision", "ray", "optuna", "mlflow", "onnx", "onnxruntime", "torch-pruning", "tensorly"),
     "safetensors",
 )
-EXTRAS = {"mlxtend": "examples", "timm": "timm"}
+EXTRAS = {"mlxtend": "examples", "timm": "timm", "captum": "attribution"}
 TRAINING = "train"
 
 
