@@ -104,9 +104,9 @@ def find_blocks(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]
     calls: dict[nn.Module, list[bool]] = {}
 
     def record(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        first = next(iter((*inputs, *named.values())), None)
-        pair = isinstance(first, Tensor) and isinstance(output, Tensor)
-        calls.setdefault(module, []).append(pair and (first.shape, first.dtype) == (output.shape, output.dtype))
+        ends = [*inputs, *named.values()][:1] + [output]
+        alike = {(end.shape, end.dtype) if isinstance(end, Tensor) else None for end in ends}
+        calls.setdefault(module, []).append(len(ends) == 2 and len(alike) == 1 and None not in alike)
 
     inner = [(name, module) for name, module in model.named_modules() if name and _has_weights(module)]
     # With hooks on its parts, a transformer of torch does not take the fast path around them.
