@@ -20,9 +20,9 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 class Sparsify(Technique):
     """Train with a penalty that drives what the task does not need to zero (Wen et al., 2016: group lasso).
 
-    l1 pulls on each weight, group_lasso on each filter or neuron as a whole but not on the output layer's, l2 makes
-    weights small and none zero. strength is the pull relative to an optimizer step: with AdamW a weight stays at zero
-    while its gradient's mean is below strength times its root mean square, so that little is left near 1.
+    l1 pulls on each weight, group_lasso on each filter or neuron as a whole but not on the output layer's; what has
+    come to zero stays there. l2 makes weights small and none zero. strength is the pull as a share of the learning
+    rate, which is about what AdamW moves a weight by against it: near 1 little is left.
     """
 
     technique: ClassVar[str] = "sparsify"
@@ -31,7 +31,7 @@ class Sparsify(Technique):
     weight_bits: ClassVar[float] = 0.1  # zeros are packed to almost nothing
 
     penalty: Annotated[Literal["l1", "l2", "group_lasso"], Choice("l1", "l2", "group_lasso")] = "group_lasso"
-    strength: Annotated[float, Range(0.02, 0.5, log=True)] = Field(0.1, gt=0, le=100)
+    strength: Annotated[float, Range(0.05, 0.5, log=True)] = Field(0.2, gt=0, le=1)
     epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
     learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(2e-3, gt=0, lt=10)
     batch_size: int = Field(64, ge=1)
@@ -42,13 +42,17 @@ class Sparsify(Technique):
         if self.penalty == "l2":
             settings = settings.model_copy(update={"weight_decay": self.strength})
         shrink, weights = self._proximal(model, context)
-        held = Zeros(model.parameters())
+        pruned = Zeros(model.parameters())
+        # Without it, the noise of the gradients would lift weights off zero as often as the penalty brings them there.
+        held = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
 
         def after_step(progress: float) -> None:
-            held.restore(progress)
+            pruned.restore(progress)
+            amount = self.learning_rate * self.strength * schedule(progress)
             with torch.no_grad():
-                for weight in weights:
-                    weight.copy_(shrink(weight, self.learning_rate * self.strength * schedule(progress)))
+                for weight, zero in zip(weights, held, strict=True):
+                    weight.copy_(shrink(weight.masked_fill(zero, 0.0), amount))
+                    torch.eq(weight, 0, out=zero)
 
         fit(
             model,
