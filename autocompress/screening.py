@@ -1,6 +1,7 @@
 """Rejecting a candidate before its training is paid for: what cannot fit, and what cannot recover."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -31,24 +32,27 @@ def bytes_at_least(weight: Tensor, bits: float) -> float:
     return float(torch.count_nonzero(weight)) * bits / 8
 
 
-def find_collapse(model: nn.Module, task: Task, learning_rate: float) -> str | None:
+def find_collapse(model: nn.Module, teacher: nn.Module, task: Task, learning_rate: float) -> str | None:
     """Why training would be wasted on a model; None when it would not.
 
     A model has collapsed when its outputs say nothing of the targets, and still do not after a short training of a
-    copy: pruning often takes the accuracy to chance, from where most networks recover and dead ones do not.
+    copy: pruning often takes the accuracy to chance, from where most networks recover and dead ones do not. Where the
+    outputs of the uncompressed teacher say nothing either, as with targets that are all alike, nobody can tell.
     """
     train = task.split("train")
     count = len(train)  # type: ignore[arg-type]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     sample = next(batches(Subset(train, order[:SAMPLE]), SAMPLE))
-    if informs(model, task, sample):
+    if informs(model, task, sample) or not informs(teacher, task, sample):
         return None
     probe = copy.deepcopy(model)
     settings = Training(epochs=1, learning_rate=learning_rate, batch_size=BATCH)
     try:
         fit(probe, Subset(train, order[:PROBE]), lambda o, b: task.loss(o, b.targets), settings, 0)
     except TaskError:
-        return None  # it diverges: the training itself says so, with the fix
+        if math.isfinite(_loss(model, task, sample)):
+            return None  # it diverges: the training itself says so, with the fix
+        return "collapsed: the loss is no number, nor after a short training: take away less"
     if informs(probe, task, sample):
         return None
     return (
@@ -66,3 +70,8 @@ def informs(model: nn.Module, task: Task, batch: Batch) -> bool:
         orders = [torch.randperm(len(outputs), generator=generator) for _ in range(SHUFFLES)]
         # A NaN compares false, and tells nothing.
         return all(own < float(task.loss(outputs[order], batch.targets)) for order in orders)
+
+
+def _loss(model: nn.Module, task: Task, batch: Batch) -> float:
+    with torch.no_grad():
+        return float(task.loss(model.eval()(*batch.inputs), batch.targets))

@@ -246,7 +246,8 @@ class _Run:
         if not index:
             return None
         with clock("decide"):
-            collapse = find_collapse(self.model, self.context.task, getattr(step, "learning_rate", 1e-3))
+            rate = getattr(step, "learning_rate", 1e-3)
+            collapse = find_collapse(self.model, self.context.teacher, self.context.task, rate)
         return None if collapse is None else Infeasible({}, {"collapse": 1.0}, collapse, clock.seconds)
 
     def _context(self, index: int) -> Context:

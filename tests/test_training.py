@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from autocompress.data import Batch
 from autocompress.errors import TaskError
 from autocompress.stages import pack_weights
-from autocompress.training import Training, fit, schedule
+from autocompress.training import Training, Zeros, fit, schedule
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
@@ -196,3 +196,49 @@ def test_a_loss_that_is_no_number_stops_training(bad: float) -> None:
 def test_impossible_settings_are_rejected(settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Training.model_validate(settings)
+
+
+def test_a_partly_zero_matrix_keeps_its_zeros_through_training() -> None:
+    task, model = make_task(Plain), seeded(Plain)
+    with torch.no_grad():
+        model.conv1.weight[::2] = 0
+        model.fc1.weight[:, :50] = -0.0
+        model.fc2.weight.zero_()  # as a whole, so that nobody pruned it: it has to learn
+        model.conv2.bias[-3:] = 0  # biases are not what is pruned
+    gone = {name: parameter.detach() == 0 for name, parameter in model.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    fit(model, task.split("train"), cross_entropy, Training(epochs=2, batch_size=16), 0)
+    for name in ("conv1.weight", "fc1.weight"):
+        weight = model.get_parameter(name).detach()
+        assert torch.equal(weight == 0, gone[name])
+        assert not torch.signbit(weight[weight == 0]).any()
+        assert not torch.equal(weight, before[name])
+    assert model.fc2.weight.any()
+    assert model.conv2.bias[-3:].any()
+
+
+def test_what_zeros_holds_is_decided_when_it_is_made() -> None:
+    weight = nn.Parameter(torch.tensor([[0.0, 1.0], [2.0, -0.0]]))
+    held = Zeros([weight, nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.tensor([0.0, 1.0]))])
+    with torch.no_grad():
+        weight.copy_(torch.tensor([[5.0, 0.0], [6.0, 7.0]]))
+    held.restore(0.5)
+    assert weight.tolist() == [[0.0, 0.0], [6.0, 0.0]]
+    assert weight.requires_grad
+
+
+def test_after_each_step_is_told_which_share_of_the_training_is_done() -> None:
+    told: list[float] = []
+    fit(line(), ONES, squared, Training(epochs=2, batch_size=4), 0, told.append)
+    assert told == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_after_each_step_takes_the_place_of_holding_zeros_and_sees_the_new_weights() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 1.0]]))
+    data = TensorDataset(torch.ones(8, 2), torch.full((8, 1), 9.0))
+    seen: list[list[float]] = []
+    fit(model, data, squared, Training(epochs=2, batch_size=8), 0, lambda _: seen.append(model.weight.tolist()[0]))
+    assert seen[0][0] != 0  # nothing else holds the zero
+    assert seen[1] == model.weight.tolist()[0]

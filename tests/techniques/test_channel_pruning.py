@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from autocompress.data import batches
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Context, Decision
-from autocompress.techniques.channel_pruning import ChannelPruning, output_layers
+from autocompress.techniques._outputs import output_layers
+from autocompress.techniques.channel_pruning import ChannelPruning
 
 
 class TwoConvs(nn.Module):

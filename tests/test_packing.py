@@ -1,0 +1,256 @@
+"""Packed weights: equal to the bit when ONNX Runtime decodes them, never larger, and dense again once loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from contracts import context_of
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from autocompress.artifacts.export import strip
+from autocompress.artifacts.packing import LEAST, choose, pack, weights
+from autocompress.artifacts.runtime import Model
+from autocompress.techniques.float16 import Float16
+from autocompress.techniques.int8_static import Int8Static
+
+Array = np.ndarray[Any, Any]
+DECODERS = {"CumSum", "ScatterElements", "Gather", "BitShift", "BitwiseAnd", "Expand", "Concat", "Slice"}
+TYPES = [np.float32, np.float16, np.int8]
+
+
+def holding(*tensors: Array) -> onnx.ModelProto:
+    """A file whose outputs are its weights, beside an input that they do not depend on."""
+    kinds = [(helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape) for tensor in tensors]
+    outputs = [helper.make_tensor_value_info(f"y{i}", *kind) for i, kind in enumerate(kinds)]
+    nodes = [helper.make_node("Identity", [f"w{i}"], [f"y{i}"]) for i in range(len(tensors))]
+    stored = [numpy_helper.from_array(tensor, f"w{i}") for i, tensor in enumerate(tensors)]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])]
+    return finished(helper.make_graph(nodes, "holding", inputs, outputs, stored))
+
+
+def product(weight: Array) -> onnx.ModelProto:
+    """y = x @ weight as a file."""
+    rows, columns = weight.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", columns])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    return finished(graph)
+
+
+def finished(graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+def decoded(model: onnx.ModelProto) -> list[Array]:
+    """The outputs of a file that holds weights, by ONNX Runtime."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {"x": np.zeros(1, np.float32)}))
+
+
+def functions(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.domain == "p"]
+
+
+def loaded(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime runs."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "loaded.onnx")
+
+
+def assert_equal_bits(actual: Array, expected: Array) -> None:
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    assert actual.tobytes() == expected.tobytes()
+
+
+def sparse(shape: tuple[int, ...], share: float, kind: Any = np.float32, seed: int = 0) -> Array:
+    """Random numbers, a share of which is zero."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=shape) if kind != np.int8 else rng.integers(1, 128, shape)
+    return np.where(rng.random(shape) < share, 0, values).astype(kind)
+
+
+def at(length: int, positions: list[int], kind: Any = np.float32) -> Array:
+    """A row of zeros but at some positions."""
+    row = np.zeros(length, kind)
+    row[positions] = np.arange(1, len(positions) + 1)
+    return row
+
+
+shapes = st.sampled_from([(257,), (1, 301), (19, 33), (7, 5, 3, 3), (2, 2, 2, 2, 31), (40, 40), (16, 1, 16)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=shapes,
+    share=st.sampled_from([0.0, 0.3, 0.5, 0.8, 0.95, 0.99, 1.0]),
+    kind=st.sampled_from(TYPES),
+    seed=st.integers(0, 9),
+)
+@example((40, 40), 1.0, np.float32, 0)
+@example((40, 40), 1.0, np.int8, 0)
+def test_what_is_decoded_is_equal_to_the_bit_and_the_file_never_larger(
+    shape: tuple[int, ...], share: float, kind: Any, seed: int
+) -> None:
+    tensor = sparse(shape, share, kind, seed)
+    model = holding(tensor)
+    small = pack(model)
+    assert small.ByteSize() <= model.ByteSize()
+    assert_equal_bits(decoded(small)[0], tensor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gaps=st.lists(st.sampled_from([0, 1, 13, 14, 15, 16, 29, 30, 31, 45, 254, 255, 256, 510, 511, 765]), max_size=12),
+    after=st.sampled_from([0, 1, 14, 15, 255, 400]),
+    kind=st.sampled_from(TYPES),
+)
+def test_gaps_of_every_length_are_decoded_to_the_bit(gaps: list[int], after: int, kind: Any) -> None:
+    """Around the escapes of 15 and 255, in the front, in the middle and at the end, in every way of packing."""
+    positions = [int(place) for place in np.cumsum([gap + 1 for gap in gaps]) - 1]
+    row = at(2048 + (positions[-1] if positions else 0) + after, positions, kind)
+    row = row[: max(LEAST, (positions[-1] + 1 if positions else 0) + after)]
+    small = pack(holding(np.concatenate([row, np.zeros(4096, kind)])))
+    assert functions(small)
+    assert_equal_bits(decoded(small)[0], np.concatenate([row, np.zeros(4096, kind)]))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("share", "expected"), [(0.6, "m"), (0.93, "g"), (0.998, "h")])
+def test_each_way_of_packing_is_chosen_where_it_is_smallest(kind: Any, share: float, expected: str) -> None:
+    """By hand, bits a number at a share s of zeros: a mask 1, gaps of 4 or 8 bits as many times 1 - s, and escapes.
+
+    At 0.6 these are 1, 1.6 and 3.2; at 0.93 they are 1, 0.4 and 0.56; at 0.998, where the mean gap is 500, an escape
+    of 15 stands for 15 zeros, so that all zeros take 4 / 15 = 0.27, and one of 255 for 8 / 255 = 0.03.
+    """
+    tensor = sparse((200, 201), share, kind)
+    small = pack(holding(tensor))
+    assert functions(small) == [expected]
+    assert_equal_bits(decoded(small)[0], tensor)
+
+
+def test_sizes_by_hand() -> None:
+    """1,600 numbers of 4 bytes, of which 160 are not zero: a mask of 200 bytes, or 160 gaps of half a byte."""
+    row = at(1600, list(range(9, 1600, 10)))
+    found = choose(numpy_helper.from_array(row, "w"))
+    assert found is not None
+    assert found.function == "g"
+    assert [len(part.raw_data) for part in found.parts] == [80, 640]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_tensors_of_one_symbol_and_of_zeros_alone(kind: Any) -> None:
+    one = np.full((50, 50), 3, kind)
+    nothing = np.zeros((50, 50), kind)
+    symbol = np.where(np.arange(2500).reshape(50, 50) % 7 == 0, 3, 0).astype(kind)
+    model = holding(one, nothing, symbol)
+    small = pack(model)
+    assert len(functions(small)) == 2  # where there is no zero nothing can be packed
+    assert small.ByteSize() < model.ByteSize() / 1.5
+    for actual, expected in zip(decoded(small), (one, nothing, symbol), strict=True):
+        assert_equal_bits(actual, expected)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_minus_zero_and_odd_numbers_are_kept(kind: Any) -> None:
+    row = at(4000, [5, 6, 700, 3000, 3999], kind)
+    row[5], row[6], row[700], row[3000] = -0.0, np.inf, np.nan, np.finfo(kind).smallest_subnormal
+    small = pack(holding(row))
+    assert functions(small)
+    assert_equal_bits(decoded(small)[0], row)
+    assert np.signbit(decoded(small)[0][5])
+
+
+def test_small_tensors_other_types_and_dense_ones_are_left_alone() -> None:
+    model = holding(np.zeros(LEAST - 1, np.float32), np.zeros(5000, np.int64), np.ones(5000, np.float32))
+    assert pack(model) is model
+
+
+def test_packing_leaves_the_model_that_it_is_given() -> None:
+    model = product(sparse((64, 64), 0.9))
+    before = model.SerializeToString(deterministic=True)
+    assert pack(model).ByteSize() < len(before)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_weights_are_given_back_dense_whether_packed_or_not() -> None:
+    tensors = [sparse((64, 65), 0.9), sparse((70, 30), 0.97, np.float16), sparse((64, 64), 0.6, np.int8)]
+    tensors += [np.ones((3, 3), np.float32), np.arange(4), sparse((300,), 1.0)]
+    small = pack(holding(*tensors))
+    assert len(functions(small)) == 4
+    found = dict(weights(small))
+    assert found.keys() == {f"w{index}" for index in range(len(tensors))}
+    for index, tensor in enumerate(tensors):
+        assert_equal_bits(found[f"w{index}"], tensor)
+
+
+def test_weights_of_a_stripped_file_are_given_back_as_well() -> None:
+    tensor = sparse((64, 65), 0.9)
+    [(_, found)] = weights(strip(pack(product(tensor))))
+    assert_equal_bits(found, tensor)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.93, 0.998])
+def test_what_runs_is_the_dense_model(share: float, tmp_path: Path) -> None:
+    tensor = sparse((200, 201), share)
+    model = product(tensor)
+    small = strip(pack(model))
+    graph = loaded(small, tmp_path).graph
+    assert [node.op_type for node in graph.node] == ["MatMul"]
+    assert max(int(np.prod(stored.dims)) for stored in graph.initializer) == tensor.size
+    x = np.random.default_rng(1).normal(size=(3, 200)).astype(np.float32)
+    np.testing.assert_array_equal(Model(small.SerializeToString())(x), Model(model.SerializeToString())(x))
+
+
+def test_weights_in_half_stay_packed_and_their_casts_are_folded(tmp_path: Path) -> None:
+    tensor = sparse((200, 201), 0.93)
+    model = product(tensor)
+    dense = len(strip(model).SerializeToString())
+    step, context = Float16(), context_of("plain")
+    halved = step.apply(model, step.decide(model, context))
+    small = strip(pack(halved))
+    assert functions(small) == ["g"]
+    nonzero = int(np.count_nonzero(tensor))
+    assert len(small.SerializeToString()) < 2.6 * nonzero + 2500 < dense / 2
+    assert {node.op_type for node in loaded(small, tmp_path).graph.node} == {"MatMul"}
+    x = np.random.default_rng(1).normal(size=(3, 200)).astype(np.float32)
+    np.testing.assert_array_equal(Model(small.SerializeToString())(x), Model(halved.SerializeToString())(x))
+
+
+def test_packed_integers_still_run_as_integer_operators(tmp_path: Path) -> None:
+    tensor = sparse((432, 150), 0.93)
+    nodes = [helper.make_node("Flatten", ["input"], ["x"]), helper.make_node("MatMul", ["x", "weight"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "images",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 150])],
+        [numpy_helper.from_array(tensor, "weight")],
+    )
+    model = finished(graph)
+    step, context = Int8Static(examples=32), context_of("plain")
+    quantized = step.apply(model, step.decide(model, context))
+    small = strip(pack(quantized))
+    assert functions(small)
+    assert len(small.SerializeToString()) < len(strip(quantized).SerializeToString()) / 2
+    operators = {node.op_type for node in loaded(small, tmp_path).graph.node}
+    assert not operators & DECODERS
+    assert operators & {"QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger"}
+    inputs = context.example[0].numpy()
+    np.testing.assert_array_equal(
+        Model(small.SerializeToString())(inputs), Model(quantized.SerializeToString())(inputs)
+    )
