@@ -15,6 +15,17 @@ def rank_by_energy(singular_values: Tensor, energy: float) -> int:
     return min(int((squares.cumsum(0) < energy * squares.sum()).sum()) + 1, len(squares))
 
 
+def balanced(size: int, parts: int) -> tuple[int, ...]:
+    """A size as a product of that many whole numbers, each as near as a divisor can be to the root of what is left."""
+    found, left = [], size
+    for more in range(parts, 1, -1):
+        root = left ** (1 / more)
+        divisors = [number for number in range(1, left + 1) if left % number == 0]
+        found.append(min(divisors, key=lambda number: max(number / root, root / number)))
+        left //= found[-1]
+    return (*found, left)
+
+
 def shrinks(before: int, after: int, layers: int) -> bool:
     """Whether `layers` layers with `after` weights together take less of a float file than one with `before`."""
     return 4 * after + LAYER_BYTES * (layers - 1) < 4 * before
