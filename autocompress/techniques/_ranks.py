@@ -1,7 +1,7 @@
 """What factorizations share: which layers can be replaced, how their ranks are chosen, and the decision."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import TechniqueError, suggest
 from ..recipe import Kind, Range
-from ._layers import rank_by_energy, replace, shrinks, unreplaceable
+from ._layers import rank_by_energy, replace, shrinks, singular_values, unreplaceable
 from ._sensitivity import scan, strongest
 from ._vbmf import vbmf_rank
 from .base import Context, Decision, Technique
@@ -23,7 +23,7 @@ Ranks = list[int]
 class Unfolded:
     """A layer's weight as the matrices whose ranks are to be chosen.
 
-    limits: the largest ranks; a single one where all matrices share a rank, which is then the largest that any needs.
+    limits: the largest ranks; a single one where matrices share a rank, which then counts singular values of them all.
     held: how many weights the factors hold. layers: how many layers of a file they are, or take the room of.
     """
 
@@ -31,11 +31,6 @@ class Unfolded:
     limits: tuple[int, ...]
     held: Callable[[Ranks], int]
     layers: int
-
-    def joined(self, ranks: Iterable[int]) -> Ranks:
-        """One rank for each matrix as the ranks that the layer takes."""
-        found = list(ranks)
-        return found if len(self.limits) > 1 else [min(max(found), self.limits[0])]
 
     def share(self, kept: float) -> Ranks:
         """The ranks that are this share of the largest ones."""
@@ -48,17 +43,22 @@ class Candidate:
     def __init__(self, name: str, module: Any, unfolded: Unfolded) -> None:
         self.name, self.module, self.unfolded = name, module, unfolded
         self.weights: int = module.weight.numel()
-        self.values = [torch.linalg.svdvals(matrix.detach().double()) for matrix in unfolded.matrices]
+        self.values = [singular_values(matrix.detach()) for matrix in unfolded.matrices]
+        if len(unfolded.limits) == 1:
+            self.pooled = [torch.cat(self.values).sort(descending=True)[0]]
+        else:
+            self.pooled = self.values
 
     def by_energy(self, energy: float) -> Ranks:
-        """The smallest ranks that keep a share of the squared singular values of each matrix."""
-        return self.unfolded.joined(rank_by_energy(values, energy) for values in self.values)
+        """The smallest ranks that keep a share of the squared singular values."""
+        return [rank_by_energy(values, energy) for values in self.pooled]
 
     def by_vbmf(self) -> Ranks | str:
         """The ranks that stand out of the noise, or the reason why there are none."""
         pairs = zip(self.values, self.unfolded.matrices, strict=True)
         ranks = [vbmf_rank(values.numpy(), *matrix.shape) for values, matrix in pairs]
-        return self.unfolded.joined(ranks) if min(ranks) else "vbmf finds nothing in it that stands out of noise"
+        ranks = ranks if len(self.unfolded.limits) > 1 else [sum(ranks)]
+        return ranks if min(ranks) else "vbmf finds nothing in it that stands out of noise"
 
     def shrinks(self, ranks: Ranks) -> bool:
         """Whether the factors take less of the file than the layer."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..recipe import Range
 from ._cores import CoreLinear
-from ._layers import balanced, window
+from ._layers import balanced, truncated, window
 from ._ranks import Candidate, Factorization, Ranks, Unfolded
 from .base import Context
 
@@ -86,8 +86,7 @@ def factorize(module: Any, terms: int) -> nn.Module:
     """The sum of that many Kronecker products that is nearest to a layer's weight (Van Loan and Pitsianis, 1993)."""
     matrix = rearranged(module.weight.detach())
     terms = min(terms, *matrix.shape)
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    left, right = u[:, :terms] * s[:terms].sqrt(), s[:terms].sqrt()[:, None] * v[:terms]
+    left, right = truncated(matrix, terms)
     (o1, o2), (i1, i2) = balanced(module.weight.shape[0], 2), balanced(module.weight.shape[1], 2)
     if isinstance(module, nn.Linear):
         linear = CoreLinear((i1, i2), (o1, o2), (1, terms, 1), module.bias is not None)

@@ -2,11 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..recipe import Choice
-from ._layers import chain, split_window, window
+from ._layers import chain, split_window, truncated, window
 from ._ranks import Factorization, Ranks, Unfolded
 
 Variant = Literal["channel", "spatial"]
@@ -55,9 +54,7 @@ def factorize(module: Any, rank: int, variant: Variant = "channel") -> nn.Sequen
     """The best approximation of a layer by two layers with `rank` channels between them (Eckart and Young, 1936)."""
     matrix = as_matrix(module, variant)
     assert matrix is not None
-    u, s, v = torch.linalg.svd(matrix.detach(), full_matrices=False)
-    root = s[:rank].sqrt()
-    first, second = root[:, None] * v[:rank], u[:, :rank] * root
+    second, first = truncated(matrix.detach(), rank)
     bias = module.bias is not None
     if isinstance(module, nn.Linear):
         pair: list[Any] = [nn.Linear(module.in_features, rank, False), nn.Linear(rank, module.out_features, bias)]

@@ -8,6 +8,8 @@ from torch import nn
 from ._layers import chain, has_window, window
 from ._ranks import Factorization, Ranks, Unfolded
 
+SWEEPS = 10
+
 
 class Tucker(Factorization):
     """Replace a convolution by a 1x1, a small core and a 1x1 (Tucker-2; Kim et al., 2016).
@@ -43,8 +45,10 @@ def factorize(module: Any, ranks: Ranks) -> nn.Sequential:
     from tensorly.decomposition import partial_tucker
 
     outputs, inputs = ranks
+    weight = module.weight.detach().double().numpy()
+    # Singular vectors from Gram matrices: many times faster where one side is long.
     (core, (left, right)), _ = partial_tucker(
-        module.weight.detach().double().numpy(), rank=[outputs, inputs], modes=[0, 1], init="svd"
+        weight, rank=[outputs, inputs], modes=[0, 1], init="svd", svd="symeig_svd", n_iter_max=SWEEPS
     )
     layers = [
         nn.Conv2d(module.in_channels, inputs, 1, bias=False),
