@@ -281,7 +281,7 @@ SPACES = [
         space("int8_static", "channel_pruning"),
         ("space.yaml:", "'channel_pruning' follows step 1 'int8_static': prune and factorize before quantizing"),
     ),
-    Case("unknown setting", space({"technique": "svd", "rank": 3}), ("svd has no setting 'rank'; known: energy",)),
+    Case("unknown setting", space({"technique": "svd", "order": 3}), ("svd has no setting 'order'; known: energy",)),
     Case("value out of range", space({"technique": "svd", "energy": [2]}), ("energy: 2: input should be less than 1",)),
     Case(
         "epochs by halves", space({"technique": "finetune", "epochs": {"low": 1, "high": 3, "step": 0.5}}), ("1.5: ",)

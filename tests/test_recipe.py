@@ -44,6 +44,11 @@ def values_of(kind: type[Step], name: str) -> st.SearchStrategy[Any]:
                 high = {"max_value": bound, "exclude_max": False}
             case Lt(bound):
                 high = {"max_value": bound, "exclude_max": True}
+    if field.annotation == dict[str, int | list[int]]:
+        sizes = st.integers(1, 99)
+        return st.dictionaries(st.sampled_from(["fc1", "layers.0"]), sizes | st.lists(sizes, min_size=2, max_size=2))
+    if field.annotation == int | None:
+        return st.none() | st.integers(1, 8)
     if field.annotation is int:
         return st.integers(low["min_value"], high["max_value"])
     assert field.annotation is float, f"{kind.technique}.{name}: say here how to make a {field.annotation}"
@@ -185,8 +190,12 @@ def test_data_holds_the_defaults_so_that_a_recipe_outlives_a_change_of_them() ->
 
 
 def test_yaml_holds_one_line_a_step() -> None:
-    recipe = Recipe((technique("svd")(), technique("float16")()))
-    assert recipe.to_yaml() == "version: 1\nsteps:\n  - {technique: svd, energy: 0.8}\n  - {technique: float16}\n"
+    recipe = Recipe((technique("tucker")(), technique("float16")()))
+    assert (
+        recipe.to_yaml()
+        == "version: 1\nsteps:\n  - {technique: tucker, energy: 0.8, rank: energy, keep: 0.5, tolerance: 0.05, "
+        "ranks: {}}\n  - {technique: float16}\n"
+    )
 
 
 def test_a_recipe_shows_what_differs_from_the_defaults() -> None:

@@ -24,7 +24,7 @@ BUNDLED = sorted(FOLDERS["search_spaces"].glob("*.yaml"))
 # Every setting that a technique looks for by itself is fixed, so that what is searched stands here.
 FIXED: dict[str, dict[str, Any]] = {
     "channel_pruning": {"ratio": 0.5, "importance": "l1", "scope": "layer"},
-    "svd": {"energy": 0.8},
+    "svd": {"energy": 0.8, "variant": "channel"},
     "finetune": {"epochs": 1, "learning_rate": 0.01},
     "distill": {"epochs": 1, "learning_rate": 0.01, "temperature": 2.0, "alpha": 0.5},
     "int8_static": {"per_channel": True, "calibration": "minmax"},

@@ -1,6 +1,7 @@
 """What factorizations share: ranks, what another layer costs, and putting layers in the place of one."""
 
-from typing import Any
+import copy
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,39 @@ def rank_by_energy(singular_values: Tensor, energy: float) -> int:
     return min(int((squares.cumsum(0) < energy * squares.sum()).sum()) + 1, len(squares))
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """All min(rows, columns) singular values in double precision, largest first.
+
+    They come from the Gram matrix of the short side, many times faster than from the matrix of a wide layer.
+    """
+    short = matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.double().T
+    squares: Tensor = torch.linalg.eigvalsh(short @ short.T)
+    return squares.flip(0).clamp_min(0).sqrt()
+
+
+def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best factors (rows, rank) and (rank, columns) of a matrix, of like size (Eckart and Young, 1936)."""
+    if matrix.shape[0] > matrix.shape[1]:
+        right, left = truncated(matrix.T, rank)
+        return left.T, right.T
+    wide = matrix.double()
+    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    vectors = vectors.flip(1)[:, :rank]
+    root = squares.flip(0)[:rank].clamp_min(1e-30).sqrt().sqrt()
+    return (vectors * root).to(matrix.dtype), (vectors.T @ wide / root[:, None]).to(matrix.dtype)
+
+
+def balanced(size: int, parts: int) -> tuple[int, ...]:
+    """A size as a product of that many whole numbers, each as near as a divisor can be to the root of what is left."""
+    found, left = [], size
+    for more in range(parts, 1, -1):
+        root = left ** (1 / more)
+        divisors = [number for number in range(1, left + 1) if left % number == 0]
+        found.append(min(divisors, key=lambda number: max(number / root, root / number)))
+        left //= found[-1]
+    return (*found, left)
+
+
 def shrinks(before: int, after: int, layers: int) -> bool:
     """Whether `layers` layers with `after` weights together take less of a float file than one with `before`."""
     return 4 * after + LAYER_BYTES * (layers - 1) < 4 * before
@@ -22,6 +56,22 @@ def shrinks(before: int, after: int, layers: int) -> bool:
 def window(module: nn.Conv2d) -> dict[str, Any]:
     """How a convolution's window moves, as keywords for one that is to move alike."""
     return {key: getattr(module, key) for key in ("stride", "padding", "dilation", "padding_mode")}
+
+
+def split_window(module: nn.Conv2d) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A convolution's window as keywords for one that moves over the height alone and one over the width alone."""
+    kept = {"padding_mode": module.padding_mode}
+    parts: tuple[dict[str, Any], dict[str, Any]] = (dict(kept), dict(kept))
+    for key, idle in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+        value = getattr(module, key)
+        down, across = (value, value) if isinstance(value, str) else ((value[0], idle), (idle, value[1]))
+        parts[0][key], parts[1][key] = down, across
+    return parts
+
+
+def has_window(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a convolution over more than a point, and over all of its inputs; a 1x1 is but a matrix."""
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and max(module.kernel_size) > 1
 
 
 def chain(module: nn.Module, layers: list[Any], weights: list[Tensor]) -> nn.Sequential:
@@ -42,4 +92,60 @@ def replace(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         for name, child in list(parent._modules.items()):
             if child is not None and id(child) in made:
                 setattr(parent, name, made[id(child)])
+        if isinstance(parent, nn.TransformerEncoderLayer) and not _plain(parent.linear1, parent.linear2):
+            parent.activation_relu_or_gelu = 0  # its fused path reads the weights of both layers and calls neither
     return model
+
+
+def _plain(*layers: nn.Module) -> bool:
+    return all(isinstance(layer, nn.Linear) for layer in layers)
+
+
+def unreplaceable(model: nn.Module, names: list[str], example: tuple[Tensor, ...]) -> dict[str, str]:
+    """The layers among `names` that the model does not merely call, so that nothing can stand for them, and why."""
+    layers = {name: model.get_submodule(name) for name in names}
+    fixed = {name: "its weight is that of another layer too" for name in names if _tied(model, layers[name])}
+    called = _called(model, example)
+    fixed |= {name: "the model never calls it" for name in names if id(layers[name]) not in called}
+    free = [name for name in names if name not in fixed]
+    if not _runs_with_others(model, free, example):
+        read = [name for name in free if not _runs_with_others(model, [name], example)]
+        fixed |= dict.fromkeys(read, "the model reads its weight")
+    return fixed
+
+
+def _tied(model: nn.Module, layer: nn.Module) -> bool:
+    own = {id(parameter) for parameter in layer.parameters()}
+    others = (module for module in model.modules() if module is not layer)
+    return any(id(p) in own for module in others for p in module._parameters.values() if p is not None)
+
+
+def _called(model: nn.Module, example: tuple[Tensor, ...]) -> set[int]:
+    called: set[int] = set()
+    hooks = [m.register_forward_pre_hook(lambda module, _: called.add(id(module))) for m in model.modules()]
+    try:
+        _run(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
+
+
+def _runs_with_others(model: nn.Module, names: list[str], example: tuple[Tensor, ...]) -> bool:
+    trial = copy.deepcopy(model)
+    wrapped = {id(layer): nn.Sequential(layer) for layer in map(trial.get_submodule, names)}
+    try:
+        _run(replace(trial, dict(wrapped)), example)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _run(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            model(*example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -15,7 +15,7 @@ from torch import nn
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Context
 from autocompress.techniques._layers import rank_by_energy
-from autocompress.techniques.svd import Svd, as_matrix, factorize
+from autocompress.techniques.svd import Svd, Variant, as_matrix, factorize
 
 FULL = [
     (nn.Linear(7, 5), (4, 7)),
@@ -25,16 +25,42 @@ FULL = [
     (nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), (2, 3, 9, 9)),
     (nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), (2, 4, 11, 11)),
     (nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), (2, 3, 9, 9)),
+    (nn.Conv2d(3, 8, (3, 5), padding="same", dilation=(2, 1)), (2, 3, 9, 9)),
+    (nn.Conv2d(3, 8, 3, padding="valid", stride=(3, 1)), (2, 3, 9, 9)),
 ]
 
 
+@pytest.mark.parametrize("variant", ["channel", "spatial"])
 @pytest.mark.parametrize(("layer", "shape"), FULL, ids=[str(layer) for layer, _ in FULL])
-def test_at_full_rank_the_two_layers_compute_what_the_one_did(layer: Any, shape: tuple[int, ...]) -> None:
+def test_at_full_rank_the_two_layers_compute_what_the_one_did(
+    layer: Any, shape: tuple[int, ...], variant: Variant
+) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    matrix = as_matrix(layer)
+    matrix = as_matrix(layer, variant)
     assert matrix is not None
     with torch.no_grad():
-        torch.testing.assert_close(factorize(layer, min(matrix.shape))(x), layer(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(factorize(layer, min(matrix.shape), variant)(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_sum_of_separable_kernels_is_found_and_split_between_height_and_width() -> None:
+    """Jaderberg et al. (2014), equation 5: each of the three intermediate channels is a separable filter."""
+    generator = torch.Generator().manual_seed(0)
+    down = torch.randn((3, 6, 5), generator=generator)
+    across = torch.randn((8, 3, 4), generator=generator)
+    layer = nn.Conv2d(6, 8, (5, 4), stride=(2, 1), padding=(2, 1), dilation=(1, 2))
+    with torch.no_grad():
+        layer.weight.copy_(torch.einsum("rih,orw->oihw", down, across))
+    matrix = as_matrix(layer, "spatial")
+    assert matrix is not None
+    assert rank_by_energy(torch.linalg.svdvals(matrix), 0.999999) == 3
+    first, second = factorize(layer, 3, "spatial")
+    assert (first.kernel_size, first.stride, first.padding, first.dilation) == ((5, 1), (2, 1), (2, 0), (1, 1))
+    assert (second.kernel_size, second.stride, second.padding, second.dilation) == ((1, 4), (1, 1), (0, 1), (1, 2))
+    x = torch.randn((2, 6, 12, 12), generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(second(first(x)), layer(x), rtol=1e-4, atol=1e-4)
+        product = torch.einsum("rih,orw->oihw", first.weight[..., 0], second.weight[:, :, 0])
+    torch.testing.assert_close(product, layer.weight.detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
@@ -120,8 +146,8 @@ def test_a_model_that_cannot_shrink_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv1d(8, 8, 3), nn.BatchNorm2d(8)],
-    ids=["grouped", "named padding", "one-dimensional", "normalization"],
+    [nn.Conv2d(8, 8, 3, groups=2), nn.Conv1d(8, 8, 3), nn.BatchNorm2d(8)],
+    ids=["grouped", "one-dimensional", "normalization"],
 )
 def test_other_layers_have_no_matrix(layer: nn.Module) -> None:
     assert as_matrix(layer) is None

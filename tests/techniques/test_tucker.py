@@ -17,6 +17,7 @@ FULL = [
     (nn.Conv2d(6, 4, 3, stride=2, padding=1, bias=False), (2, 6, 9, 9)),
     (nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), (2, 4, 11, 11)),
     (nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"), (2, 3, 9, 9)),
+    (nn.Conv2d(3, 8, (3, 5), padding="same", dilation=(2, 1)), (2, 3, 9, 9)),
 ]
 
 

@@ -1,0 +1,169 @@
+"""Canonical polyadic factorization of convolutions."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ._layers import chain, has_window, split_window
+from ._ranks import Candidate, Factorization, Ranks, Unfolded
+from .base import Context
+
+TRIES = 4
+WORK = 4e9  # multiplications that all sweeps of one try may take, so that ResNet-18 takes half a minute
+SWEEPS = (4, 60)
+TRIAL = 2  # sweeps from each of the two starts, of which one is followed
+RIDGE = 1e-6
+
+Factors = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Cp(Factorization):
+    """Replace a convolution by a 1x1, one over the height, one over the width and a 1x1 (Lebedev et al., 2015).
+
+    The two in the middle treat each channel by itself. Factors start from the singular vectors of the kernel's slices,
+    one for each position, whose singular values, taken together, are what ranks are chosen by; alternating least
+    squares improve them, in 4 sweeps for a layer of 512x512x3x3 and up to 60 for small ones. The rule `energy` then
+    tries at most four smaller ranks for the same share of the weight.
+    """
+
+    technique: ClassVar[str] = "cp"
+    target: ClassVar[str] = "convolution"
+
+    def unfold(self, module: nn.Module) -> Unfolded | None:
+        """The slices of the kernel, one for each position: together their ranks bound that of the kernel."""
+        if not has_window(module):
+            return None
+        weight = module.weight
+        matrices = tuple(weight.flatten(2).unbind(2))
+        limit = sum(min(matrix.shape) for matrix in matrices)
+        return Unfolded(matrices, (limit,), lambda ranks: ranks[0] * sum(weight.shape), layers=4)
+
+    def factorize(self, module: Any, ranks: Ranks) -> nn.Sequential:
+        """Four convolutions with this many channels between them."""
+        return factorize(module, ranks[0])
+
+    def by_energy(self, layer: Candidate) -> Ranks | str:
+        """The smallest rank tried that keeps the energy."""
+        weight = layer.module.weight.detach()
+        enough = layer.by_energy(self.energy)[0]
+        low = enough // len(layer.values)
+        for _ in range(TRIES):
+            rank = round((max(low, 1) * enough) ** 0.5)
+            if not low < rank < enough:
+                break
+            # A rank that is no smaller needs no factors to be too large.
+            if not layer.shrinks([rank]) or error_of(weight, cp_als(weight, rank)) <= 1 - self.energy:
+                enough = rank
+            else:
+                low = rank
+        return [enough]
+
+    def _choose(self, layers: dict[str, Candidate], context: Context) -> dict[str, Any]:
+        """The ranks, or why there are none: the nearest factors may cancel each other without end."""
+        chosen = super()._choose(layers, context)
+        if self.rank == "energy" and not self.ranks:
+            return chosen
+        for name, ranks in chosen.items():
+            if isinstance(ranks, list) and layers[name].shrinks(ranks):
+                weight = layers[name].module.weight.detach()
+                if not error_of(weight, cp_als(weight, ranks[0])) < 1:
+                    chosen[name] = f"its factors of rank {ranks[0]} are degenerate"
+        return chosen
+
+
+def cp_als(weight: Tensor, rank: int) -> Factors:
+    """Factors whose products sum to a kernel, by alternating least squares (Harshman, 1970), with weights shared out.
+
+    weight: (out, in, kh, kw). Returns (out, rank), (in, rank), (kh, rank) and (kw, rank). The better of two starts is
+    followed: the slices bound the error, and the unfoldings find kernels of low rank.
+    """
+    sweeps = int(min(max(WORK / (weight.numel() * rank), SWEEPS[0]), SWEEPS[1]))
+    begun = [improved(weight, start, TRIAL) for start in (from_slices(weight, rank), from_unfoldings(weight, rank))]
+    return improved(weight, min(begun, key=lambda factors: error_of(weight, factors)), sweeps - TRIAL)
+
+
+def improved(weight: Tensor, factors: Factors, sweeps: int) -> Factors:
+    """Factors after some sweeps, each of which takes two products with the whole kernel and updates all four.
+
+    A little ridge keeps factors that cancel each other from growing without bound.
+    """
+    outputs, inputs, height, width = weight.shape
+    positions, rank = height * width, factors[0].shape[1]
+    by_output = weight.flatten(2).transpose(1, 2).reshape(outputs * positions, inputs).contiguous()
+    by_input = by_output.reshape(outputs, positions * inputs).T.contiguous()
+    o, i, h, w = factors
+    for _ in range(sweeps):
+        window = (h[:, None] * w).reshape(1, positions, rank)
+        o = solved(((by_output @ i).reshape(outputs, positions, rank) * window).sum(1), i, h, w)
+        inner = (by_input @ o).reshape(positions, inputs, rank)
+        i = solved((inner * window.reshape(positions, 1, rank)).sum(0), o, h, w)
+        over = (inner * i).sum(1).reshape(height, width, rank)
+        h = solved((over * w).sum(1), o, i, w)
+        w = solved((over * h[:, None]).sum(0), o, i, h)
+        o, i, h, w = even(o, i, h, w)
+    return o, i, h, w
+
+
+def from_slices(weight: Tensor, rank: int) -> Factors:
+    """The largest singular vectors of the slices, each at its own position of the kernel."""
+    height, width = weight.shape[2:]
+    u, s, v = torch.linalg.svd(weight.flatten(2).movedim(2, 0), full_matrices=False)
+    first = s.flatten().argsort(descending=True, stable=True)[:rank]
+    place, which = first // s.shape[1], first % s.shape[1]
+    down, across = torch.eye(height)[:, place // width], torch.eye(width)[:, place % width]
+    return even((u[place, :, which] * s[place, which, None]).T, v[place, which].T, down, across)
+
+
+def from_unfoldings(weight: Tensor, rank: int) -> Factors:
+    """Singular vectors of the unfoldings, filled up with fixed random numbers where a side has fewer than the rank."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for mode, size in enumerate(weight.shape):
+        flat = weight.movedim(mode, 0).flatten(1).double()
+        vectors = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, :rank].to(weight.dtype)
+        more = torch.randn((size, rank - vectors.shape[1]), generator=generator) / size**0.5
+        found.append(torch.cat([vectors, more], 1))
+    o, i, h, w = found
+    return o, i, h, w
+
+
+def solved(target: Tensor, *others: Tensor) -> Tensor:
+    """The factor that is best for given others: target = factor @ (product of their Gram matrices)."""
+    gram = torch.ones((), dtype=torch.float64)
+    for other in others:
+        gram = gram * (other.double().T @ other.double())
+    ridge = RIDGE * gram.diagonal().mean() + 1e-30
+    factor: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram)), target.double().T)
+    return factor.T.to(target.dtype)
+
+
+def even(*factors: Tensor) -> Factors:
+    """The same products with every column's length shared out evenly."""
+    lengths = [factor.norm(dim=0).clamp_min(1e-12) for factor in factors]
+    common = torch.stack(lengths).log().mean(0).exp()
+    o, i, h, w = (factor * (common / length) for factor, length in zip(factors, lengths, strict=True))
+    return o, i, h, w
+
+
+def error_of(weight: Tensor, factors: Factors) -> float:
+    """The share of the squared weight that its factors miss; NaN where they are not finite."""
+    o, i, h, w = factors
+    window = (h[:, None] * w).reshape(-1, 1, o.shape[1])
+    product = torch.stack([(o * place) @ i.T for place in window], -1)
+    return float(
+        (product - weight.flatten(2)).double().square().sum() / weight.double().square().sum().clamp_min(1e-30)
+    )
+
+
+def factorize(module: Any, rank: int) -> nn.Sequential:
+    """Four convolutions with `rank` channels between them."""
+    down, across = split_window(module)
+    o, i, h, w = cp_als(module.weight.detach(), rank)
+    layers = [
+        nn.Conv2d(module.in_channels, rank, 1, bias=False),
+        nn.Conv2d(rank, rank, groups=rank, bias=False, **down),
+        nn.Conv2d(rank, rank, groups=rank, bias=False, **across),
+        nn.Conv2d(rank, module.out_channels, 1, bias=module.bias is not None),
+    ]
+    return chain(module, layers, [i.T, h.T, w.T, o])
