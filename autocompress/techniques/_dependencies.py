@@ -103,7 +103,9 @@ def find_groups(
     found: list[Group] = []
     skipped: dict[str, str] = {}
     with _traceable(model):
-        graph = tp.DependencyGraph().build_dependency(model, example, customized_pruners=pruners, verbose=False)
+        graph = tp.DependencyGraph()
+        graph._trace = _without_other_views(graph._trace)
+        graph.build_dependency(model, example, customized_pruners=pruners, verbose=False)
         roots = (_ConvNd, nn.Linear, nn.RNNBase)
         names = {id(parameter): name for parameter, name in graph._param_to_name.items()}
         names |= {id(module): name for name, module in model.named_modules()}
@@ -150,13 +152,33 @@ def _obstacle(items: Any, group: Group) -> str | None:
     return None
 
 
+def _without_other_views(trace: Any) -> Any:
+    """The same tracing, but only views that flatten an image, or undo it, are taken for such, which all are else."""
+    import torch_pruning as tp
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        nodes = trace(*args, **kwargs)
+        for node in nodes.values():
+            before, after = _view(node)
+            if node.type == tp.ops.OPTYPE.RESHAPE and 2 not in (len(before), len(after)):
+                node.type = tp.ops.OPTYPE.ELEMENTWISE
+        return nodes
+
+    return traced
+
+
+def _view(node: Any) -> tuple[Sequence[int], Sequence[int]]:
+    """The shapes before and after an operation that only looks at a tensor in another shape; empty for others."""
+    before = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
+    if before is None or "View" not in type(node.grad_fn).__name__:
+        return (), ()
+    return before, node.grad_fn._input_metadata[0].shape
+
+
 def _shuffles(node: Any) -> bool:
     """Whether an operation parts the channels of an image in two dimensions, as a channel shuffle does."""
-    before = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
-    if "View" not in type(node.grad_fn).__name__ or len(before) != 4:
-        return False
-    after = node.grad_fn._input_metadata[0].shape
-    return len(after) == 5 and after[1] * after[2] == before[1]
+    before, after = _view(node)
+    return len(before) == 4 and len(after) == 5 and after[1] * after[2] == before[1]
 
 
 class _Opaque(torch.autograd.Function):
@@ -186,7 +208,7 @@ def _traceable(model: nn.Module) -> Iterator[None]:
     """The model as the graph can follow it: recurrent and attention layers are in one piece."""
     opaque = [module for module in model.modules() if isinstance(module, OPAQUE)]
     for module in opaque:
-        module.forward = _in_one_piece(module.forward)  # type: ignore[method-assign]
+        module.forward = _in_one_piece(module)  # type: ignore[method-assign]
     try:
         with thawed(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -196,13 +218,15 @@ def _traceable(model: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def _in_one_piece(forward: Any) -> Any:
+def _in_one_piece(module: nn.Module) -> Any:
+    forward, own = module.forward, next(module.parameters())  # one parameter, for where the inputs have no gradient
+
     def opaque(*args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
             outputs, form = tree_flatten(forward(*args, **kwargs))
         inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         kept = [index for index, output in enumerate(outputs) if isinstance(output, Tensor)]
-        made = _Opaque.apply([outputs[index] for index in kept], *inputs)  # type: ignore[no-untyped-call]
+        made = _Opaque.apply([outputs[index] for index in kept], own, *inputs)  # type: ignore[no-untyped-call]
         for index, value in zip(kept, made, strict=True):
             outputs[index] = value
         return tree_unflatten(outputs, form)
@@ -223,7 +247,7 @@ class Recurrent:
         for name, weight in list(layer.named_parameters()):
             gates = torch.cat([kept + start for start in range(0, len(weight), hidden)])
             weight = nn.Parameter(weight.detach()[gates], weight.requires_grad)
-            if name.startswith("weight") and "_l0" not in name or name.startswith("weight_hh"):
+            if (name.startswith("weight") and "_l0" not in name) or name.startswith("weight_hh"):
                 columns = kept if name.startswith("weight_hh") else both
                 weight = nn.Parameter(weight.detach()[:, columns], weight.requires_grad)
             setattr(layer, name, weight)
