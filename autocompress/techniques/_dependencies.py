@@ -19,6 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as Transposed
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ._views import map_positions, shuffles
+
 Row = list[Any]  # a layer's or parameter's name, whether its outputs, positions
 OPAQUE = (nn.RNNBase, nn.MultiheadAttention)
 TOLERANCE = 1e-4  # of the largest output: rounding stays below, a channel that was taken for another does not
@@ -104,7 +106,7 @@ def find_groups(
     skipped: dict[str, str] = {}
     with _traceable(model):
         graph = tp.DependencyGraph()
-        graph._trace = _without_other_views(graph._trace)
+        graph._build_dependency = _with_positions(graph._build_dependency, tp.ops.OPTYPE)
         graph.build_dependency(model, example, customized_pruners=pruners, verbose=False)
         roots = (_ConvNd, nn.Linear, nn.RNNBase)
         names = {id(parameter): name for parameter, name in graph._param_to_name.items()}
@@ -147,38 +149,17 @@ def _obstacle(items: Any, group: Group) -> str | None:
         return "its channels cannot be told apart"
     if group.channels % group.copies:
         return f"its {group.channels} channels do not part into {group.copies} equal shares"
-    if any(_shuffles(item.dep.target) for item in items):
+    if any(shuffles(item.dep.target) for item in items):
         return "its channels are shuffled with others"
     return None
 
 
-def _without_other_views(trace: Any) -> Any:
-    """The same tracing, but only views that flatten an image, or undo it, are taken for such, which all are else."""
-    import torch_pruning as tp
+def _with_positions(build: Any, kinds: Any) -> Any:
+    def built(nodes: Any) -> None:
+        build(nodes)
+        map_positions(list(nodes.values()), kinds)
 
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        nodes = trace(*args, **kwargs)
-        for node in nodes.values():
-            before, after = _view(node)
-            if node.type == tp.ops.OPTYPE.RESHAPE and 2 not in (len(before), len(after)):
-                node.type = tp.ops.OPTYPE.ELEMENTWISE
-        return nodes
-
-    return traced
-
-
-def _view(node: Any) -> tuple[Sequence[int], Sequence[int]]:
-    """The shapes before and after an operation that only looks at a tensor in another shape; empty for others."""
-    before = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
-    if before is None or "View" not in type(node.grad_fn).__name__:
-        return (), ()
-    return before, node.grad_fn._input_metadata[0].shape
-
-
-def _shuffles(node: Any) -> bool:
-    """Whether an operation parts the channels of an image in two dimensions, as a channel shuffle does."""
-    before, after = _view(node)
-    return len(before) == 4 and len(after) == 5 and after[1] * after[2] == before[1]
+    return built
 
 
 class _Opaque(torch.autograd.Function):
