@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -10,7 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as Transposed
 
 from ..errors import TechniqueError
-from ._dependencies import Group, Part, first_weights, thawed
+from ._dependencies import Group, Part, thawed
+from ._modules import first_weights
 from .base import Context
 
 Score = Callable[[Group], Tensor | None]
@@ -23,16 +25,20 @@ def by_weights(measure: Callable[[Tensor], Tensor]) -> Score:
     """The sum, over all weights that make or read a channel, of a measure of each (Fang et al., 2023, section 3.2)."""
 
     def score(group: Group) -> Tensor | None:
-        found = [(part, slices(part, measure)) for part in group.parts]
-        return _total(group, [(part, rows.sum(1)) for part, rows in found if rows is not None])
+        found = [(part, weights_of(part, measure)) for part in group.parts]
+        return _total(group, [(part, rows.sum(1)[part.positions]) for part, rows in found if rows is not None])
 
     return score
 
 
 def geometric_median(group: Group) -> Tensor | None:
     """The sum of distances to the other filters of the layer: small near their geometric median (He et al., 2019)."""
-    found = [(part, slices(part, lambda weight: weight)) for part in group.producers]
-    return _total(group, [(part, torch.cdist(rows, rows).sum(1)) for part, rows in found if rows is not None])
+    found = [(part, weights_of(part, lambda weight: weight)) for part in group.producers]
+    return _total(group, [(part, _distances(rows)[part.positions]) for part, rows in found if rows is not None])
+
+
+def _distances(rows: Tensor) -> Tensor:
+    return torch.cdist(rows, rows).sum(1)
 
 
 def batch_norm_scale(group: Group) -> Tensor | None:
@@ -72,10 +78,10 @@ def _total(group: Group, scores: list[tuple[Part, Tensor]]) -> Tensor | None:
     return total.view(group.copies, -1).sum(0)
 
 
-def slices(part: Part, of: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """A function of the weights that make (or read) each position of a part: a row each; None where there are none."""
-    found = _matrix(part.module, part.outputs, lambda weight: of(weight).detach())
-    return None if found is None else found[part.positions]
+def weights_of(part: Part, measure: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """A measure of the weights that make (or read) each position of a part's layer, a row each; None without any."""
+    with torch.no_grad():
+        return _matrix(part.module, part.outputs, measure)
 
 
 def _matrix(module: Any, outputs: bool, of: Callable[[Tensor], Tensor]) -> Tensor | None:
@@ -144,29 +150,57 @@ def _accumulated(
 
 
 def conductance(model: nn.Module, context: Context, examples: int, layers: set[str]) -> dict[str, Tensor]:
-    """How much of the largest output flows through each output channel of each layer (Dhamdhere et al., 2019).
+    """How much of each example's largest output flows through each channel of a layer (Dhamdhere et al., 2019, eq. 3).
 
-    Absolute values, summed over positions and a sample. Raises TechniqueError for inputs that are no numbers.
+    The path leads from zero inputs to a sample; absolute values, summed over the sample. Returns a value a channel.
+    Raises TechniqueError for inputs that cannot be scaled.
     """
-    from captum.attr import LayerConductance
-
-    batch = next(context.sample(min(examples, CONDUCTANCE_EXAMPLES), min(examples, CONDUCTANCE_EXAMPLES)))
-    if not all(tensor.is_floating_point() for tensor in batch.inputs):
+    count = min(examples, CONDUCTANCE_EXAMPLES)
+    inputs = next(context.sample(count, count)).inputs
+    if not all(tensor.is_floating_point() for tensor in inputs):
         raise TechniqueError(
             "channel_pruning with importance conductance needs inputs that can be scaled, and this model's are whole "
             "numbers: use importance taylor"
         )
+    modules = {name: model.get_submodule(name) for name in sorted(layers)}
+    target = model(*inputs).flatten(1).argmax(1, keepdim=True)
+    total: dict[str, Tensor] = {}
+    before: dict[str, tuple[Tensor, Tensor]] = {}
+    for place in np.polynomial.legendre.leggauss(CONDUCTANCE_STEPS + 1)[0]:
+        scaled = tuple(tensor * float(1 + place) / 2 for tensor in inputs)
+        now = _flow(model, modules, scaled, target)
+        for name, (value, _) in now.items() if before else ():
+            total[name] = total.get(name, torch.zeros(())) + before[name][1] * (value - before[name][0])
+        before = now
+    return {name: _by_channel(modules[name], flow) for name, flow in total.items()}
 
-    def outputs(*inputs: Tensor) -> Tensor:
-        return model(*inputs).flatten(1)
 
-    found = {}
-    target = outputs(*batch.inputs).argmax(1).detach()
-    for name in sorted(layers):
-        module = model.get_submodule(name)
+def _flow(
+    model: nn.Module, modules: dict[str, nn.Module], inputs: tuple[Tensor, ...], target: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The outputs of layers, and the gradient of the target outputs by them."""
+    values: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[Any, Any, Any], Any]:
+        def hook(module: Any, args: Any, output: Any) -> Any:
+            first, *others = output if isinstance(output, tuple) else (output,)
+            values[name] = first
+            copied = first.clone()  # what follows may change its input in place
+            return (copied, *others) if isinstance(output, tuple) else copied
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    try:
         with thawed(model):
-            flow = LayerConductance(outputs, module).attribute(batch.inputs, target=target, n_steps=CONDUCTANCE_STEPS)
-        flow = flow[0] if isinstance(flow, tuple) else flow
-        axis = 1 if isinstance(module, _ConvNd) else flow.dim() - 1
-        found[name] = flow.detach().abs().transpose(0, axis).flatten(1).sum(1)
-    return found
+            reached = model(*inputs).flatten(1).gather(1, target).sum()
+            gradients = torch.autograd.grad(reached, list(values.values()), materialize_grads=True)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return {name: (value.detach(), slope) for (name, value), slope in zip(values.items(), gradients, strict=True)}
+
+
+def _by_channel(module: nn.Module, flow: Tensor) -> Tensor:
+    flow = flow.movedim(1 if isinstance(module, _ConvNd) else -1, 1).flatten(2) if flow.dim() > 2 else flow
+    return (flow.sum(2) if flow.dim() > 2 else flow).abs().sum(0)

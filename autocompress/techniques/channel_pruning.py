@@ -6,25 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..errors import TechniqueError, suggest
 from ..recipe import Choice, Kind, Range
 from . import _channels, _cycles, _sensitivity
-from ._dependencies import (
-    Group,
-    Transposed,
-    find_groups,
-    is_depthwise,
-    is_layer,
-    merged,
-    remove,
-    sound,
-    width_of,
-    widths_of,
-)
+from ._dependencies import Group, find_groups, output_layers
+from ._modules import is_layer
+from ._removal import Chosen, changes, merged, possible, remove, widths_of
 from .base import Context, Decision, Technique
-
-Chosen = list[tuple[Group, list[int]]]
 
 
 class ChannelPruning(Technique):
@@ -92,12 +82,12 @@ class ChannelPruning(Technique):
             ) from error
         scored = self._scored(model, context, groups, skipped)
         chosen = self._chosen(scored, self._ratios(context, [group for group, _ in scored], skipped))
-        chosen = _that_work(model, context.example, chosen, skipped)
+        chosen = possible(model, context.example, chosen, skipped)
         if not chosen:
             raise TechniqueError(self._nothing(skipped))
         history = merged([row for group, units in chosen for row in group.without(units)])
         widths = widths_of(model, chosen)
-        return {"layers": _changes(model, history), "skipped": skipped, "widths": widths, "history": history}
+        return {"layers": changes(model, history), "skipped": skipped, "widths": widths, "history": history}
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Remove the recorded positions."""
@@ -122,6 +112,11 @@ class ChannelPruning(Technique):
                 found.append(
                     (group, _channels.lamp(values) if self.importance == "lamp" else _channels.relative(values))
                 )
+        if self.importance == "bn_scale" and groups and not found:
+            raise TechniqueError(
+                "channel_pruning with importance bn_scale ranks channels by batch normalization, and no layer of this "
+                "model that can be pruned has any: use another importance"
+            )
         return found
 
     def _score(self, model: nn.Module, context: Context, groups: list[Group]) -> _channels.Score:
@@ -150,7 +145,6 @@ class ChannelPruning(Technique):
             return [self.ratio] * len(groups)
         ends = {id(layer) for layer in output_layers(context.teacher, context.example)}
         layers = [name for name, m in context.teacher.named_modules() if is_layer(m) and id(m) not in ends]
-        layers = [name for name in layers if hasattr(context.teacher.get_submodule(name), "weight")]
         curves = _sensitivity.scan(context, "filters l1", layers, _without_filters)
         found = []
         for group in groups:
@@ -192,8 +186,10 @@ def _ranked(scored: list[tuple[Group, Tensor]], ratio: float, max_ratio: float) 
         ranks.append(reach)
     every = torch.cat(ranks)
     count = len(every) - int(len(every) * (1 - ratio))
+    # Where scores tie, every group loses the same share.
+    share = torch.cat([scores.argsort(stable=True).argsort() / len(scores) for scores in ranks]).argsort(stable=True)
     owners = torch.repeat_interleave(torch.tensor([len(scores) for scores in ranks]))
-    gone = owners[every.argsort(stable=True)[:count]]
+    gone = owners[share[every[share].argsort(stable=True)[:count]]]
     return torch.bincount(gone, minlength=len(ranks)).tolist()
 
 
@@ -203,71 +199,19 @@ def _rounded(left: int, copies: int, multiple: int) -> int:
     return max(left // step * step, step)
 
 
-def _that_work(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen, skipped: dict[str, str]) -> Chosen:
-    """What the model can do without, found by halves; the rest is left alone."""
-    reason = sound(model, example, chosen) if chosen else None
-    if reason is None:
-        return chosen
-    if len(chosen) == 1:
-        skipped[chosen[0][0].name] = reason
-        return []
-    middle = len(chosen) // 2
-    halves = [_that_work(model, example, half, skipped) for half in (chosen[:middle], chosen[middle:])]
-    if len(halves[0]) + len(halves[1]) < len(chosen) and sound(model, example, halves[0] + halves[1]) is None:
-        return halves[0] + halves[1]
-    less, more = sorted(halves, key=len)
-    skipped.update({group.name: "it cannot go together with the others" for group, _ in less})
-    return more
-
-
-def _changes(model: nn.Module, history: list[Any]) -> dict[str, str]:
-    """The width of each layer that loses outputs, before and after."""
-    found = {}
-    for name, outputs, where in history:
-        module = dict(model.named_modules()).get(name)
-        if outputs and (is_layer(module) or is_depthwise(module)):
-            weights = [key for key, value in module.named_parameters(recurse=False) if value.dim() > 1]
-            width = width_of(module)
-            found[f"{name}.{weights[0]}" if name else weights[0]] = f"{width} -> {width - len(where)}"
-    return found
-
-
 def _without_filters(model: nn.Module, name: str, strength: float) -> None:
-    """Zero that share of a layer's filters, smallest norm first (Li et al., 2017, section 3.2)."""
+    """Zero that share of a layer's filters or hidden units, smallest norm first (Li et al., 2017, section 3.2)."""
     module: Any = model.get_submodule(name)
     with torch.no_grad():
-        filters = module.weight.transpose(0, 1) if isinstance(module, Transposed) else module.weight
-        gone = filters.flatten(1).abs().sum(1).argsort()[: round(strength * len(filters))]
-        filters[gone] = 0
-        if module.bias is not None:
-            module.bias[gone] = 0
+        views = [_by_filter(module, parameter) for parameter in module.parameters()]
+        norms = torch.stack([view.flatten(1).abs().sum(1) for view in views if view.dim() > 1]).sum(0)
+        gone = norms.argsort(stable=True)[: round(strength * len(norms))]
+        for view in views:
+            view[gone] = 0
 
 
-def output_layers(model: nn.Module, example: tuple[Tensor, ...]) -> list[nn.Module]:
-    """The layers whose output channels are the model's outputs, found by walking back the autograd graph."""
-    owners = {
-        id(parameter): module
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if name == "weight" and parameter.dim() > 1
-    }
-    with torch.enable_grad():
-        todo: list[Any] = [model(*example).grad_fn]
-    seen, found = set(), []
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        layers = [owners[id(v)] for v in _leaf_variables(node) if id(v) in owners]
-        found += layers
-        if not layers:
-            todo += [child for child, _ in node.next_functions]
-    return found
-
-
-def _leaf_variables(node: Any) -> list[Tensor]:
-    """Parameters that enter an operation, directly or transposed (as those of a linear layer do)."""
-    direct = [child for child, _ in node.next_functions if child is not None]
-    transposed = [c for child in direct if child.name().startswith("TBackward") for c, _ in child.next_functions]
-    return [child.variable for child in direct + transposed if hasattr(child, "variable")]
+def _by_filter(module: nn.Module, parameter: Tensor) -> Tensor:
+    """A view of a parameter with the filters, or the hidden units without their gates, first."""
+    if isinstance(module, nn.RNNBase):
+        return parameter.view(-1, module.hidden_size, *parameter.shape[1:]).transpose(0, 1)
+    return parameter.transpose(0, 1) if isinstance(module, _ConvTransposeNd) and parameter.dim() > 1 else parameter
