@@ -33,12 +33,12 @@ def by_weights(measure: Callable[[Tensor], Tensor]) -> Score:
 
 def geometric_median(group: Group) -> Tensor | None:
     """The sum of distances to the other filters of the layer: small near their geometric median (He et al., 2019)."""
-    found = [(part, weights_of(part, lambda weight: weight)) for part in group.producers]
+    found = [(part, weights_of(part, torch.Tensor.detach)) for part in group.producers]
     return _total(group, [(part, _distances(rows)[part.positions]) for part, rows in found if rows is not None])
 
 
 def _distances(rows: Tensor) -> Tensor:
-    return torch.cdist(rows, rows).sum(1)
+    return torch.cdist(rows.double(), rows.double()).sum(1)
 
 
 def batch_norm_scale(group: Group) -> Tensor | None:

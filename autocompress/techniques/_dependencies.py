@@ -117,11 +117,11 @@ def _as_group(graph: Any, items: Any, names: dict[int, str]) -> Group:
 def _copies(module: Any, outputs: bool) -> int:
     """How many equal parts of a layer's channels must keep the same number."""
     if isinstance(module, nn.RNNBase):
-        return 1 + module.bidirectional if outputs else 1
+        return 1 + int(module.bidirectional) if outputs else 1
     if isinstance(module, nn.MultiheadAttention):
-        return module.num_heads
+        return int(module.num_heads)
     if isinstance(module, nn.GroupNorm):
-        return module.num_groups
+        return int(module.num_groups)
     return int(module.groups) if isinstance(module, _ConvNd) and not is_depthwise(module) else 1
 
 
@@ -204,7 +204,7 @@ def output_layers(model: nn.Module, example: tuple[Tensor, ...]) -> list[nn.Modu
         for name, parameter in module.named_parameters(recurse=False)
         if name == "weight" and parameter.dim() > 1
     }
-    with torch.enable_grad():
+    with thawed(model):
         todo: list[Any] = [model(*example).grad_fn]
     seen, found = set(), []
     while todo:

@@ -98,7 +98,7 @@ class ChannelPruning(Technique):
         for name in self.keep:
             if name not in known:
                 raise TechniqueError(f"channel_pruning cannot keep {name!r}, which is no layer: {suggest(name, known)}")
-        return [known[name] for name in self.keep]
+        return [layer for name in self.keep for layer in known[name].modules()]
 
     def _scored(
         self, model: nn.Module, context: Context, groups: list[Group], skipped: dict[str, str]
@@ -157,7 +157,7 @@ class ChannelPruning(Technique):
     def _chosen(self, scored: list[tuple[Group, Tensor]], ratios: list[float]) -> Chosen:
         """The least important units: of each group alone, or of all together."""
         counts = [
-            len(scores) - int(len(scores) * (1 - ratio)) for (_, scores), ratio in zip(scored, ratios, strict=True)
+            len(scores) - _share(len(scores), 1 - ratio) for (_, scores), ratio in zip(scored, ratios, strict=True)
         ]
         if self.scope == "global" and self.ratio != "auto" and scored:
             counts = _ranked(scored, self.ratio, self.max_ratio)
@@ -182,15 +182,20 @@ def _ranked(scored: list[tuple[Group, Tensor]], ratio: float, max_ratio: float) 
     ranks = []
     for _, scores in scored:
         reach = scores.clone()
-        reach[scores.topk(max(1, len(scores) - int(len(scores) * max_ratio))).indices] += 1e6
+        reach[scores.topk(max(1, len(scores) - _share(len(scores), max_ratio))).indices] += 1e6
         ranks.append(reach)
     every = torch.cat(ranks)
-    count = len(every) - int(len(every) * (1 - ratio))
+    count = len(every) - _share(len(every), 1 - ratio)
     # Where scores tie, every group loses the same share.
     share = torch.cat([scores.argsort(stable=True).argsort() / len(scores) for scores in ranks]).argsort(stable=True)
     owners = torch.repeat_interleave(torch.tensor([len(scores) for scores in ranks]))
     gone = owners[share[every[share].argsort(stable=True)[:count]]]
     return torch.bincount(gone, minlength=len(ranks)).tolist()
+
+
+def _share(count: int, share: float) -> int:
+    """That share of a count, rounded down, where a share such as 1 - 0.8 is taken for 0.2."""
+    return int(count * share + 1e-6)
 
 
 def _rounded(left: int, copies: int, multiple: int) -> int:
