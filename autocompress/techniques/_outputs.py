@@ -1,5 +1,7 @@
 """Which layers make a model's outputs: their channels are what the task reads, and stay."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ def output_layers(model: nn.Module, example: tuple[Tensor, ...]) -> list[nn.Modu
         for name, parameter in module.named_parameters(recurse=False)
         if name == "weight" and parameter.dim() > 1
     }
-    with torch.enable_grad():
+    with thawed(model):
         todo: list[Any] = [model(*example).grad_fn]
     seen, found = set(), []
     while todo:
@@ -34,3 +36,17 @@ def _leaf_variables(node: Any) -> list[Tensor]:
     direct = [child for child, _ in node.next_functions if child is not None]
     transposed = [c for child in direct if child.name().startswith("TBackward") for c, _ in child.next_functions]
     return [child.variable for child in direct + transposed if hasattr(child, "variable")]
+
+
+@contextlib.contextmanager
+def thawed(model: nn.Module) -> Iterator[None]:
+    """The model with gradients for all of its parameters, for a while."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    try:
+        with torch.enable_grad():
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from contracts import context_of, example_of, teacher_of
 from models import MODELS, Plain, make_task, seeded
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autocompress.data import batches
 from autocompress.errors import TechniqueError
-from autocompress.techniques import Context, Decision
+from autocompress.techniques import Context, Decision, expanded, recipe_from_data
 from autocompress.techniques._outputs import output_layers
 from autocompress.techniques.channel_pruning import ChannelPruning
 
@@ -66,16 +67,18 @@ class Ungraded(Plain):
             return super().forward(x)
 
 
-class Recurrent(nn.Module):
-    """A network whose dependencies the graph does not follow."""
+class Wired(nn.Module):
+    """A network that counts on eight channels in the one place, on nothing in the other."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.recurrent = nn.LSTM(36, 16, batch_first=True)
+        self.first = nn.Conv2d(3, 8, 3)
+        self.hidden = nn.Linear(8, 16)
         self.head = nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.recurrent(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+        x = self.first(x).view(len(x), 8, -1).mean(2)
+        return self.head(torch.relu(self.hidden(x)))
 
 
 def fresh(model: Callable[[], nn.Module]) -> tuple[nn.Module, Context]:
@@ -168,7 +171,7 @@ def test_taylor_ranks_by_the_products_of_weights_and_gradients() -> None:
     assert removed(decision, "first") == sorted(scores.argsort()[:4].tolist())
 
 
-@pytest.mark.parametrize("importance", ["l1", "taylor"])
+@pytest.mark.parametrize("importance", ["l1", "l2", "taylor", "fpgm", "lamp", "hessian", "conductance"])
 def test_the_pruned_network_computes_what_the_original_does_with_those_channels_masked(importance: str) -> None:
     original = copy.deepcopy(teacher_of("plain"))
     step = ChannelPruning(ratio=0.5, importance=importance)
@@ -177,7 +180,7 @@ def test_the_pruned_network_computes_what_the_original_does_with_those_channels_
     with torch.no_grad():
         for layer in ("conv1", "conv2", "fc1"):
             where = removed(decision, layer)
-            assert where, "the example should touch every layer"
+            assert where or importance == "lamp", "the example should touch every layer"
             original.get_submodule(layer).weight[where] = 0
             original.get_submodule(layer).bias[where] = 0
         example = example_of("plain", 8)
@@ -242,7 +245,7 @@ def test_a_frozen_model_keeps_its_outputs(importance: str) -> None:
 
 def test_a_model_whose_output_layer_cannot_be_found_is_refused() -> None:
     model, context = fresh(Ungraded)
-    with pytest.raises(TechniqueError, match=r"cuts the model.s outputs.*leave it out"):
+    with pytest.raises(TechniqueError, match=r"model.s outputs would change their shape.*leave the step out"):
         ChannelPruning(ratio=0.5, importance="l1", scope="layer").decide(model, context)
 
 
@@ -259,13 +262,13 @@ def test_max_ratio_keeps_a_global_ranking_from_emptying_a_layer(max_ratio: float
     assert sum(widths) == (16 + 24 + 32) // 2  # the ratio holds all the same
 
 
-def test_a_layer_that_nothing_reads_is_cut_to_the_cap() -> None:
-    model, context = fresh(TwoConvs)
+def test_scores_that_tie_take_no_more_than_the_ratio_and_the_same_of_each_layer() -> None:
+    model, context = fresh(Plain)
     with torch.no_grad():
-        model.second.weight.zero_()
-        model.first.weight.zero_()
+        for parameter in model.parameters():
+            parameter.zero_()
     decision = ChannelPruning(ratio=0.5, importance="taylor").decide(model, context)
-    assert len(removed(decision, "first")) == 7  # all scores tie at zero; 0.95 of eight is 7.6
+    assert decision["layers"] == {"conv1.weight": "16 -> 8", "conv2.weight": "24 -> 12", "fc1.weight": "32 -> 16"}
 
 
 def test_max_ratio_never_lowers_the_ratio_that_was_asked_for() -> None:
@@ -288,7 +291,144 @@ def test_a_model_with_nothing_but_its_output_layer_is_refused() -> None:
         ChannelPruning(ratio=0.5).decide(model, context)
 
 
-def test_a_network_that_cannot_be_followed_is_refused() -> None:
-    model, context = fresh(Recurrent)
-    with pytest.raises(TechniqueError, match=r"cannot follow this network's dependencies"):
-        ChannelPruning(ratio=0.5).decide(model, context)
+def test_what_the_model_cannot_do_without_is_left_alone_and_said() -> None:
+    model, context = fresh(Wired)
+    step = ChannelPruning(ratio=0.5, scope="layer")
+    decision = step.decide(model, context)
+    assert decision["layers"] == {"hidden.weight": "16 -> 8"}
+    assert list(decision["skipped"]) == ["first"]
+    assert "does not run without them" in decision["skipped"]["first"]
+    assert step.apply(model, decision)(*context.example).shape == (2, 4)
+
+
+def test_a_model_that_can_do_without_nothing_is_refused_with_the_reason() -> None:
+    model, context = fresh(Wired)
+    with pytest.raises(TechniqueError, match=r"finds no channel.*first is left alone, as the model does not run"):
+        ChannelPruning(ratio=0.5, keep=["hidden"]).decide(model, context)
+
+
+def test_layers_in_keep_lose_no_outputs() -> None:
+    model, context = fresh(Plain)
+    decision = ChannelPruning(ratio=0.5, scope="layer", keep=["conv2"]).decide(model, context)
+    assert decision["layers"] == {"conv1.weight": "16 -> 8", "fc1.weight": "32 -> 16"}
+
+
+def test_keep_takes_the_name_of_a_module_for_all_layers_in_it_and_what_is_coupled_to_them() -> None:
+    model, context = copy.deepcopy(teacher_of("residual")), context_of("residual")
+    decision = ChannelPruning(ratio=0.5, scope="layer", keep=["inner1"]).decide(model, context)
+    # The stem's outputs are added to those of inner1, which cannot change.
+    assert sorted(decision["layers"]) == ["inner2.0.0.weight", "inner2.2.0.weight", "project.0.weight"]
+
+
+def test_an_unknown_layer_to_keep_is_answered_with_the_nearest() -> None:
+    model, context = fresh(Plain)
+    with pytest.raises(TechniqueError, match=r"cannot keep 'conv3', which is no layer: did you mean 'conv[12]'\?"):
+        ChannelPruning(keep=["conv3"]).decide(model, context)
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, "most"])
+def test_a_ratio_is_a_share_or_auto(ratio: object) -> None:
+    with pytest.raises(ValidationError, match="ratio"):
+        ChannelPruning.model_validate({"ratio": ratio})
+
+
+def test_a_scan_of_ratios_cannot_be_spread_over_cycles() -> None:
+    with pytest.raises(ValidationError, match="cycles count towards a number"):
+        ChannelPruning(ratio="auto", cycles=2)
+
+
+# Ratios from the scan
+
+
+def test_auto_takes_more_from_a_layer_that_the_loss_feels_less() -> None:
+    model, context = copy.deepcopy(teacher_of("plain")), context_of("plain")
+    curves = {
+        "conv1": [[0.25, 0.4], [0.5, 0.9], [0.75, 1.0]],
+        "conv2": [[0.25, 0.0], [0.5, 0.01], [0.75, 0.02], [0.9, 0.5]],
+        "fc1": [[0.25, 0.0], [0.5, 0.05], [0.75, 0.4]],
+    }
+    context.cache["sensitivity filters l1"] = curves
+    decision = ChannelPruning(ratio="auto", tolerance=0.05).decide(model, context)
+    # By lines between the rows: 0.25 * 0.05 / 0.4 = 0.031 of 16; 0.75 + 0.15 * 0.03 / 0.48 = 0.759 of 24; half of 32.
+    assert decision["layers"] == {"conv1.weight": "16 -> 15", "conv2.weight": "24 -> 5", "fc1.weight": "32 -> 16"}
+
+
+def test_auto_scans_the_uncompressed_model() -> None:
+    """Three quarters of the second layer's filters are never read: the scan finds that they can go."""
+    context = context_of("plain")
+    with torch.no_grad():
+        context.teacher.conv2.weight[:18] *= 1e-3
+        context.teacher.conv2.bias[:18] = 0
+    model = copy.deepcopy(context.teacher)
+    decision = ChannelPruning(ratio="auto", importance="l1").decide(model, context)
+    shares = {name: 1 - int(change.split()[2]) / int(change.split()[0]) for name, change in decision["layers"].items()}
+    assert shares["conv2.weight"] >= 0.75
+    assert all(share < shares["conv2.weight"] for name, share in shares.items() if name != "conv2.weight")
+    scan = context.cache["sensitivity filters l1"]
+    assert set(scan) == {"conv1", "conv2", "fc1"}  # not the layer that makes the outputs
+
+
+def test_a_larger_tolerance_takes_more() -> None:
+    def left(tolerance: float) -> int:
+        model, context = copy.deepcopy(teacher_of("plain")), context_of("plain")
+        step = ChannelPruning(ratio="auto", tolerance=tolerance)
+        return sum(p.numel() for p in step.apply(model, step.decide(model, context)).parameters())
+
+    assert left(0.3) < left(0.02)
+
+
+def test_auto_leaves_layers_alone_that_the_uncompressed_model_does_not_have() -> None:
+    context = context_of("plain")
+    model = copy.deepcopy(context.teacher)
+    model.conv2 = nn.Sequential(nn.Conv2d(16, 6, 1), nn.Conv2d(6, 24, 3))
+    decision = ChannelPruning(ratio="auto", tolerance=0.5).decide(model, context)
+    assert not any(name.startswith("conv2") for name in decision["layers"])
+    assert "no layer of the uncompressed model" in decision["skipped"]["conv2.0"]
+
+
+# Cycles
+
+
+def test_cycles_become_pruning_steps_with_training_in_between() -> None:
+    rows = ChannelPruning(ratio=0.5, cycles=2, schedule="linear", epochs=4, learning_rate=0.01).expand()
+    assert [row["technique"] for row in rows] == ["channel_pruning", "finetune", "channel_pruning"]
+    assert rows[0]["ratio"] == pytest.approx(0.25)
+    assert rows[2]["ratio"] == pytest.approx(1 / 3)  # a third of the three quarters that are left
+    assert (rows[1]["epochs"], rows[1]["learning_rate"], rows[1]["rewind"]) == (4, 0.01, False)
+    assert all(row["cycles"] == 1 for row in rows[::2])
+
+
+def test_without_cycles_a_step_stands_for_itself() -> None:
+    step = ChannelPruning(ratio=0.5)
+    assert step.expand() == [step.to_data()]
+
+
+@pytest.mark.parametrize("ratio", [0.5, "auto"])
+def test_rewinding_ends_with_training_from_early_weights(ratio: float | str) -> None:
+    rows = ChannelPruning(ratio=ratio, rewind=True).expand()
+    assert [row["technique"] for row in rows] == ["channel_pruning", "finetune"]
+    assert rows[0]["ratio"] == ratio
+    assert rows[1]["rewind"] is True
+    assert len(expanded(recipe_from_data({"version": 1, "steps": rows})).steps) == 2  # once is enough
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cubic"])
+@pytest.mark.parametrize("cycles", [2, 4])
+def test_cycles_reach_the_ratio(schedule: str, cycles: int) -> None:
+    model, context = fresh(Plain)
+    step = ChannelPruning(ratio=0.5, cycles=cycles, schedule=schedule, importance="l1", scope="layer")
+    for row in step.expand():
+        if row["technique"] == "channel_pruning":
+            once = ChannelPruning.model_validate({key: value for key, value in row.items() if key != "technique"})
+            model = once.apply(model, once.decide(model, context))
+    # Each cycle rounds down, so that less than a channel a cycle goes beyond the ratio.
+    for layer, width in (("conv1", 16), ("conv2", 24), ("fc1", 32)):
+        assert width / 2 - cycles < len(model.get_submodule(layer).weight) <= width / 2
+
+
+@pytest.mark.parametrize(("ratio", "left"), [(0.8, 2), (0.7, 3), (0.9, 1), (0.6, 4)])
+def test_shares_of_ten_are_exact(ratio: float, left: int) -> None:
+    """1 - 0.8 is a little less than 0.2 in floating point, and ten times it no 2 when rounded down."""
+    model, context = fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 10), nn.ReLU(), nn.Linear(10, 4)))
+    decision = ChannelPruning(ratio=ratio, importance="l1", scope="layer").decide(model, context)
+    assert decision["layers"] == {"1.weight": f"10 -> {left}"}
