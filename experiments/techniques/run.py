@@ -39,7 +39,7 @@ CASES: list[dict[str, Any]] = [
     *steps("stripe_pruning", "ratio", (0.3, 0.5, 0.7)),
     *steps("channel_pruning", "ratio", (0.25, 0.5, 0.75), scope="layer"),
     *steps("block_pruning", "blocks", (1, 2, 3)),
-    *steps("sparsify", "strength", (1e-4, 3e-4, 1e-3), penalty="l1", epochs=6, learning_rate=0.004),
+    *steps("sparsify", "strength", (0.05, 0.2, 0.5), penalty="l1", epochs=6, learning_rate=0.004),
     *steps("svd", "energy", (0.9, 0.7, 0.5)),
     *steps("tucker", "energy", (0.9, 0.7, 0.5)),
     *steps("cp", "energy", (0.9, 0.7, 0.5)),

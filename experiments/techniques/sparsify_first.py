@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 EPOCHS, RATE = 6, 0.004
 FIRST = {
     "plain training": {"technique": "finetune", "epochs": EPOCHS, "learning_rate": RATE},
-    "group lasso": {"technique": "sparsify", "penalty": "group_lasso", "strength": 0.01, "epochs": EPOCHS,
+    "group lasso": {"technique": "sparsify", "penalty": "group_lasso", "strength": 0.2, "epochs": EPOCHS,
                     "learning_rate": RATE},
 }  # fmt: skip
 RATIOS, SEEDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9), (0, 1, 2)
