@@ -32,10 +32,11 @@ LOW_RANK = {"rank": "params", "keep": 0.5}
 SETTINGS = {
     "channel_pruning": {"ratio": 0.5, "importance": "l1", "scope": "layer"},
     "weight_pruning": {"ratio": 0.9},
-    "sparsify": {"epochs": 1, "batch_size": 8},
-    **dict.fromkeys(("svd", "tucker", "cp", "tensor_train", "kronecker"), LOW_RANK),
+    "sparsify": {"penalty": "l1", "strength": 0.5, "epochs": 8, "batch_size": 8},
+    "kronecker": {"terms": 2},
+    **dict.fromkeys(("svd", "tucker", "cp", "tensor_train"), LOW_RANK),
 }
-FAMILIES = ("pruning", "low-rank", "sparsity")
+FAMILIES = ("pruning", "low-rank")
 
 
 def techniques() -> list[str]:
