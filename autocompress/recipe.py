@@ -62,7 +62,8 @@ class Step(BaseModel):
         return [self.to_data()]
 
     def __str__(self) -> str:
-        changed = {k: v for k, v in self.model_dump(mode="json").items() if v != type(self).model_fields[k].default}
+        defaults = type(self).model_construct().model_dump(mode="json")
+        changed = {k: v for k, v in self.model_dump(mode="json").items() if v != defaults.get(k)}
         settings = ", ".join(f"{key}={_short(value)}" for key, value in changed.items())
         return f"{self.technique}({settings})" if settings else self.technique
 

@@ -1,9 +1,12 @@
 """Recipes as values: the order of their steps, their fingerprint, and their YAML."""
 
+import builtins
 import itertools
+import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
@@ -28,13 +31,37 @@ def of_kind(kind: str) -> list[type[Step]]:
 def values_of(kind: type[Step], name: str) -> st.SearchStrategy[Any]:
     """Any value that a setting takes, by its type and bounds."""
     field = kind.model_fields[name]
-    if typing.get_origin(field.annotation) is Literal:
-        return st.sampled_from(typing.get_args(field.annotation))
-    if field.annotation is bool:
+    return _values(field.annotation, field.metadata, f"{kind.technique}.{name}")
+
+
+def _values(annotation: Any, rules: Iterable[Any], place: str) -> st.SearchStrategy[Any]:
+    arguments = typing.get_args(annotation)
+    match typing.get_origin(annotation):
+        case typing.Literal:
+            return st.sampled_from(arguments)
+        case typing.Annotated:
+            rules = [rule for extra in arguments[1:] for rule in getattr(extra, "metadata", [extra])]
+            return _values(arguments[0], rules, place)
+        case typing.Union | types.UnionType:
+            return st.one_of(_values(argument, rules, place) for argument in arguments)
+        case builtins.dict:  # sizes by a layer's name
+            sizes = st.integers(1, 99) | st.lists(st.integers(1, 99), min_size=2, max_size=2)
+            return st.dictionaries(st.sampled_from(["fc1", "layers.0"]), sizes)
+        case builtins.tuple:
+            return st.lists(_values(arguments[0], (), place), max_size=3).map(tuple)
+    if annotation is types.NoneType:
+        return st.none()
+    if annotation is bool:
         return st.booleans()
+    if annotation is str:
+        return st.text("abc.1", min_size=1)
+    return _numbers(annotation, rules, place)
+
+
+def _numbers(annotation: Any, rules: Iterable[Any], place: str) -> st.SearchStrategy[Any]:
     low: dict[str, Any] = {"min_value": None, "exclude_min": False}
     high: dict[str, Any] = {"max_value": None, "exclude_max": False}
-    for rule in field.metadata:
+    for rule in rules:
         match rule:
             case Ge(bound):
                 low = {"min_value": bound, "exclude_min": False}
@@ -44,14 +71,9 @@ def values_of(kind: type[Step], name: str) -> st.SearchStrategy[Any]:
                 high = {"max_value": bound, "exclude_max": False}
             case Lt(bound):
                 high = {"max_value": bound, "exclude_max": True}
-    if field.annotation == dict[str, int | list[int]]:
-        sizes = st.integers(1, 99)
-        return st.dictionaries(st.sampled_from(["fc1", "layers.0"]), sizes | st.lists(sizes, min_size=2, max_size=2))
-    if field.annotation == int | None:
-        return st.none() | st.integers(1, 8)
-    if field.annotation is int:
+    if annotation is int:
         return st.integers(low["min_value"], high["max_value"])
-    assert field.annotation is float, f"{kind.technique}.{name}: say here how to make a {field.annotation}"
+    assert annotation is float, f"{place}: say here how to make a {annotation}"
     return st.floats(
         None if low["min_value"] is None else float(low["min_value"]),
         None if high["max_value"] is None else float(high["max_value"]),
@@ -62,10 +84,18 @@ def values_of(kind: type[Step], name: str) -> st.SearchStrategy[Any]:
     )
 
 
+def valid(kind: type[Step], settings: dict[str, Any]) -> Step | None:
+    """The step, or None where its settings exclude one another."""
+    try:
+        return kind.model_validate(settings)
+    except ValidationError:
+        return None
+
+
 def steps_of(kind: type[Step]) -> st.SearchStrategy[Step]:
     """Steps of one technique with any of its settings set, the others at their defaults."""
     settings = st.fixed_dictionaries({}, optional={name: values_of(kind, name) for name in kind.model_fields})
-    return settings.map(kind.model_validate)
+    return settings.map(lambda values: valid(kind, values)).filter(lambda step: step is not None)
 
 
 @st.composite

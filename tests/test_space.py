@@ -150,10 +150,10 @@ def test_a_bare_technique_is_searched_where_it_says_itself(tmp_path: Path) -> No
     assert found is not None
     assert found.searched == {
         "ratio": Range(0.1, 0.9, step=0.05),
-        "importance": Choice("l1", "taylor"),
+        "importance": Choice("l1", "taylor", "fpgm"),
         "scope": Choice("global", "layer"),
     }
-    assert space.count() == 17 * 2 * 2  # 0.10, 0.15, ... 0.90
+    assert space.count() == 17 * 3 * 2  # 0.10, 0.15, ... 0.90
 
 
 def test_a_setting_that_is_written_replaces_the_technique_s_own_range(tmp_path: Path) -> None:

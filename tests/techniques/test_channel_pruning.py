@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from contracts import context_of, example_of, teacher_of
-from models import MODELS, Plain, make_task, seeded
+from models import MODELS, Plain, make_task, plain_baseline, seeded, trial_spec
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autocompress.data import batches
 from autocompress.errors import TechniqueError
+from autocompress.outcome import Candidate
 from autocompress.techniques import Context, Decision, expanded, recipe_from_data
 from autocompress.techniques._outputs import output_layers
 from autocompress.techniques.channel_pruning import ChannelPruning
+from autocompress.trial import prepare
 
 
 class TwoConvs(nn.Module):
@@ -432,3 +434,13 @@ def test_shares_of_ten_are_exact(ratio: float, left: int) -> None:
     model, context = fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 10), nn.ReLU(), nn.Linear(10, 4)))
     decision = ChannelPruning(ratio=ratio, importance="l1", scope="layer").decide(model, context)
     assert decision["layers"] == {"1.weight": f"10 -> {left}"}
+
+
+def test_a_trial_prunes_in_cycles_and_rewinds() -> None:
+    step = {"technique": "channel_pruning", "ratio": 0.5, "cycles": 2, "epochs": 1, "rewind": True, "scope": "layer"}
+    found = prepare(trial_spec(step), plain_baseline())
+    assert isinstance(found, Candidate), found
+    first, _, second, _ = found.decisions
+    # Cubic: 1 - (1 - 1/2)^3 of the half goes in the first cycle, 0.4375; then what is left to the half.
+    assert first["layers"] == {"conv1.weight": "16 -> 9", "conv2.weight": "24 -> 13", "fc1.weight": "32 -> 18"}
+    assert second["layers"] == {"conv1.weight": "9 -> 8", "conv2.weight": "13 -> 11", "fc1.weight": "18 -> 16"}
