@@ -36,7 +36,8 @@ class Cp(Factorization):
             return None
         weight = module.weight
         matrices = tuple(weight.flatten(2).unbind(2))
-        limit = sum(min(matrix.shape) for matrix in matrices)
+        # The largest rank with fewer weights: far larger ones are possible, and of no use.
+        limit = max(weight.numel() // sum(weight.shape), 1)
         return Unfolded(matrices, (limit,), lambda ranks: ranks[0] * sum(weight.shape), layers=4)
 
     def factorize(self, module: Any, ranks: Ranks) -> nn.Sequential:

@@ -1,11 +1,13 @@
 """What a factorization adds to a file besides weights, against the files themselves."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from autocompress.artifacts.export import export_onnx, strip
-from autocompress.techniques import svd, tucker
+from autocompress.techniques import registry, svd, tucker
 from autocompress.techniques._layers import LAYER_BYTES, shrinks
 
 LINEAR, POINTWISE, WINDOW = nn.Linear(24, 20), nn.Conv2d(24, 20, 1), nn.Conv2d(24, 20, 3, padding=1)
@@ -32,6 +34,39 @@ def test_another_layer_adds_no_more_than_is_reckoned_with(layer: nn.Module, fact
     (one, weights), (many, fewer) = bytes_and_weights(layer), bytes_and_weights(factors)
     added = many - one - 4 * (fewer - weights)
     assert LAYER_BYTES / 2 <= added / (len(factors) - 1) <= LAYER_BYTES
+
+
+TABLE = nn.Embedding(60, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "layer", "shape", "ranks"),
+    [
+        ("svd", {"variant": "spatial"}, WINDOW, (2, 24, 7, 7), [5]),
+        ("cp", {}, WINDOW, (2, 24, 7, 7), [5]),
+        ("kronecker", {}, LINEAR, (2, 24), [2]),
+        ("kronecker", {}, LINEAR, (2, 5, 24), [2]),
+        ("kronecker", {}, WINDOW, (2, 24, 7, 7), [2]),
+        ("tensor_train", {"order": 2}, LINEAR, (2, 5, 24), [3]),
+        ("tensor_train", {"order": 3}, LINEAR, (2, 5, 24), [3, 3]),
+        ("tensor_train", {"order": 2}, TABLE, (2, 7), [3]),
+        ("tensor_train", {"order": 3}, TABLE, (2, 7), [3, 3]),
+    ],
+)
+def test_factors_take_the_room_that_their_technique_reckons_with(
+    name: str, settings: dict[str, Any], layer: nn.Module, shape: tuple[int, ...], ranks: list[int]
+) -> None:
+    step: Any = registry()[name](**settings)
+    x = torch.zeros(shape, dtype=torch.long) if layer is TABLE else torch.randn(shape)
+    sizes, weights = [], []
+    for each in (layer, step.factorize(layer, ranks)):
+        exported = export_onnx(nn.Sequential(each, nn.ReLU()), (x,))
+        sizes.append(len(strip(exported).SerializeToString()))
+        weights.append(sum(p.numel() for p in each.parameters()))
+    biases = weights[0] - layer.weight.numel()
+    assert step.unfold(layer).held(ranks) == weights[1] - biases
+    added = sizes[1] - sizes[0] - 4 * (weights[1] - weights[0])
+    assert 0.4 <= added / LAYER_BYTES / (step.unfold(layer).layers - 1) <= 1
 
 
 def test_a_factorization_that_saves_less_than_its_layers_take_does_not_shrink() -> None:

@@ -5,12 +5,14 @@ import pytest
 import torch
 from contracts import context_of
 from models import Mlp, Plain, make_task, seeded
+from tensorly.decomposition import partial_tucker
+from tensorly.tenalg import multi_mode_dot
 from torch import nn
 
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Context
 from autocompress.techniques._layers import rank_by_energy
-from autocompress.techniques.tucker import Tucker, factorize, numbers_held
+from autocompress.techniques.tucker import Tucker, factorize, hooi, numbers_held
 
 FULL = [
     (nn.Conv2d(3, 8, 3), (2, 3, 9, 9)),
@@ -47,6 +49,16 @@ def test_the_error_lies_between_the_tails_of_the_unfoldings(ranks: list[int]) ->
         tails.append(float((values[rank:] ** 2).sum()))
     error = float(((kernel_of(factorize(layer, ranks)).double().numpy() - weight) ** 2).sum())
     assert max(tails) * (1 - 1e-4) <= error <= sum(tails) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("ranks", [[2, 2], [4, 3], [7, 5]])
+def test_the_error_is_that_of_tensorly(ranks: list[int]) -> None:
+    weight = torch.randn((8, 6, 3, 3), generator=torch.Generator().manual_seed(0)).double()
+    (core, factors), _ = partial_tucker(weight.numpy(), ranks, modes=[0, 1], n_iter_max=100, tol=1e-10)
+    expected = np.linalg.norm(multi_mode_dot(core, factors, [0, 1]) - weight.numpy())
+    left, right, mine = hooi(weight, ranks)
+    error = np.linalg.norm(multi_mode_dot(mine.numpy(), [left.numpy(), right.numpy()], [0, 1]) - weight.numpy())
+    assert error == pytest.approx(expected, rel=5e-3)
 
 
 def test_a_kernel_of_low_rank_is_found_and_kept_exactly() -> None:
