@@ -9,10 +9,9 @@ from ._layers import chain, has_window, split_window
 from ._ranks import Candidate, Factorization, Ranks, Unfolded
 from .base import Context
 
-TRIES = 4
-WORK = 4e9  # multiplications that all sweeps of one try may take, so that ResNet-18 takes half a minute
-SWEEPS = (4, 60)
-TRIAL = 2  # sweeps from each of the two starts, of which one is followed
+TRIES = (2, 4)  # of a large layer and of others
+WORK = 2e9  # multiplications that all sweeps of one try may take
+SWEEPS = (4, 60)  # the fewest and the most
 RIDGE = 1e-6
 
 Factors = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -24,7 +23,8 @@ class Cp(Factorization):
     The two in the middle treat each channel by itself. Factors start from the singular vectors of the kernel's slices,
     one for each position, whose singular values, taken together, are what ranks are chosen by; alternating least
     squares improve them, in 4 sweeps for a layer of 512x512x3x3 and up to 60 for small ones. The rule `energy` then
-    tries at most four smaller ranks for the same share of the weight.
+    tries at most four smaller ranks for the same share of the weight, and two for large layers: half a minute for
+    ResNet-18.
     """
 
     technique: ClassVar[str] = "cp"
@@ -49,7 +49,7 @@ class Cp(Factorization):
         weight = layer.module.weight.detach()
         enough = layer.by_energy(self.energy)[0]
         low = enough // len(layer.values)
-        for _ in range(TRIES):
+        for _ in range(TRIES[sweeps_of(weight, enough) > SWEEPS[0]]):
             rank = round((max(low, 1) * enough) ** 0.5)
             if not low < rank < enough:
                 break
@@ -79,9 +79,15 @@ def cp_als(weight: Tensor, rank: int) -> Factors:
     weight: (out, in, kh, kw). Returns (out, rank), (in, rank), (kh, rank) and (kw, rank). The better of two starts is
     followed: the slices bound the error, and the unfoldings find kernels of low rank.
     """
-    sweeps = int(min(max(WORK / (weight.numel() * rank), SWEEPS[0]), SWEEPS[1]))
-    begun = [improved(weight, start, TRIAL) for start in (from_slices(weight, rank), from_unfoldings(weight, rank))]
-    return improved(weight, min(begun, key=lambda factors: error_of(weight, factors)), sweeps - TRIAL)
+    sweeps = sweeps_of(weight, rank)
+    trial = max(sweeps // 10, 1)
+    begun = [improved(weight, start, trial) for start in (from_slices(weight, rank), from_unfoldings(weight, rank))]
+    return improved(weight, min(begun, key=lambda factors: error_of(weight, factors)), sweeps - trial)
+
+
+def sweeps_of(weight: Tensor, rank: int) -> int:
+    """How many sweeps the work allows."""
+    return int(min(max(WORK / (weight.numel() * rank), SWEEPS[0]), SWEEPS[1]))
 
 
 def improved(weight: Tensor, factors: Factors, sweeps: int) -> Factors:
