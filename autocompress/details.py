@@ -116,9 +116,10 @@ def technique_documents() -> list[dict[str, Any]]:
     documents = []
     for name, kind in registry().items():
         schema = kind.model_json_schema()["properties"] if kind.model_fields else {}
+        defaults = kind().model_dump(mode="json")
         settings = {
             key: {
-                "default": field.get_default(call_default_factory=True),
+                "default": defaults[key],
                 **{k: v for k, v in schema[key].items() if k not in ("title", "default")},
                 "search": next((str(m) for m in field.metadata if type(m).__name__ in ("Range", "Choice")), None),
             }

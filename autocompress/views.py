@@ -63,7 +63,9 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     """A recipe's plain values as one line with the settings that matter."""
     parts = []
     for step in recipe["steps"]:
-        settings = [_setting(key, value) for key, value in step.items() if key in _SHOWN and value != _USUAL.get(key)]
+        # Epochs of a step that could prune in cycles, but does not, are none.
+        shown = [key for key in step if key in _SHOWN and not (key == "epochs" and step.get("cycles") == 1)]
+        settings = [_setting(key, step[key]) for key in shown if step[key] != _USUAL.get(key)]
         parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])
     return " > ".join(parts) or "(no steps)"
 

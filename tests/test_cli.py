@@ -279,7 +279,15 @@ def test_show_prints_one_trial_in_full(searched: Searched) -> None:
         document = ran.json()
         assert ran.code == 0
         assert {key: document[key] for key in row} == row
-        assert document.keys() - row.keys() == {"study", "outcome", "reason", "violations", "seconds", "decisions"}
+        assert document.keys() - row.keys() == {
+            "study",
+            "outcome",
+            "reason",
+            "violations",
+            "seconds",
+            "carried_out",
+            "decisions",
+        }
         assert document["outcome"] == "completed"
         assert document["violations"]["size"] == pytest.approx(row["metrics"]["size_bytes"] / 1e6 - 1)
         assert len(document["decisions"]) == len(row["recipe"]["steps"])

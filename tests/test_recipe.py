@@ -72,7 +72,8 @@ def _numbers(annotation: Any, rules: Iterable[Any], place: str) -> st.SearchStra
             case Lt(bound):
                 high = {"max_value": bound, "exclude_max": True}
     if annotation is int:
-        return st.integers(low["min_value"], high["max_value"])
+        most = high["max_value"]
+        return st.integers(low["min_value"], low["min_value"] + 8 if most is None else most)
     assert annotation is float, f"{place}: say here how to make a {annotation}"
     return st.floats(
         None if low["min_value"] is None else float(low["min_value"]),

@@ -40,7 +40,10 @@ def tiny(make=network, baseline=None, **splits):
     parts = {"train": split(0, 64), "validation": split(1, 32), "test": split(2, 32), **splits}
     return Classification(make, **parts, baseline=baseline)
 '''
-SPACE = {"version": 1, "steps": [{"technique": "svd", "energy": [0.3, 0.5]}, {"one_of": ["float16", "none"]}]}
+SPACE = {
+    "version": 1,
+    "steps": [{"technique": "svd", "energy": [0.3, 0.5], "variant": "channel"}, {"one_of": ["float16", "none"]}],
+}
 CONFIG: dict[str, Any] = {
     "study": "tiny",
     "task": "task.py:tiny",
