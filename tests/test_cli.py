@@ -411,7 +411,7 @@ def test_techniques_prints_every_technique_with_its_defaults(tmp_path: Path) -> 
         row = rows[name]
         assert (row["family"], row["kind"]) == (kind.family, kind.kind)
         assert row["about"]
-        assert {key: setting["default"] for key, setting in row["settings"].items()} == kind().model_dump()
+        assert {key: setting["default"] for key, setting in row["settings"].items()} == kind().model_dump(mode="json")
         for other, before in registry().items():
             assert (other in row["may_follow"]) == _goes(before(), kind())
 
