@@ -8,7 +8,8 @@ from faulty import faulty_project
 
 # A ratio of pruning, and how the network behaves that it leaves.
 DIES_ONCE, DIES, RAISES, HANGS, WORKS = 0.25, 0.5, 0.75, 0.125, 0.375
-TRIAL_SECONDS = 60  # from when a worker takes a trial up
+# From when a worker takes a trial up; the first export of a new worker takes most of a minute on a busy machine.
+TRIAL_SECONDS = 100
 
 
 @pytest.fixture(scope="module")

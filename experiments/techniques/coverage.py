@@ -110,7 +110,7 @@ def table(rows: pd.DataFrame) -> str:
     names = sorted(rows["case"].unique())
     reasons: dict[str, int] = {}
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for network in NETWORKS:
+    for network in (name for name in NETWORKS if name in set(rows["network"])):
         cells = [cell(rows, name, network, reasons) for name in names]
         lines.append(f"| {network} | " + " | ".join(cells) + " |")
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
@@ -145,9 +145,9 @@ def main() -> None:
             row = try_out(technique, network)
             rows = [r for r in rows if (r["case"], r["network"]) != (technique, network)] + [row]
             print(technique, network, row["outcome"], row.get("compression_ratio", row.get("reason")), flush=True)
-    found = pd.DataFrame(rows).sort_values(["case", "network"])
-    found.to_csv(path, index=False, float_format="%.4g")
-    (HERE / "coverage.md").write_text(table(found))
+        found = pd.DataFrame(rows).sort_values(["case", "network"])
+        found.to_csv(path, index=False, float_format="%.4g")
+        (HERE / "coverage.md").write_text(table(found))
 
 
 if __name__ == "__main__":

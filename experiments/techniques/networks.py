@@ -100,6 +100,9 @@ def _torchvision(name: str, **settings: object) -> Callable[[], nn.Module]:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet-5": (LeNet5, (1, 28, 28)),
     "ResNet-20": (CifarResNet, (3, 32, 32)),
+    "GRU": (lambda: Recurrent(nn.GRU), SERIES),
+    "LSTM": (lambda: Recurrent(nn.LSTM), SERIES),
+    "Transformer": (Encoder, SERIES),
     "ResNet-56": (lambda: CifarResNet(56), (3, 32, 32)),
     "ResNet-18": (_torchvision("resnet18"), IMAGE),
     "VGG-11-BN": (_torchvision("vgg11_bn"), IMAGE),
@@ -111,7 +114,4 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "SqueezeNet": (_torchvision("squeezenet1_1"), IMAGE),
     "GoogLeNet": (_torchvision("googlenet", aux_logits=False, init_weights=False), IMAGE),
     "ViT-B/16": (_torchvision("vit_b_16", image_size=64), IMAGE),
-    "GRU": (lambda: Recurrent(nn.GRU), SERIES),
-    "LSTM": (lambda: Recurrent(nn.LSTM), SERIES),
-    "Transformer": (Encoder, SERIES),
 }
