@@ -158,6 +158,7 @@ def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
     """Compress, train, export, load and judge one candidate; everything of a trial but its latency."""
     clock = Clock(dict.fromkeys(PHASES, 0.0))
     try:
+        load_task(spec.task)  # once a process, and not cut short in the middle of an import
         with limited(spec.time_limit):
             return _prepare(spec, baseline, clock)
     except (Exception, OutOfTime) as error:
