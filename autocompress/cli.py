@@ -44,8 +44,8 @@ def _print_json(value: object) -> None:
 
 
 def _out() -> Console:
-    # Pipes have no width of their own: a wide one keeps a row of a table on one line.
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    # Pipes have no width of their own: a wide one keeps a row of a table, or a recipe, on one line.
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 @app.command()
