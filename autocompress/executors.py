@@ -5,24 +5,23 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .errors import AutocompressError, ExecutorError
 from .outcome import Baseline, Candidate, Failed, Outcome
 from .tasks.loading import SHIPPED_FOLDER
-from .trial import LATE, TrialSpec, failure, measure, prepare
+from .trial import TrialSpec, failure, measure, prepare
 
 Value = TypeVar("Value")
 KNOCK_SECONDS = 10.0
-# A trial keeps its own time from when a worker takes it up. One that is stuck where no signal reaches it is killed when
-# both its tasks could have ended, and so much later, in seconds.
-STUCK = 300.0
+LATE = "ran past its time limit"
 SHIPPED_BYTES, SHIPPED_FILES = 20_000_000, 500
 LISTED_FILES = 20_000  # how far a folder that also holds a data set is looked through for code
 NOT_SHIPPED = {"__pycache__", "mlruns", "mlartifacts", "node_modules", "venv"}
@@ -75,7 +74,7 @@ class InlineExecutor:
         return function(*arguments)
 
     def submit(self, spec: TrialSpec) -> None:
-        """Run the trial to its end."""
+        """Run the trial to its end; a time limit would end this process too, and is not kept."""
         assert self._baseline is not None
         candidate = prepare(spec, self._baseline)
         outcome = measure(candidate, spec, self._baseline)
@@ -99,8 +98,7 @@ class _Job:
     number: int
     prepared: Any
     measured: Any
-    deadline: float
-    cancelled: bool = field(default=False)
+    late_at: float
 
 
 class RayExecutor:
@@ -115,8 +113,8 @@ class RayExecutor:
         # Ray's own retries are off: the controller counts attempts, and Ray retries an out-of-memory kill for ever.
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
         marked = {"resources": {resource: 0.001}} if resource else {}
-        self._prepare = self._ray.remote(**options)(prepare)
-        self._measure = self._ray.remote(**options, **marked)(measure)
+        self._prepare = self._ray.remote(**options)(_prepare_in_time).options(name="prepare")
+        self._measure = self._ray.remote(**options, **marked)(_measure_in_time).options(name="measure")
         self._call = self._ray.remote(**options, **marked)(_guarded)
         self._baseline: Any = None
         self._jobs: dict[Any, _Job] = {}
@@ -146,28 +144,24 @@ class RayExecutor:
         """Queue both tasks of a trial; the second starts when the first has ended."""
         prepared = self._prepare.remote(spec, self._baseline)
         measured = self._measure.remote(prepared, spec, self._baseline)
-        self._jobs[measured] = _Job(spec.number, prepared, measured, time.monotonic() + 2 * spec.time_limit + STUCK)
+        self._jobs[measured] = _Job(spec.number, prepared, measured, time.monotonic() + spec.time_limit)
 
     def finished(self, wait: float) -> list[Finished]:
-        """The trials that ended or ran out of time."""
+        """The trials that ended, by themselves or with their worker."""
         if not self._jobs:
             return []
         done, _ = self._ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=0)
         if not done:
             done, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=wait)
-        for ref, job in self._jobs.items():
-            if time.monotonic() > job.deadline and ref not in done:
-                self._cancel(job)
-        late = [ref for ref, job in self._jobs.items() if job.cancelled and ref not in done]
-        return [self._collect(self._jobs.pop(ref)) for ref in [*done, *late]]
+        return [self._collect(self._jobs.pop(ref)) for ref in done]
 
     def _collect(self, job: _Job) -> Finished:
-        if job.cancelled:
-            return Finished(job.number, Failed(LATE), lambda: None)
         try:
             outcome: Outcome = self._ray.get(job.measured)
         except self._ray.exceptions.RayError as error:
-            return Finished(job.number, Failed(_reason(error), lost=True), lambda: None)
+            late = time.monotonic() >= job.late_at
+            failed = Failed(LATE) if late else Failed(_reason(error), lost=True)
+            return Finished(job.number, failed, lambda: None)
         return Finished(job.number, outcome, lambda: self._fetch(job))
 
     def _fetch(self, job: _Job) -> Candidate | None:
@@ -177,20 +171,37 @@ class RayExecutor:
             return None
         return made if isinstance(made, Candidate) else None
 
-    def _cancel(self, job: _Job) -> None:
-        job.cancelled = True
-        for ref in (job.measured, job.prepared):
-            self._ray.cancel(ref, force=True)
-
     def cancel(self) -> None:
         """Kill the workers of all running trials."""
         for job in self._jobs.values():
-            self._cancel(job)
+            for ref in (job.measured, job.prepared):
+                self._ray.cancel(ref, force=True)
         self._jobs.clear()
 
     def close(self) -> None:
         """Disconnect; ends the cluster that was started here."""
         self._ray.shutdown()
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """End this worker when the block takes longer, wherever it is stuck; what it held half made goes with it."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _prepare_in_time(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
+    with _alarm(spec.time_limit):
+        return prepare(spec, baseline)
+
+
+def _measure_in_time(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline) -> Outcome:
+    with _alarm(spec.time_limit):
+        return measure(candidate, spec, baseline)
 
 
 def _warm() -> None:

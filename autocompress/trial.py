@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -34,7 +32,6 @@ from .techniques import Context, Decision, Technique, expanded, recipe_from_data
 from .training import fit
 
 EARLY = 0.1  # the share of the baseline's training after which the weights to rewind to are kept
-LATE = "ran past its time limit"
 EXAMPLES = 4  # how many examples an export is traced with and compared on
 # What every trial is timed by; a phase that a cached stage or a short recipe leaves out took no time.
 PHASES = ("restore", "decide", "apply", "train", "export", "load")
@@ -53,30 +50,7 @@ class TrialSpec:
     batch_size: int = 1
     cache: str | None = None
     latency_seconds: float = 0.6
-    time_limit: float = 3600.0  # seconds, for making the file and for timing it alike
-
-
-class OutOfTime(BaseException):
-    """A trial ran past its time limit; no Exception, so that no code of a user's takes it for one of its own."""
-
-
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime in a block that takes longer; in the main thread only, where Ray's workers run tasks too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(number: int, frame: object) -> None:
-        raise OutOfTime
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    time_limit: float = 3600.0  # seconds on a worker, for making the file and for timing it alike
 
 
 class Clock:
@@ -158,17 +132,13 @@ def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
     """Compress, train, export, load and judge one candidate; everything of a trial but its latency."""
     clock = Clock(dict.fromkeys(PHASES, 0.0))
     try:
-        load_task(spec.task)  # once a process, and not cut short in the middle of an import
-        with limited(spec.time_limit):
-            return _prepare(spec, baseline, clock)
-    except (Exception, OutOfTime) as error:
+        return _prepare(spec, baseline, clock)
+    except Exception as error:
         return failure(error, clock.seconds)
 
 
 def failure(error: BaseException, seconds: dict[str, float] | None = None) -> Failed:
     """What went wrong, as a value: our own errors by their message, others with their type and traceback."""
-    if isinstance(error, OutOfTime):
-        return Failed(LATE, seconds=seconds or {})
     if isinstance(error, AutocompressError):
         return Failed(str(error), refused=isinstance(error, TechniqueError), seconds=seconds or {})
     text = " ".join(str(error).split())[:300]
@@ -300,10 +270,10 @@ def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline)
         return candidate
     clock = Clock(candidate.seconds)
     try:
-        with limited(spec.time_limit), clock("latency"):
+        with clock("latency"):
             inputs = model_inputs(load_task(spec.task), spec.batch_size)
             timed = measure_latency(baseline.onnx, candidate.onnx, inputs, spec.latency_seconds, spec.threads)
-    except (Exception, OutOfTime) as error:
+    except Exception as error:
         return failure(error, clock.seconds)
     metrics = {**candidate.metrics, **timed}
     past = violations(spec.limits, metrics)

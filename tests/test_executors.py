@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 from commandline import DIGITS, PATIENCE
 
-from autocompress import executors
 from autocompress.errors import ExecutorError, TaskError
 from autocompress.executors import (
     SHIPPED_BYTES,
@@ -204,16 +203,10 @@ def test_cancel_gives_up_running_trials_and_frees_their_workers(bench: Workbench
 def test_a_trial_past_its_time_limit_comes_back_as_failed(bench: Workbench) -> None:
     bench.executor.submit(replace(bench.spec(5, 0.75), time_limit=5.0))
     (late,) = results(bench.executor, 1)
-    assert isinstance(late.outcome, Failed)
-    assert late.outcome.reason == "ran past its time limit"
-    assert sum(late.outcome.seconds.values()) > 4  # counted from when a worker took it up
-
-
-def test_a_trial_that_does_not_end_by_itself_is_killed(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "STUCK", -35.0)  # long before the trial would end by itself
-    bench.executor.submit(replace(bench.spec(6, 0.75), time_limit=20.0))
-    (late,) = results(bench.executor, 1)
     assert late.outcome == Failed("ran past its time limit")
+    bench.executor.submit(bench.spec(2, 0.25))
+    (kept,) = results(bench.executor, 1)
+    assert isinstance(kept.outcome, Completed)
 
 
 def test_an_inline_trial_gives_the_same_file_as_one_on_ray(bench: Workbench, tmp_path: Path) -> None:

@@ -56,7 +56,6 @@ def test_a_trial_that_raises_fails_with_its_reason_and_is_not_repeated(troubled:
 def test_a_trial_past_its_time_limit_fails(troubled: tuple[Project, Finished]) -> None:
     trial = trial_of(troubled, HANGS)
     assert trial.outcome["reason"] == "ran past its time limit"
-    assert trial.outcome["seconds"]["train"] > TRIAL_SECONDS / 2
     assert trial.attributes["attempts"] == 1
 
 

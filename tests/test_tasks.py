@@ -231,7 +231,7 @@ def with_nan(position: int) -> Tensor:
 
 BAD: dict[str, tuple[Task, str]] = {
     "baseline": (replace(GOOD, baseline={"epochs": 3}), r"task.baseline is a dict: give a Training, or None"),
-    "no module": (replace(GOOD, make_model=lambda: print), r"returned a builtin_function_or_method: return a torch.nn"),
+    "no module": (replace(GOOD, make_model=lambda: len), r"returned a builtin_function_or_method: return a torch.nn"),
     "no split": (replace(GOOD, train=X), r"split 'train' is a Tensor: give \(inputs, targets\) or a Dataset"),
     "unlike lengths": (replace(GOOD, test=(X, Y[:5])), r"split 'test' has 12 inputs but 5 targets: give one each"),
     "no length": (replace(GOOD, train=Streaming()), r"split 'train' has no length: give a map-style Dataset"),

@@ -117,11 +117,9 @@ def _load_file(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]  # half a module must not be found there, whatever cut its import short
-        if isinstance(error, Exception | SystemExit):
-            raise TaskError(f"{path}: cannot be imported: {_in_one_line(error)}") from error
-        raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise TaskError(f"{path}: cannot be imported: {_in_one_line(error)}") from error
     return module
 
 
