@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ._layers import chain, has_window, window
 from ._ranks import Factorization, Ranks, Unfolded
 
-SWEEPS = 8  # the error settles after two or three
+SWEEPS = 3  # the error settles after two or three
 
 
 class Tucker(Factorization):

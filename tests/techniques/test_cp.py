@@ -100,11 +100,11 @@ def test_a_kernel_of_zeros_and_factors_that_are_no_numbers_are_seen() -> None:
     assert not error_of(random(4, 3, 3, 3), (o * torch.nan, i, h, w)) < 1
 
 
-def test_degenerate_factors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.techniques.cp.error_of", lambda weight, factors: float("nan"))
-    model = seeded(Plain)
-    with pytest.raises(TechniqueError, match="conv1: its factors of rank 4 are degenerate"):
-        Cp(ranks={"conv1": 4}).decide(model, context_of("plain"))
+def test_degenerate_factors_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = lambda weight, factors, sweeps: tuple(part * torch.nan for part in factors)  # noqa: E731
+    monkeypatch.setattr("autocompress.techniques.cp.improved", nothing)
+    weight = random(6, 5, 3, 3)
+    assert all(torch.equal(a, b) for a, b in zip(cp_als(weight, 4), from_slices(weight, 4), strict=True))
 
 
 def test_a_model_without_convolutions_is_refused_with_the_fix() -> None:
