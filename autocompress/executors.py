@@ -126,11 +126,14 @@ class RayExecutor:
         self._baseline = self._ray.put(baseline)
 
     def call(self, function: Callable[..., Value], *arguments: Any) -> Value:
-        """Run a function on a worker. Raises what it raised, or ExecutorError when the worker was lost."""
+        """Run a function on a worker, once more if it is lost. Raises what it raised, or ExecutorError."""
         try:
             result = self._ray.get(self._call.remote(function, arguments))
-        except self._ray.exceptions.RayError as error:
-            raise ExecutorError(f"a worker was lost while it ran {function.__name__}: {_reason(error)}") from error
+        except self._ray.exceptions.RayError:
+            try:
+                result = self._ray.get(self._call.remote(function, arguments))
+            except self._ray.exceptions.RayError as error:
+                raise ExecutorError(f"{function.__name__} failed on two workers: {_reason(error)}") from error
         if isinstance(result, AutocompressError):
             raise result
         if isinstance(result, Failed):

@@ -149,9 +149,23 @@ def test_call_on_ray_raises_an_executor_error_for_other_errors(bench: Workbench)
         bench.executor.call(operator.truediv, 1, 0)
 
 
-def test_call_on_ray_raises_an_executor_error_when_its_worker_is_lost(bench: Workbench) -> None:
-    with pytest.raises(ExecutorError, match="a worker was lost while it ran raise_signal: its worker was killed"):
+def test_call_on_ray_raises_an_executor_error_when_two_workers_are_lost(bench: Workbench) -> None:
+    with pytest.raises(ExecutorError, match="raise_signal failed on two workers: its worker was killed"):
         bench.executor.call(signal.raise_signal, signal.SIGKILL)
+
+
+def test_call_on_ray_outlives_the_loss_of_a_worker(bench: Workbench, tmp_path: Path) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    code = f"""
+import os, pathlib, signal
+begun = pathlib.Path({str(begun)!r})
+if not begun.exists():
+    begun.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path({str(done)!r}).touch()
+"""
+    bench.executor.call(exec, code)
+    assert done.exists()
 
 
 def test_call_on_ray_says_in_one_line_what_the_workers_lack(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
