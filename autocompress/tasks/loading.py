@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import TaskError, suggest
 from .checks import check_task
@@ -102,13 +103,21 @@ def load_callable(source: str, root: Path) -> Any:
     return found
 
 
+class _Uncached(SourceFileLoader):
+    """Compiles a file as it is: Python's bytecode would stand for one that was edited within the same second."""
+
+    def path_stats(self, path: object) -> NoReturn:
+        """Say that nothing is known, so that no bytecode is looked for or written."""
+        raise OSError(f"{path} is read anew")
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise TaskError(f"{path}: no such file: check the path, which starts at the config's folder")
     name = f"autocompress_task_{hashlib.sha256(f'{path} {_digest(path)}'.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
