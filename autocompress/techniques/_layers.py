@@ -6,6 +6,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+LARGE = 2048  # rows and columns from which a few singular vectors are found without the others
+SWEEPS = 8
 LAYER_BYTES = 180  # at most what one more convolution adds to a file besides its weights: node, names and shapes
 
 
@@ -31,10 +33,24 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         right, left = truncated(matrix.T, rank)
         return left.T, right.T
     wide = matrix.double()
-    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    if matrix.shape[0] >= LARGE and 8 * rank <= matrix.shape[0]:
+        squares, vectors = _leading(wide, rank)
+    else:
+        squares, vectors = torch.linalg.eigh(wide @ wide.T)
     vectors = vectors.flip(1)[:, :rank]
     root = squares.flip(0)[:rank].clamp_min(1e-30).sqrt().sqrt()
     return (vectors * root).to(matrix.dtype), (vectors.T @ wide / root[:, None]).to(matrix.dtype)
+
+
+def _leading(wide: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The largest squared singular values, in rising order, and their vectors, by iterated subspaces (Halko, 2011)."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn((wide.shape[0], rank + 16), generator=generator, dtype=wide.dtype)
+    for _ in range(SWEEPS):
+        basis = torch.linalg.qr(wide @ (wide.T @ basis))[0]
+    inner = basis.T @ wide
+    squares, vectors = torch.linalg.eigh(inner @ inner.T)
+    return squares, basis @ vectors
 
 
 def balanced(size: int, parts: int) -> tuple[int, ...]:

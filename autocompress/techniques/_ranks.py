@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from ._sensitivity import scan, strongest
 from ._vbmf import vbmf_rank
 from .base import Context, Decision, Technique
 
+LARGEST = 5000  # rows and columns up to which all singular values are found: twice as many take eight times as long
 Ranks = list[int]
 
 
@@ -32,6 +34,13 @@ class Unfolded:
     held: Callable[[Ranks], int]
     layers: int
 
+    def too_large(self) -> str | None:
+        """Why its singular values are not looked for; None where they are."""
+        for rows, columns in (matrix.shape for matrix in self.matrices):
+            if min(rows, columns) > LARGEST:
+                return f"all singular values of {rows}x{columns} numbers would take long: give it a rank by `ranks`"
+        return None
+
     def share(self, kept: float) -> Ranks:
         """The ranks that are this share of the largest ones."""
         return [max(1, round(kept * limit)) for limit in self.limits]
@@ -43,11 +52,18 @@ class Candidate:
     def __init__(self, name: str, module: Any, unfolded: Unfolded) -> None:
         self.name, self.module, self.unfolded = name, module, unfolded
         self.weights: int = module.weight.numel()
-        self.values = [singular_values(matrix.detach()) for matrix in unfolded.matrices]
-        if len(unfolded.limits) == 1:
-            self.pooled = [torch.cat(self.values).sort(descending=True)[0]]
-        else:
-            self.pooled = self.values
+
+    @cached_property
+    def values(self) -> list[Tensor]:
+        """The singular values of each matrix; found when a rule asks, since those of a large one take minutes."""
+        return [singular_values(matrix.detach()) for matrix in self.unfolded.matrices]
+
+    @cached_property
+    def pooled(self) -> list[Tensor]:
+        """The singular values that each rank counts."""
+        if len(self.unfolded.limits) == 1:
+            return [torch.cat(self.values).sort(descending=True)[0]]
+        return self.values
 
     def by_energy(self, energy: float) -> Ranks:
         """The smallest ranks that keep a share of the squared singular values."""
@@ -152,7 +168,13 @@ class Factorization(Technique):
     def _candidates(self, model: nn.Module, context: Context) -> tuple[dict[str, Candidate], dict[str, str]]:
         found = {name: (m, u) for name, m in model.named_modules() if (u := self.unfold(m)) is not None}
         skipped = unreplaceable(model, list(found), context.example)
+        if self._decomposes():
+            skipped |= {name: why for name, (_, unfolded) in found.items() if (why := unfolded.too_large())}
         return {name: Candidate(name, *pair) for name, pair in found.items() if name not in skipped}, skipped
+
+    def _decomposes(self) -> bool:
+        """Whether ranks are chosen by all singular values."""
+        return not self.ranks
 
     def _choose(self, layers: dict[str, Candidate], context: Context) -> dict[str, Any]:
         if self.ranks:

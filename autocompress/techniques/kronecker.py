@@ -44,6 +44,9 @@ class Kronecker(Factorization):
             return super()._choose(layers, context)
         return {name: [min(self.terms, *layer.unfolded.limits)] for name, layer in layers.items()}
 
+    def _decomposes(self) -> bool:
+        return super()._decomposes() and self.terms is None
+
     def _rule(self) -> tuple[str, str]:
         if self.terms is None or self.ranks:
             return super()._rule()

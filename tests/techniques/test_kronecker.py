@@ -126,3 +126,14 @@ def test_terms_outside_1_to_8_are_no_setting(terms: int) -> None:
 
 def test_grouped_convolutions_are_left_alone() -> None:
     assert Kronecker().unfold(nn.Conv2d(8, 8, 3, groups=2)) is None
+
+
+def test_a_layer_whose_singular_values_would_take_long_is_left_alone_unless_none_are_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autocompress.techniques._ranks.LARGEST", 20)
+    model = seeded(Plain)
+    big = next(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    decision = Kronecker(terms=None, rank="params", keep=0.6).decide(model, context_of("plain"))
+    assert decision["skipped"][big].startswith("all singular values of ")
+    assert big in Kronecker(terms=1).decide(model, context_of("plain"))["ranks"]
