@@ -114,7 +114,8 @@ def choose(tensor: TensorProto, allowed: frozenset[str] = decoders.FAMILIES[-1])
 def _values(values: Array, allowed: frozenset[str]) -> TensorProto | Call:
     """A row of numbers, plain or in the smallest other way."""
     count = _whole(np.array([len(values)]), TensorProto.INT64)
-    return min((numpy_helper.from_array(values), *_of_few_values(values, count, allowed)), key=_size)
+    ways: list[TensorProto | Call] = [numpy_helper.from_array(values), *_of_few_values(values, count, allowed)]
+    return min(ways, key=_size)
 
 
 def _size(part: TensorProto | Call) -> int:
@@ -175,7 +176,7 @@ def _gaps(places: Array, escape: int, allowed: frozenset[str]) -> list[TensorPro
 
 def _raw(values: Array, kind: int = TensorProto.UINT8) -> TensorProto:
     """A row of small whole numbers; two 4-bit ones share a byte, the first in its low half."""
-    data = values.astype(np.uint8)
+    data: Array = values.astype(np.uint8)
     if kind == TensorProto.UINT4:
         padded = np.append(data, np.zeros(len(data) % 2, np.uint8))
         data = padded[0::2] | (padded[1::2] << 4)

@@ -1,0 +1,56 @@
+"""Uniform quantization of weights to 2 to 8 bits."""
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import onnx
+from pydantic import Field
+
+from ..recipe import Choice, Kind, Range
+from . import _uniform
+from .base import Context, Decision, Technique
+
+
+class LowBit(Technique):
+    """Store weights as whole numbers of 2 to 8 bits with a scale for each output, or each group of weights in it.
+
+    Scales are those of least squared error (Banner et al., 2019, section 3.1); what is zero stays zero. group is how
+    many weights in a row share a scale, 0 for all of an output. keep names layers that stay in float: names, patterns
+    such as `head.*`, `first` or `last`. Activations are left as they are, and what runs are floats.
+    """
+
+    technique: ClassVar[str] = "low_bit"
+    family: ClassVar[str] = "quantization"
+    kind: ClassVar[Kind] = "encode"
+    weight_bits: ClassVar[float] = 2
+
+    bits: Annotated[int, Range(2, 8, step=1)] = Field(4, ge=2, le=8)
+    group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
+    keep: tuple[str, ...] = ()
+
+    def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
+        """The scales of each weight, and why others stay in float."""
+        found, skipped = _uniform.weights_of(model, self.technique, self.keep)
+        return {"grids": {name: grid(w, self.bits, self.group) for name, w in found.items()}, "skipped": skipped}
+
+    def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+        """Store the weights by the recorded grids."""
+        return apply_uniform(model, decision["grids"])
+
+
+def grid(weight: _uniform.Weight, bits: int, group: int) -> dict[str, Any]:
+    """The grid of one weight as plain values."""
+    values, over = _uniform.spread(weight, group)
+    scales = _uniform.scales_for(values, over, bits)
+    return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
+
+
+def apply_uniform(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
+    """Store the weights of a file by their grids."""
+    stored = {}
+    for tensor in model.graph.initializer:
+        if (found := grids.get(tensor.name)) is not None:
+            values = onnx.numpy_helper.to_array(tensor).reshape(found["shape"])
+            scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+            stored[tensor.name] = (_uniform.on_grid(values, scales, found["bits"]), scales)
+    return _uniform.store_on_uniform(model, stored)
