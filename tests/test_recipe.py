@@ -200,7 +200,11 @@ def test_a_step_is_ordered_by_what_it_leaves() -> None:
 
     assert (Rounding.kind, Rounding.result(), technique("finetune").result()) == ("train", "encode", "train")
     assert len(Recipe((technique("svd")(), technique("finetune")(), Rounding())).steps) == 3
-    for later, fix in (("finetune", "train before"), ("svd", "prune and factorize before"), ("float16", "one encoding")):
+    for later, fix in (
+        ("finetune", "train before"),
+        ("svd", "prune and factorize before"),
+        ("float16", "one encoding"),
+    ):
         with pytest.raises(RecipeError, match=f"step 2 '{later}' follows step 1 'rounding': .*{fix}"):
             Recipe((Rounding(), technique(later)()))
     with pytest.raises(RecipeError, match="step 2 'rounding' follows step 1 'float16': a file has one encoding"):
