@@ -48,7 +48,8 @@ def fit(
     """Train a model in place and leave it in evaluation mode; returns the mean loss of each epoch.
 
     after_step is told after each optimizer step which share of the training is done; unless it is given, pruned
-    weights are held at zero, and those that share a value share it still. Raises TaskError when the loss stops being a number.
+    weights are held at zero, and those that share a value share it still. Raises TaskError when the loss stops being
+    a number.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -130,9 +131,9 @@ def shared_values(weight: Tensor) -> Tensor | None:
     flat = weight.detach().flatten()
     if weight.dim() < 2 or flat.numel() < SHARED:
         return None
-    if flat[:: flat.numel() // SAMPLED + 1].unique().numel() > VALUES:
+    if torch.unique(flat[:: flat.numel() // SAMPLED + 1]).numel() > VALUES:
         return None
-    values, groups = flat.unique(return_inverse=True)
+    values, groups = torch.unique(flat, return_inverse=True)
     few = 1 < values.numel() <= min(VALUES, flat.numel() // SHARED)
     return groups if few else None
 

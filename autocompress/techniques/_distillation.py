@@ -6,6 +6,7 @@ from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
 from torch.utils.data import TensorDataset
 
 from ..data import Batch, batches
+from ..training import Loss
 from .base import Context
 
 
@@ -21,6 +22,18 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     student, teacher = student.reshape(-1, classes), teacher.reshape(-1, classes)
     divergence = kl_div(log_softmax(student / temperature, 1), softmax(teacher / temperature, 1), reduction="batchmean")
     return divergence * temperature**2
+
+
+def blended(context: Context, alpha: float, temperature: float) -> Loss:
+    """A loss of which a share `alpha` is distillation and the rest the task's own."""
+    teacher = Teacher(context) if alpha else None
+
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        own = context.task.loss(output, batch.targets) if alpha < 1 else output.new_zeros(())
+        soft = distillation_loss(output, teacher(batch), temperature) if teacher else output.new_zeros(())
+        return alpha * soft + (1 - alpha) * own
+
+    return loss
 
 
 class Teacher:

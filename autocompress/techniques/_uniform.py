@@ -88,7 +88,8 @@ def spread(weight: Weight, group: int) -> tuple[Array, tuple[int, ...]]:
 def scales_for(values: Array, over: tuple[int, ...], bits: int) -> Array:
     """Scales with the least squared error on a grid of 2**bits whole numbers about zero, exact in 16 bits.
 
-    over: the axes along which weights share a scale. A negative scale turns the grid round, which has one number more below zero than above.
+    over: the axes along which weights share a scale. A negative scale turns the grid round, which has one number more
+    below zero than above.
     """
     top = np.abs(values).max(axis=over, keepdims=True)
     best, least = np.ones_like(top), np.full_like(top, np.inf)
@@ -98,7 +99,7 @@ def scales_for(values: Array, over: tuple[int, ...], bits: int) -> Array:
             lost = np.square(on_grid(values, scale, bits) * scale - values).sum(axis=over, keepdims=True)
             best = np.where(lost < least, scale, best)
             least = np.minimum(lost, least)
-    return best
+    return np.asarray(best)
 
 
 def _half(scale: Array) -> Array:
@@ -137,10 +138,26 @@ def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]
             helper.make_node("Mul", [f"{name}.whole", f"{name}.units"], [name if same else f"{name}.spread"]),
         ]
         if not same:
-            kept.append(TensorProto(name=f"{name}.shape", data_type=TensorProto.INT64, dims=[len(shape)], int64_data=shape))
+            kept.append(
+                TensorProto(name=f"{name}.shape", data_type=TensorProto.INT64, dims=[len(shape)], int64_data=shape)
+            )
             nodes.append(helper.make_node("Reshape", [f"{name}.spread", f"{name}.shape"], [name]))
     later = list(model.graph.node)
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend(kept)
     model.graph.node.extend([*nodes, *later])
     return model
+
+
+def overridable(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy whose stored tensors of these names may be given other numbers in a call."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    stored = {tensor.name: tensor for tensor in made.graph.initializer}
+    given = {value.name for value in made.graph.input}
+    made.graph.input.extend(
+        helper.make_tensor_value_info(name, stored[name].data_type, stored[name].dims)
+        for name in names
+        if name not in given
+    )
+    return made

@@ -3,12 +3,11 @@
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from ..data import Batch
 from ..recipe import Kind, Range
 from ..training import Training, fit
-from ._distillation import Teacher, distillation_loss
+from ._distillation import blended
 from .base import Context, Technique
 
 
@@ -27,13 +26,5 @@ class Distill(Technique):
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Run the epochs on the training split; alpha weighs the teacher's share of the loss."""
-        teacher = Teacher(context)
         settings = Training(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
-
-        def loss(output: Tensor, batch: Batch) -> Tensor:
-            soft = distillation_loss(output, teacher(batch), self.temperature)
-            if self.alpha == 1:
-                return soft
-            return self.alpha * soft + (1 - self.alpha) * context.task.loss(output, batch.targets)
-
-        fit(model, context.train, loss, settings, context.seed)
+        fit(model, context.train, blended(context, self.alpha, self.temperature), settings, context.seed)

@@ -53,4 +53,11 @@ def apply_uniform(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> o
             values = onnx.numpy_helper.to_array(tensor).reshape(found["shape"])
             scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
             stored[tensor.name] = (_uniform.on_grid(values, scales, found["bits"]), scales)
-    return _uniform.store_on_uniform(model, stored)
+    return _uniform.store_on_grids(model, stored)
+
+
+def dequantized(values: _uniform.Array, found: dict[str, Any]) -> _uniform.Array:
+    """The numbers that a weight has on its grid."""
+    scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+    numbers = _uniform.on_grid(values.reshape(found["shape"]), scales, found["bits"])
+    return np.asarray((numbers * scales).reshape(values.shape))
