@@ -35,7 +35,7 @@ class LowBit(Technique):
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Store the weights by the recorded grids."""
-        return apply_uniform(model, decision["grids"])
+        return apply_grids(model, decision["grids"])
 
 
 def grid(weight: _uniform.Weight, bits: int, group: int) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def grid(weight: _uniform.Weight, bits: int, group: int) -> dict[str, Any]:
     return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
 
 
-def apply_uniform(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
+def apply_grids(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
     """Store the weights of a file by their grids."""
     stored = {}
     for tensor in model.graph.initializer:
