@@ -40,11 +40,6 @@ class Model:
         """The model's output for inputs in the order of the file."""
         return np.asarray(self._session.run(self._outputs, dict(zip(self.inputs, inputs, strict=True)))[0])
 
-    def changed(self, tensors: dict[str, Array], *inputs: Array) -> Array:
-        """The output with other numbers in the place of stored tensors that the file also takes as inputs."""
-        feed = {**dict(zip(self.inputs, inputs, strict=True)), **tensors}
-        return np.asarray(self._session.run(self._outputs, feed)[0])
-
     def runner(self, inputs: tuple[Array, ...]) -> "Runner":
         """A call without arguments that runs these inputs: what latency is measured on."""
         return Runner(self._session, self._outputs, dict(zip(self.inputs, inputs, strict=True)))

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ..artifacts.packing import LEAST
 from ..errors import TechniqueError
 from ._kept import REASON, kept_layers, layer_name
 
 Array = NDArray[Any]
+LEAST = 256  # weights: with fewer, scales and operators would take what is saved
 CHANNELS = {"ConvTranspose": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "MatMul": -1}  # where a weight's outputs are counted
 CLIPPED = np.linspace(1.0, 0.4, 13)  # shares of the largest weight that a narrow grid may reach to
+TINY = 1e-30
 NARROW = 5  # bits up to which it pays to cut off the largest weights
 
 
@@ -103,16 +105,41 @@ def scales_for(values: Array, over: tuple[int, ...], bits: int) -> Array:
 
 
 def _half(scale: Array) -> Array:
-    """The nearest numbers that 16 bits hold, and that divide."""
-    least = np.finfo(np.float16).smallest_normal
-    size = np.clip(np.abs(scale), least, np.finfo(np.float16).max)
-    return np.asarray(np.copysign(size, scale).astype(np.float16).astype(np.float32))
+    """The nearest numbers that 16 bits hold in full precision; what is smaller stays, and is never zero."""
+    size = np.minimum(np.abs(scale), np.finfo(np.float16).max).astype(np.float32)
+    size = np.where(size >= np.finfo(np.float16).smallest_normal, size.astype(np.float16), np.maximum(size, TINY))
+    return np.asarray(np.copysign(size, scale).astype(np.float32))
 
 
 def on_grid(values: Array, scale: Array, bits: int) -> Array:
     """The whole numbers that are nearest to the weights in units of their scale."""
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     return np.asarray(np.clip(np.rint(values / scale), lowest, highest).astype(np.int8))
+
+
+def grid(weight: Weight, bits: int, group: int) -> dict[str, Any]:
+    """The grid of one weight as plain values."""
+    values, over = spread(weight, group)
+    scales = scales_for(values, over, bits)
+    return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
+
+
+def apply_grids(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
+    """Store the weights of a file by their grids."""
+    stored = {}
+    for tensor in model.graph.initializer:
+        if (found := grids.get(tensor.name)) is not None:
+            values = numpy_helper.to_array(tensor).reshape(found["shape"])
+            scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+            stored[tensor.name] = (on_grid(values, scales, found["bits"]), scales)
+    return store_on_grids(model, stored)
+
+
+def dequantized(values: Array, found: dict[str, Any]) -> Array:
+    """The numbers that a weight has on its grid."""
+    scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+    numbers = on_grid(values.reshape(found["shape"]), scales, found["bits"])
+    return np.asarray((numbers * scales).reshape(values.shape))
 
 
 def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]) -> onnx.ModelProto:
@@ -127,10 +154,9 @@ def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]
             continue
         name, shape = tensor.name, list(tensor.dims)
         numbers, scales = grids[name]
-        kept += [
-            numpy_helper.from_array(numbers, f"{name}.numbers"),
-            numpy_helper.from_array(scales.astype(np.float16), f"{name}.scales"),
-        ]
+        halves = scales.astype(np.float16)
+        units = halves if np.array_equal(halves.astype(np.float32), scales) else scales
+        kept += [numpy_helper.from_array(numbers, f"{name}.numbers"), numpy_helper.from_array(units, f"{name}.scales")]
         same = list(numbers.shape) == shape
         nodes += [
             helper.make_node("Cast", [f"{name}.numbers"], [f"{name}.whole"], to=TensorProto.FLOAT),
@@ -149,15 +175,26 @@ def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]
     return model
 
 
-def overridable(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy whose stored tensors of these names may be given other numbers in a call."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    stored = {tensor.name: tensor for tensor in made.graph.initializer}
-    given = {value.name for value in made.graph.input}
-    made.graph.input.extend(
-        helper.make_tensor_value_info(name, stored[name].data_type, stored[name].dims)
-        for name in names
-        if name not in given
-    )
-    return made
+class Variable:
+    """A file of which some stored tensors can be given other numbers in each call, on one thread."""
+
+    def __init__(self, model: onnx.ModelProto, names: Sequence[str]) -> None:
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        stored = {tensor.name: tensor for tensor in made.graph.initializer}
+        given = {value.name for value in made.graph.input}
+        made.graph.input.extend(
+            helper.make_tensor_value_info(name, stored[name].data_type, stored[name].dims)
+            for name in names
+            if name not in given
+        )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    def __call__(self, inputs: Sequence[Array], tensors: dict[str, Array]) -> Array:
+        """The output for inputs in the order of the file, with these tensors in the place of stored ones."""
+        feed = {**dict(zip(self._inputs, inputs, strict=True)), **tensors}
+        return np.asarray(self._session.run(None, feed)[0])

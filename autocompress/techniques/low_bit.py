@@ -1,8 +1,7 @@
 """Uniform quantization of weights to 2 to 8 bits."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import numpy as np
 import onnx
 from pydantic import Field
 
@@ -31,33 +30,11 @@ class LowBit(Technique):
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The scales of each weight, and why others stay in float."""
         found, skipped = _uniform.weights_of(model, self.technique, self.keep)
-        return {"grids": {name: grid(w, self.bits, self.group) for name, w in found.items()}, "skipped": skipped}
+        return {
+            "grids": {name: _uniform.grid(w, self.bits, self.group) for name, w in found.items()},
+            "skipped": skipped,
+        }
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Store the weights by the recorded grids."""
-        return apply_grids(model, decision["grids"])
-
-
-def grid(weight: _uniform.Weight, bits: int, group: int) -> dict[str, Any]:
-    """The grid of one weight as plain values."""
-    values, over = _uniform.spread(weight, group)
-    scales = _uniform.scales_for(values, over, bits)
-    return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
-
-
-def apply_grids(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
-    """Store the weights of a file by their grids."""
-    stored = {}
-    for tensor in model.graph.initializer:
-        if (found := grids.get(tensor.name)) is not None:
-            values = onnx.numpy_helper.to_array(tensor).reshape(found["shape"])
-            scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
-            stored[tensor.name] = (_uniform.on_grid(values, scales, found["bits"]), scales)
-    return _uniform.store_on_grids(model, stored)
-
-
-def dequantized(values: _uniform.Array, found: dict[str, Any]) -> _uniform.Array:
-    """The numbers that a weight has on its grid."""
-    scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
-    numbers = _uniform.on_grid(values.reshape(found["shape"]), scales, found["bits"])
-    return np.asarray((numbers * scales).reshape(values.shape))
+        return _uniform.apply_grids(model, decision["grids"])

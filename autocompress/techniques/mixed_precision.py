@@ -8,12 +8,10 @@ import torch
 from pydantic import Field
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ..artifacts.runtime import Model
 from ..recipe import Choice, Kind, Range
 from . import _uniform
 from ._distillation import distillation_loss
 from .base import Context, Decision, Technique
-from .low_bit import apply_grids, dequantized, grid
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 Costs = dict[str, list[float]]
@@ -40,7 +38,9 @@ class MixedPrecision(Technique):
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The width and the scales of each weight, and why others stay in float."""
         found, skipped = _uniform.weights_of(model, self.technique, self.keep)
-        grids = {name: {bits: grid(weight, bits, self.group) for bits in WIDTHS} for name, weight in found.items()}
+        grids = {
+            name: {bits: _uniform.grid(weight, bits, self.group) for bits in WIDTHS} for name, weight in found.items()
+        }
         costs = scan(model, found, grids, context, self.examples)
         sizes = {name: weight.values.size for name, weight in found.items()}
         widths = best_widths(costs, sizes, self.bits)
@@ -48,7 +48,7 @@ class MixedPrecision(Technique):
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Store the weights by the recorded grids."""
-        return apply_grids(model, decision["grids"])
+        return _uniform.apply_grids(model, decision["grids"])
 
 
 def scan(
@@ -59,14 +59,14 @@ def scan(
     examples: int,
 ) -> Costs:
     """How far outputs move with one weight at a time at each width: the divergence from those of the file as it is."""
-    run = Model(_uniform.overridable(model, list(weights)).SerializeToString())
+    run = _uniform.Variable(model, list(weights))
     batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
-    whole = [torch.from_numpy(run(*inputs)) for inputs in batches]
+    whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
 
     def moved(name: str, found: dict[str, Any]) -> float:
-        changed = {name: dequantized(weights[name].values, found)}
+        changed = {name: _uniform.dequantized(weights[name].values, found)}
         pairs = zip(batches, whole, strict=True)
-        rows = [float(distillation_loss(torch.from_numpy(run.changed(changed, *x)), y, 1.0)) for x, y in pairs]
+        rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0)) for x, y in pairs]
         return sum(rows) / len(rows)
 
     return {name: [moved(name, found) for found in widths.values()] for name, widths in grids.items()}

@@ -15,7 +15,7 @@ from ._masks import prunable
 from .base import Context, Decision, Technique
 
 Array = NDArray[Any]
-SWEEPS = 100
+SWEEPS, BINS = 50, 1024
 PER_CLUSTER = 4  # fewer weights a value would save next to nothing
 
 
@@ -76,19 +76,37 @@ class WeightClustering(Technique):
 def k_means(values: Array, clusters: int) -> Array:
     """The centres of k-means for numbers on a line, in rising order; as many as there are different values at most.
 
-    Lloyd's sweeps over sorted numbers, from centres spread evenly (which Han et al., 2016, section 3.2, find best) and
-    from quantiles; the better end is taken.
+    Exact for the numbers' histogram, by dynamic programming over where clusters end (Wang and Song, 2011), and from
+    there improved for the numbers themselves by Lloyd's sweeps.
     """
-    line = np.sort(values.astype(np.float64))
-    sums = np.concatenate([[0.0], np.cumsum(line)])
     known = np.unique(values)
     if len(known) <= clusters:
         return known.astype(np.float32)
-    even = np.linspace(line[0], line[-1], clusters)
-    quantiles = np.quantile(line, (np.arange(clusters) + 0.5) / clusters)
-    mixed = (even + quantiles) / 2
-    ends = [_lloyd(line, sums, np.unique(start)) for start in (even, quantiles, mixed)]
-    return min(ends, key=lambda centres: inertia(values, centres)).astype(np.float32)
+    line = np.sort(values.astype(np.float64))
+    edges = np.unique(np.searchsorted(line, np.linspace(line[0], line[-1], BINS + 1)[1:-1]))
+    edges = np.unique(np.concatenate([[0], edges, [len(line)]]))
+    sums, squares = (np.concatenate([[0.0], np.cumsum(line**power)]) for power in (1, 2))
+    if len(edges) - 1 <= clusters:  # few bins hold all: sweeps from places spread over the numbers
+        return _lloyd(line, sums, known[np.linspace(0, len(known) - 1, clusters).astype(int)]).astype(np.float32)
+    return _lloyd(line, sums, _exact(edges, sums[edges], squares[edges], clusters)).astype(np.float32)
+
+
+def _exact(edges: Array, sums: Array, squares: Array, clusters: int) -> Array:
+    """The best centres where clusters can only end at edges, from the sums of numbers and squares up to each."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = sums - sums[:, None]
+        cost = squares - squares[:, None] - total**2 / (edges - edges[:, None])
+    cost = np.where(edges > edges[:, None], cost, np.inf)  # of a cluster from one edge to a later one
+    least, before = cost[0], []
+    for _ in range(clusters - 1):
+        through = least[:, None] + cost
+        before.append(through.argmin(0))
+        least = through.min(0)
+    ends = [len(edges) - 1]
+    for starts in reversed(before):
+        ends.append(int(starts[ends[-1]]))
+    at = np.array([0, *reversed(ends)])
+    return np.asarray(np.diff(sums[at]) / np.diff(edges[at]))
 
 
 def _lloyd(line: Array, sums: Array, centres: Array) -> Array:
