@@ -131,7 +131,7 @@ def technique_documents() -> list[dict[str, Any]]:
                 "family": kind.family,
                 "kind": kind.kind,
                 "about": (kind.__doc__ or "").strip().splitlines()[0],
-                "may_follow": sorted(other for other, before in registry().items() if before.kind in kind.follows),
+                "may_follow": sorted(other for other, before in registry().items() if before.result() in kind.follows),
                 "settings": settings,
             }
         )

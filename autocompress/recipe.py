@@ -50,8 +50,17 @@ class Step(BaseModel):
     kind: ClassVar[Kind]
     # What kinds of steps may stand before this one. An encoded model is a file: nothing can be cut or trained there.
     follows: ClassVar[frozenset[str]] = frozenset({"structure", "train"})
+    # What kind of step a later one takes this for, where that is not its own kind: what the model is after it.
+    leaves: ClassVar[Kind | None] = None
+    # How far outputs of the file may be from those of the module, relative to the largest: integers round otherwise.
+    parity: ClassVar[float] = 1e-3
     # The fewest bits a weight can take in the file after this step: what is surely too big is rejected before training.
     weight_bits: ClassVar[float] = 32
+
+    @classmethod
+    def result(cls) -> Kind:
+        """The kind that steps after this one must be able to follow."""
+        return cls.leaves or cls.kind
 
     def to_data(self) -> dict[str, Any]:
         """The step as plain values, defaults included, so that a recipe outlives a change of defaults."""
@@ -81,10 +90,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for index, step in enumerate(self.steps):
             for before, earlier in enumerate(self.steps[:index]):
-                if earlier.kind not in step.follows:
+                if earlier.result() not in step.follows:
                     raise RecipeError(
                         f"step {index + 1} {step.technique!r} follows step {before + 1} {earlier.technique!r}: "
-                        f"{_ORDER_FIX[earlier.kind, step.kind]}"
+                        f"{_ORDER_FIX[earlier.result(), step.result()]}"
                     )
 
     @property

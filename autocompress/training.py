@@ -15,6 +15,8 @@ from .errors import TaskError
 
 Loss = Callable[[Tensor, Batch], Tensor]
 STATISTICS_EXAMPLES = 2048
+VALUES, SHARED = 257, 4  # as many values as 8 bits and zero give, each for four weights or more on average
+SAMPLED = 4096
 
 
 class Training(BaseModel):
@@ -46,13 +48,14 @@ def fit(
     """Train a model in place and leave it in evaluation mode; returns the mean loss of each epoch.
 
     after_step is told after each optimizer step which share of the training is done; unless it is given, pruned
-    weights are held at zero. Raises TaskError when the loss stops being a number.
+    weights are held at zero, and those that share a value share it still. Raises TaskError when the loss stops being
+    a number.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    after_step = after_step or Zeros(parameters).restore
+    after_step = after_step or Held(parameters).restore
     steps = settings.epochs * math.ceil(len(dataset) / settings.batch_size)  # type: ignore[arg-type]
     history, step = [], 0
     model.train()
@@ -98,6 +101,41 @@ class Zeros:
         with torch.no_grad():
             for parameter, zero in self._held:
                 parameter.masked_fill_(zero, 0.0)
+
+
+class Held:
+    """Weights that were pruned, and weights that share values: each value is trained as one number.
+
+    A tensor is taken for one of shared values when it holds few for its size: then all weights of a value move by
+    their mean step, as their gradients would be summed (Han et al., 2016, section 3.3).
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        given = list(parameters)
+        self._zeros = Zeros(given)
+        self._shared = [(weight, groups) for weight in given if (groups := shared_values(weight)) is not None]
+
+    def restore(self, progress: float = 1.0) -> None:
+        """Bring them together again, whatever share of the training is done."""
+        with torch.no_grad():
+            for weight, groups in self._shared:
+                count = int(groups.max()) + 1
+                total = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, weight.flatten().double())
+                mean = (total / torch.bincount(groups, minlength=count)).to(weight.dtype)
+                weight.copy_(mean[groups].view_as(weight))
+        self._zeros.restore(progress)
+
+
+def shared_values(weight: Tensor) -> Tensor | None:
+    """For each number of a tensor, which of its values it has; None where values are not shared by SHARED each."""
+    flat = weight.detach().flatten()
+    if weight.dim() < 2 or flat.numel() < SHARED:
+        return None
+    if torch.unique(flat[:: flat.numel() // SAMPLED + 1]).numel() > VALUES:
+        return None
+    values, groups = torch.unique(flat, return_inverse=True)
+    few = 1 < values.numel() <= min(VALUES, flat.numel() // SHARED)
+    return groups if few else None
 
 
 def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from .artifacts.export import check_parity, export_onnx, strip
+from .artifacts.export import TOLERANCE, check_parity, export_onnx, strip
 from .artifacts.packing import pack
 from .artifacts.runtime import Model
 from .data import batches
@@ -160,7 +160,7 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
     with clock("export"):
         example = example_inputs(run.context.task)
         exported = export_onnx(run.model, example)
-        check_parity(run.model, exported, example)
+        check_parity(run.model, exported, example, max((step.parity for step in run.recipe.steps), default=TOLERANCE))
     exported = run.encode(exported, clock)
     with clock("export"):
         data = strip(pack(exported)).SerializeToString()

@@ -242,6 +242,14 @@ def test_parity_finds_one_altered_weight() -> None:
         check_parity(module("plain"), altered("plain", nudge), CASES["plain"][1])
 
 
+def test_parity_leaves_a_file_of_integers_as_much_room_as_it_is_told() -> None:
+    model = altered("plain", lambda values: values + 0.01)
+    found = check_parity(module("plain"), model, CASES["plain"][1], tolerance=0.1)
+    assert 1e-3 < found < 0.1
+    with pytest.raises(ArtifactError, match=r"differs from the model by \S+, more than 0\.0001"):
+        check_parity(module("plain"), model, CASES["plain"][1], tolerance=1e-4)
+
+
 def test_parity_says_by_how_much_of_the_largest_output_a_model_differs() -> None:
     network, example = module("plain"), CASES["plain"][1]
     with torch.no_grad():

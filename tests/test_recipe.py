@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from autocompress.documents import parse_yaml
 from autocompress.errors import ConfigError, RecipeError
-from autocompress.recipe import VERSION, Recipe, Step, parse_recipe
+from autocompress.recipe import VERSION, Kind, Recipe, Step, parse_recipe
 from autocompress.techniques import load_recipe, recipe_from_data, recipe_from_yaml, registry, technique
 
 NAMES = sorted(registry())
@@ -25,7 +25,7 @@ KINDS = ("structure", "train", "encode")
 
 def of_kind(kind: str) -> list[type[Step]]:
     """Every registered technique of a kind."""
-    return [found for found in registry().values() if found.kind == kind]
+    return [found for found in registry().values() if found.result() == kind]
 
 
 def values_of(kind: type[Step], name: str) -> st.SearchStrategy[Any]:
@@ -102,7 +102,7 @@ def steps_of(kind: type[Step]) -> st.SearchStrategy[Step]:
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Valid recipes: up to four steps that change the model, then perhaps an encoding."""
-    before = [kind for kind in registry().values() if kind.kind != "encode"]
+    before = [kind for kind in registry().values() if kind.result() != "encode"]
     kinds = draw(st.lists(st.sampled_from(before), max_size=4))
     kinds += draw(st.lists(st.sampled_from(of_kind("encode")), max_size=1))
     return Recipe(tuple(draw(steps_of(kind)) for kind in kinds))
@@ -189,6 +189,26 @@ def test_nothing_follows_an_encoding_and_all_else_goes(before: str, after: str) 
 def test_an_impossible_order_says_how_to_repair_it(second: str, fix: str) -> None:
     message = refused(f"version: 1\nsteps:\n  - svd\n  - int8_static\n  - {second}\n")
     assert message == f"r.yaml:2: steps: step 3 {second!r} follows step 2 'int8_static': {fix}"
+
+
+def test_a_step_is_ordered_by_what_it_leaves() -> None:
+    class Rounding(technique("finetune")):  # type: ignore[misc]
+        """Training that leaves a model which only its file can hold."""
+
+        technique: ClassVar[str] = "rounding"
+        leaves: ClassVar[Kind | None] = "encode"
+
+    assert (Rounding.kind, Rounding.result(), technique("finetune").result()) == ("train", "encode", "train")
+    assert len(Recipe((technique("svd")(), technique("finetune")(), Rounding())).steps) == 3
+    for later, fix in (
+        ("finetune", "train before"),
+        ("svd", "prune and factorize before"),
+        ("float16", "one encoding"),
+    ):
+        with pytest.raises(RecipeError, match=f"step 2 '{later}' follows step 1 'rounding': .*{fix}"):
+            Recipe((Rounding(), technique(later)()))
+    with pytest.raises(RecipeError, match="step 2 'rounding' follows step 1 'float16': a file has one encoding"):
+        Recipe((technique("float16")(), Rounding()))
 
 
 def test_order_is_checked_over_any_distance() -> None:

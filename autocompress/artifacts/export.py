@@ -108,11 +108,13 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str])
                 _rename(inner, names, short)
 
 
-def check_parity(model: nn.Module, exported: onnx.ModelProto, example: tuple[Tensor, ...]) -> float:
+def check_parity(
+    model: nn.Module, exported: onnx.ModelProto, example: tuple[Tensor, ...], tolerance: float = TOLERANCE
+) -> float:
     """The largest difference between a module and its export, relative to the largest output.
 
     Runs one example and the whole batch, so that a batch size frozen by the exporter is found. Raises ArtifactError
-    beyond TOLERANCE.
+    beyond the tolerance.
     """
     run = Model(exported.SerializeToString())
     differences = []
@@ -128,6 +130,6 @@ def check_parity(model: nn.Module, exported: onnx.ModelProto, example: tuple[Ten
             raise ArtifactError(f"the exported model gives shape {actual.shape} where the model gives {expected.shape}")
         differences.append(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
     worst = float(np.max(differences))  # which NaN passes through, where Python's max may drop it
-    if not worst <= TOLERANCE:
-        raise ArtifactError(f"the exported model differs from the model by {worst:.2g}, more than {TOLERANCE:g}")
+    if not worst <= tolerance:
+        raise ArtifactError(f"the exported model differs from the model by {worst:.2g}, more than {tolerance:g}")
     return worst

@@ -1,8 +1,8 @@
 """Weights stored packed in a plain ONNX file, and decoded by standard operators that ONNX Runtime folds at load.
 
-A weight tensor with many zeros is kept as its other values and their positions: a bit a number (`mask`), or the gap
-to the position before, in 4 or 8 bits (`gaps`; Han et al., 2016, section 2, with an escape for long gaps). One
-model-local function decodes all tensors of a kind; it is inlined and folded, so that what runs is the dense model.
+A tensor with few different values is kept as a book of them and the numbers of its entries, of a fixed width or in a
+prefix code; one with many zeros as its other values and their positions, by a mask or by gaps (Han et al., 2016,
+sections 2 to 4). Whatever is smallest is taken, and what is decoded is equal to the bit.
 """
 
 from collections.abc import Iterator
@@ -13,128 +13,146 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper
+
+from . import decoders
+from .coding import encode
+from .decoders import DOMAIN
 
 Array = NDArray[Any]
-DOMAIN = "p"
-CALL_BYTES = 90  # about what one call adds to a file: the node, two names, two headers and the shape
 PACKABLE = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8}
 LEAST = 256  # below as many numbers no packing pays for its call
+LARGEST_BOOK = 256
+SAMPLED = 4096  # a sample of as many numbers tells most tensors that no book could hold
+ESCAPES = {15: TensorProto.UINT4, 255: TensorProto.UINT8}  # gaps of 4 and of 8 bits
+CALL_BYTES, INPUT_BYTES = 14, 6  # about what a node adds to a file, and what each of its inputs does beside its data
+DECODED = 3_000_000  # how many bits of prefix codes a tensor may have: they take some 100 ns each at load
+VALUES = {"b": 1, "m": 1, "g": 2}  # which input of a decoder gives its output's type
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One tensor in parts: which function decodes it, and that function's inputs in order."""
+class Call:
+    """A tensor as a decoder would make it from stored parts, or from what other decoders make."""
 
     function: str
-    parts: tuple[TensorProto, ...]
+    inputs: tuple["TensorProto | Call", ...]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that the parts and the call take in a file."""
-        return CALL_BYTES + sum(len(part.raw_data) for part in self.parts)
+        """About how many bytes it takes in a file, functions aside."""
+        parts = (part.size_bytes if isinstance(part, Call) else part.ByteSize() for part in self.inputs)
+        return CALL_BYTES + INPUT_BYTES * len(self.inputs) + sum(parts)
 
-
-# Every function takes the parts and the tensor's shape. Positions come from cumulative sums, since NonZero is never
-# folded. An escape moves on without a value: it leaves a zero where it lands, which the next value lies beyond.
-_MASK = """
-<opset_import: ["" : 21], domain: "p">
-m (bits, values, shape) => (out) {
-    one = Constant <value = uint8[1] {1}> ()
-    places = Constant <value = uint8[8] {7, 6, 5, 4, 3, 2, 1, 0}> ()
-    axis = Constant <value = int64[1] {1}> ()
-    flat = Constant <value = int64[1] {-1}> ()
-    zero = Constant <value = int64[1] {0}> ()
-    first = Constant <value = int64 {0}> ()
-    column = Unsqueeze (bits, axis)
-    shifted = BitShift <direction = "RIGHT"> (column, places)
-    each = BitwiseAnd (shifted, one)
-    row = Reshape (each, flat)
-    whole = Cast <to = 7> (row)
-    count = ReduceProd <keepdims = 0> (shape)
-    counts = Reshape (count, flat)
-    used = Slice (whole, zero, counts)
-    rank = CumSum (used, first)
-    place = Mul (rank, used)
-    nothing = CastLike (zero, values)
-    table = Concat <axis = 0> (nothing, values)
-    dense = Gather (table, place)
-    out = Reshape (dense, shape)
-}
-"""
-_GAPS = """
-<opset_import: ["" : 21], domain: "p">
-%s (gaps, values, shape) => (out) {
-    escape = Constant <value = int64 {%d}> ()
-    one = Constant <value = int64 {1}> ()
-    first = Constant <value = int64 {0}> ()
-    zero = Constant <value = int64[1] {0}> ()
-    flat = Constant <value = int64[1] {-1}> ()
-    steps = Cast <to = 7> (gaps)
-    long = Equal (steps, escape)
-    after = Add (steps, one)
-    moves = Where (long, escape, after)
-    ends = CumSum (moves, first)
-    places = Sub (ends, one)
-    skips = Cast <to = 7> (long)
-    holds = Sub (one, skips)
-    rank = CumSum (holds, first)
-    place = Mul (rank, holds)
-    nothing = CastLike (zero, values)
-    table = Concat <axis = 0> (nothing, values)
-    found = Gather (table, place)
-    count = ReduceProd <keepdims = 0> (shape)
-    counts = Reshape (count, flat)
-    empty = Expand (nothing, counts)
-    dense = ScatterElements <axis = 0> (empty, places, found)
-    out = Reshape (dense, shape)
-}
-"""
-_FUNCTIONS = {"m": _MASK, "g": _GAPS % ("g", 15), "h": _GAPS % ("h", 255)}
+    def functions(self) -> set[str]:
+        """The decoders that it calls."""
+        return {self.function}.union(*(part.functions() for part in self.inputs if isinstance(part, Call)))
 
 
 def pack(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every sparse weight stored in the smallest way; itself where that is no smaller."""
-    chosen = {tensor.name: found for tensor in model.graph.initializer if (found := choose(tensor)) is not None}
+    """The same model with every weight stored in the smallest way; itself where that is no smaller."""
+    made = (_packed(model, allowed) for allowed in decoders.FAMILIES)
+    return min((model, *made), key=lambda candidate: candidate.ByteSize())
+
+
+def _packed(model: onnx.ModelProto, allowed: frozenset[str]) -> onnx.ModelProto:
+    found = ((tensor.name, choose(tensor, allowed)) for tensor in model.graph.initializer)
+    chosen = {name: call for name, call in found if call is not None}
     if not chosen:
         return model
     small = onnx.ModelProto()
     small.CopyFrom(model)
-    calls = []
+    parts: dict[bytes, TensorProto] = {}
+    calls: list[onnx.NodeProto] = []
+    for name, call in chosen.items():
+        _write(call, name, parts, calls)
     kept = [tensor for tensor in small.graph.initializer if tensor.name not in chosen]
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in small.graph.initializer}
-    for name, packed in chosen.items():
-        shape = numpy_helper.from_array(np.array(shapes[name], np.int64), f"{name}.shape")
-        kept += [*packed.parts, shape]
-        inputs = [part.name for part in (*packed.parts, shape)]
-        calls.append(helper.make_node(packed.function, inputs, [name], domain=DOMAIN))
-    del small.graph.initializer[:]
-    small.graph.initializer.extend(kept)
     nodes = [*calls, *small.graph.node]
-    del small.graph.node[:]
+    del small.graph.initializer[:], small.graph.node[:]
+    small.graph.initializer.extend([*kept, *parts.values()])
     small.graph.node.extend(nodes)
-    used = {packed.function for packed in chosen.values()}
-    small.functions.extend(parser.parse_function(_FUNCTIONS[name].strip()) for name in sorted(used))
+    used = set().union(*(call.functions() for call in chosen.values()))
+    small.functions.extend(decoders.function(name) for name in decoders.needed(used))
     small.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return small if small.ByteSize() < model.ByteSize() else model
+    return small
 
 
-def choose(tensor: TensorProto) -> Packed | None:
-    """The smallest way to store a tensor by its nonzero values and their positions; None where dense is no larger."""
+def _write(call: Call, name: str, parts: dict[bytes, TensorProto], calls: list[onnx.NodeProto]) -> None:
+    """Append a call, those that it needs, and their parts; equal parts are stored once."""
+    inputs = []
+    for index, part in enumerate(call.inputs):
+        if isinstance(part, Call):
+            inputs.append(f"{name}.{index}")
+            _write(part, inputs[-1], parts, calls)
+            continue
+        stored = TensorProto()
+        stored.CopyFrom(part)
+        stored.name = f"{name}.{index}"
+        inputs.append(parts.setdefault(part.SerializeToString(deterministic=True), stored).name)
+    calls.append(helper.make_node(call.function, inputs, [name], domain=DOMAIN))
+
+
+def choose(tensor: TensorProto, allowed: frozenset[str] = decoders.FAMILIES[-1]) -> Call | None:
+    """The smallest way to store a tensor with these decoders; None where plain is no larger."""
     if tensor.data_type not in PACKABLE or np.prod(tensor.dims) < LEAST:
         return None
     flat = numpy_helper.to_array(tensor).ravel()
-    positions = np.flatnonzero(_bits(flat))
-    if len(positions) == len(flat):
-        return None
-    values = numpy_helper.from_array(flat[positions], f"{tensor.name}.values")
-    ways = [
-        Packed("m", (_raw(np.packbits(_bits(flat) != 0), TensorProto.UINT8, f"{tensor.name}.mask"), values)),
-        Packed("g", (_gaps(positions, 15, TensorProto.UINT4, tensor.name), values)),
-        Packed("h", (_gaps(positions, 255, TensorProto.UINT8, tensor.name), values)),
-    ]
-    best = min(ways, key=lambda way: way.size_bytes)
-    return best if best.size_bytes < flat.nbytes else None
+    shape = _whole(np.array(tensor.dims), TensorProto.INT64)
+    ways = _of_few_values(flat, shape, allowed)
+    places = np.flatnonzero(_bits(flat))
+    if len(places) < len(flat):
+        values = _values(flat[places], allowed)
+        ways.append(Call("m", (_raw(np.packbits(_bits(flat) != 0)), values, shape)))
+        ways += [
+            Call("g", (gaps, _whole(np.array(escape), TensorProto.INT32), values, shape))
+            for escape in ESCAPES
+            for gaps in _gaps(places, escape, allowed)
+        ]
+    best = min(ways, key=_size, default=None)
+    return best if best is not None and best.size_bytes < flat.nbytes else None
+
+
+def _values(values: Array, allowed: frozenset[str]) -> TensorProto | Call:
+    """A row of numbers, plain or in the smallest other way."""
+    count = _whole(np.array([len(values)]), TensorProto.INT64)
+    ways: list[TensorProto | Call] = [numpy_helper.from_array(values), *_of_few_values(values, count, allowed)]
+    return min(ways, key=_size)
+
+
+def _size(part: TensorProto | Call) -> int:
+    return part.size_bytes if isinstance(part, Call) else part.ByteSize()
+
+
+def _of_few_values(flat: Array, shape: TensorProto, allowed: frozenset[str]) -> list[Call]:
+    """A tensor by a book of its values: with entries of 4 or 8 bits, of any width, and in a prefix code."""
+    bits = _bits(flat)
+    if "b" not in allowed or not len(flat) or len(np.unique(bits[:: len(bits) // SAMPLED + 1])) > LARGEST_BOOK:
+        return []
+    known, numbers = np.unique(bits, return_inverse=True)
+    if len(known) > LARGEST_BOOK:
+        return []
+    book, width = known.view(flat.dtype), max(int(len(known) - 1).bit_length(), 1)
+    plain = numpy_helper.from_array(book)
+    ways = [Call("b", (_raw(numbers, TensorProto.UINT4 if width <= 4 else TensorProto.UINT8), plain, shape))]
+    if "f" in allowed and width not in (4, 8):
+        places = np.arange(width)[::-1]
+        whole = np.append(numbers, np.zeros(-len(numbers) % 8, numbers.dtype))  # then no byte is shared at the end
+        each = (whole[:, None] >> places) & 1
+        powers = _whole(2**places, TensorProto.INT32)
+        ways.append(Call("b", (Call("f", (_raw(np.packbits(each.astype(bool))), powers, shape)), plain, shape)))
+    if "u" in allowed and len(flat) <= DECODED:
+        ways += _in_prefix_code(numbers, book, shape)
+    return ways
+
+
+def _in_prefix_code(numbers: Array, book: Array, shape: TensorProto) -> list[Call]:
+    coded = encode(numbers, decoders.DEEPEST)
+    if 8 * len(coded.bits) > DECODED:
+        return []
+    name = decoders.prefix_name(len(coded.complete))
+    spare = [len(book)] * (decoders.levels_of(name) - len(coded.complete))
+    table = _whole(np.array([*coded.complete, *spare]), TensorProto.INT32)
+    entries = numpy_helper.from_array(book[coded.order])
+    return [Call("b", (Call(name, (_raw(coded.bits), table, shape)), entries, shape))]
 
 
 def _bits(values: Array) -> Array:
@@ -142,42 +160,58 @@ def _bits(values: Array) -> Array:
     return values.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[values.itemsize])
 
 
-def _gaps(positions: Array, escape: int, kind: int, name: str) -> TensorProto:
-    """How many numbers lie between each position and the one before it, an escape standing for `escape` of them."""
-    between = np.diff(positions, prepend=-1) - 1
+def _gaps(places: Array, escape: int, allowed: frozenset[str]) -> list[TensorProto | Call]:
+    """How many numbers lie between each place and the one before it, an escape standing for `escape` of them."""
+    between = np.diff(places, prepend=-1) - 1
     escapes, rest = np.divmod(between, escape)
     ends = np.cumsum(escapes + 1) - 1
     stream = np.full(int(ends[-1]) + 1 if len(ends) else 0, escape, np.uint8)
     stream[ends] = rest
-    return _raw(stream, kind, f"{name}.gaps")
+    plain = _raw(stream, ESCAPES[escape])
+    if "u" not in allowed or not len(stream):
+        return [plain]
+    known, numbers = np.unique(stream, return_inverse=True)
+    return [plain, *_in_prefix_code(numbers, known, _whole(np.array([len(stream)]), TensorProto.INT64))]
 
 
-def _raw(values: Array, kind: int, name: str) -> TensorProto:
-    """A tensor of small whole numbers; two 4-bit ones share a byte, the first in its low half."""
-    data = values
+def _raw(values: Array, kind: int = TensorProto.UINT8) -> TensorProto:
+    """A row of small whole numbers; two 4-bit ones share a byte, the first in its low half."""
+    data: Array = values.astype(np.uint8)
     if kind == TensorProto.UINT4:
-        padded = np.append(values, np.zeros(len(values) % 2, np.uint8))
+        padded = np.append(data, np.zeros(len(data) % 2, np.uint8))
         data = padded[0::2] | (padded[1::2] << 4)
-    return TensorProto(name=name, data_type=kind, dims=[len(values)], raw_data=data.astype(np.uint8).tobytes())
+    return TensorProto(data_type=kind, dims=[len(values)], raw_data=data.tobytes())
+
+
+def _whole(values: Array, kind: int) -> TensorProto:
+    """A few whole numbers, which take as many bytes as they need."""
+    numbers = [int(value) for value in values.ravel()]
+    if kind == TensorProto.INT64:
+        return TensorProto(data_type=kind, dims=values.shape, int64_data=numbers)
+    return TensorProto(data_type=kind, dims=values.shape, int32_data=numbers)
 
 
 def weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     """Every stored tensor by name as it is when the model runs: decoded by ONNX Runtime where it is packed."""
-    calls = [node for node in model.graph.node if node.domain == DOMAIN]
-    parts = {name for node in calls for name in node.input}
+    calls = {node.output[0]: node for node in model.graph.node if node.domain == DOMAIN}
+    parts = {name for node in calls.values() for name in node.input}
     for tensor in model.graph.initializer:
         if tensor.name not in parts:
             yield tensor.name, numpy_helper.to_array(tensor)
     if not calls:
         return
-    stored = [tensor for tensor in model.graph.initializer if tensor.name in parts]
-    kinds = {tensor.name: tensor.data_type for tensor in stored}
-    outputs = [helper.make_tensor_value_info(node.output[0], kinds[node.input[1]], None) for node in calls]
-    graph = helper.make_graph(calls, "weights", [], outputs, stored)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in parts}
+
+    def kind(name: str) -> int:
+        return kind(calls[name].input[VALUES[calls[name].op_type]]) if name in calls else stored[name].data_type
+
+    names = [name for name in calls if name not in parts]
+    outputs = [helper.make_tensor_value_info(name, kind(name), None) for name in names]
+    graph = helper.make_graph(list(calls.values()), "weights", [], outputs, list(stored.values()))
     alone = helper.make_model(
         graph, opset_imports=model.opset_import, functions=model.functions, ir_version=model.ir_version
     )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(alone.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    yield from zip((node.output[0] for node in calls), session.run(None, {}), strict=True)
+    yield from zip(names, session.run(None, {}), strict=True)

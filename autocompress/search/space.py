@@ -109,7 +109,7 @@ def _sample_group(group: Group, trial: Suggester) -> list[Step]:
         # Random keys (Bean, 1994): the order of the steps is the order of these numbers.
         position = trial.suggest_float(f"{option.name}.position", 0.0, 1.0) if len(drawn) > 1 else 0.0
         if inside:
-            rows.append((step.kind == "encode", position, option.name, step))
+            rows.append((step.result() == "encode", position, option.name, step))
     return [row[-1] for row in sorted(rows, key=lambda row: row[:3])]
 
 
@@ -289,7 +289,7 @@ def _check_order(groups: tuple[Group, ...], document: Document) -> None:
         later = [step for rest in default[index + 1 :] for step in rest]
         beside = steps if group.how == "any_order" else []
         for position, step in enumerate(steps):
-            others = later + [other for other in beside[position + 1 :] if step.kind == other.kind == "encode"]
+            others = later + [other for other in beside[position + 1 :] if step.result() == other.result() == "encode"]
             for other in others:
                 try:
                     Recipe((step, other))

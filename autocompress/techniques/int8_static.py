@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ..errors import TechniqueError
 from ..recipe import Choice, Kind
+from ._kept import REASON, file_layers, kept_layers, layer_name
 from .base import Context, Decision, Technique
 
 # With its default of as many bins as levels, onnxruntime's entropy calibration would leave every range as it is.
@@ -21,7 +22,10 @@ BINS = {"Entropy": {"num_bins": 512, "num_quantized_bins": 128}}
 
 
 class Int8Static(Technique):
-    """Store weights and compute activations in 8 bits, ranges calibrated on training data (Jacob et al., 2018)."""
+    """Store weights and compute activations in 8 bits, ranges calibrated on training data (Jacob et al., 2018).
+
+    keep names layers that stay in float: exact names, patterns such as head.*, or first and last.
+    """
 
     technique: ClassVar[str] = "int8_static"
     family: ClassVar[str] = "quantization"
@@ -33,9 +37,23 @@ class Int8Static(Technique):
         Literal["minmax", "entropy", "percentile"], Choice("minmax", "entropy", "percentile")
     ] = "minmax"  # fmt: skip
     examples: int = Field(256, ge=1)
+    keep: tuple[str, ...] = ()
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
-        """The range of every activation on a sample of the training split."""
+        """The range of every activation on a sample of the training split, and what stays in float with the reason."""
+        layers = file_layers(model)
+        kept = set(kept_layers(self.technique, self.keep, layers.values()))
+        if layers and kept.issuperset(layers.values()):
+            raise TechniqueError("int8_static: keep leaves no layer to quantize: keep fewer layers")
+        ranges = self._ranges(model, context)
+        excluded = [name for name, layer in layers.items() if layer in kept]
+        skipped = dict.fromkeys(sorted(kept), REASON)
+        for name, layer, reason in _constant(model, ranges):
+            excluded.append(name)
+            skipped.setdefault(layer, reason)
+        return {"per_channel": self.per_channel, "ranges": ranges, "excluded": excluded, "skipped": skipped}
+
+    def _ranges(self, model: onnx.ModelProto, context: Context) -> dict[str, list[float]]:
         from onnxruntime.quantization import CalibrationMethod
         from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -64,7 +82,7 @@ class Int8Static(Technique):
             raise TechniqueError(
                 f"int8_static: activation {broken[0]!r} is not finite on training data: check the model"
             )
-        return {"per_channel": self.per_channel, "ranges": ranges}
+        return ranges
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Insert quantize/dequantize pairs with the recorded ranges; ONNX Runtime fuses them into integer operators."""
@@ -82,7 +100,7 @@ class Int8Static(Technique):
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, edges),
             nodes_to_quantize=[],
-            nodes_to_exclude=[],
+            nodes_to_exclude=decision["excluded"],
             op_types_to_quantize=list({**QLinearOpsRegistry, **QDQRegistry}),
             extra_options={},
         )
@@ -91,6 +109,15 @@ class Int8Static(Technique):
         quantizer.model.topological_sort()
         quantized: onnx.ModelProto = quantizer.model.model
         return quantized
+
+
+def _constant(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> Iterator[tuple[str, str, str]]:
+    """Nodes that read or write an activation without a range, from which no scale follows: node, layer and reason."""
+    empty = {name for name, (low, high) in ranges.items() if low == high == 0}
+    for node in model.graph.node:
+        found = sorted(empty.intersection((*node.input, *node.output)))
+        if found:
+            yield node.name, layer_name(node), f"activation {found[0]!r} is always 0 on training data"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from autocompress.stages import pack_weights
 from autocompress.techniques import Context
-from autocompress.techniques.distill import Distill, distillation_loss
+from autocompress.techniques._distillation import distillation_loss
+from autocompress.techniques.distill import Distill
 from autocompress.techniques.finetune import Finetune
 
 QUICK = {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16}

@@ -165,3 +165,37 @@ def broken(bad: float) -> onnx.ModelProto:
 def test_activations_that_are_no_numbers_are_refused(calibration: str, bad: float) -> None:
     with pytest.raises(TechniqueError, match=r"int8_static: activation.*on training data.*check the model"):
         Int8Static(calibration=calibration).decide(broken(bad), context_of("plain"))
+
+
+def test_what_the_recipe_keeps_stays_in_float_and_all_else_is_quantized() -> None:
+    decision, encoded = quantized("plain", keep=("first", "fc2"))
+    assert decision["skipped"] == dict.fromkeys(("conv1", "fc2"), "kept in float by the recipe")
+    stored, original = tensors(encoded), tensors(exported_of("plain"))
+    for name in ("conv1.weight", "fc2.weight"):
+        assert np.array_equal(stored[name], original[name])
+    for name in ("conv2.weight", "fc1.weight"):
+        assert stored[f"{name}_quantized"].dtype == np.int8
+        assert name not in stored
+    with pytest.raises(TechniqueError, match=r"int8_static: keep: 'fc3' is no layer .*did you mean 'fc2'\?"):
+        Int8Static(keep=("fc3",)).decide(given("int8_static", "plain"), context_of("plain"))
+    with pytest.raises(TechniqueError, match="int8_static: keep leaves no layer to quantize: keep fewer"):
+        Int8Static(keep=("*",)).decide(given("int8_static", "plain"), context_of("plain"))
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_what_reads_or_writes_an_activation_without_a_range_stays_in_float(calibration: str) -> None:
+    model = given("int8_static", "plain")
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "conv1.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(16, -100, np.float32), bias.name))  # the activation is 0 throughout
+    step = Int8Static(calibration=calibration)
+    decision = step.decide(model, context_of("plain"))
+    assert decision["ranges"]["relu"] == [0, 0]
+    assert decision["skipped"]["conv2"] == "activation 'max_pool2d' is always 0 on training data"
+    assert not {"conv1", "fc1", "fc2"} & decision["skipped"].keys()
+    encoded = step.apply(model, decision)
+    names = tensors(encoded)
+    assert "conv2.weight" in names
+    assert "conv1.weight_quantized" in names
+    values = {node.output[0]: node for node in encoded.graph.node}
+    conv = next(node for node in encoded.graph.node if "conv2.weight" in node.input)
+    assert values[conv.input[0]].op_type == "MaxPool"  # and not what was rounded to a scale that nothing says

@@ -1,0 +1,96 @@
+"""Quantization of weights with a width for each layer."""
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import onnx
+import torch
+from pydantic import Field
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from ..recipe import Choice, Kind, Range
+from . import _uniform
+from ._distillation import distillation_loss
+from .base import Context, Decision, Technique
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+Costs = dict[str, list[float]]
+
+
+class MixedPrecision(Technique):
+    """Store weights in 2 to 8 bits, as many for each layer as a scan of sensitivity says under a limit for all.
+
+    bits is the limit: the mean over all quantized weights (Dong et al., 2020: HAWQ-V2 and Yao et al., 2021, section
+    3.4, choose widths by an integer program as this does). The scan takes one weight at a time to each width and
+    measures how far outputs move on training data. group and keep are those of low_bit.
+    """
+
+    technique: ClassVar[str] = "mixed_precision"
+    family: ClassVar[str] = "quantization"
+    kind: ClassVar[Kind] = "encode"
+    weight_bits: ClassVar[float] = 2
+
+    bits: Annotated[float, Range(2.5, 6, step=0.5)] = Field(4.0, ge=2, le=8)
+    group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
+    keep: tuple[str, ...] = ()
+    examples: int = Field(128, ge=1)
+
+    def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
+        """The width and the scales of each weight, and why others stay in float."""
+        found, skipped = _uniform.weights_of(model, self.technique, self.keep)
+        grids = {
+            name: {bits: _uniform.grid(weight, bits, self.group) for bits in WIDTHS} for name, weight in found.items()
+        }
+        costs = scan(model, found, grids, context, self.examples)
+        sizes = {name: weight.values.size for name, weight in found.items()}
+        widths = best_widths(costs, sizes, self.bits)
+        return {"grids": {name: grids[name][bits] for name, bits in widths.items()}, "skipped": skipped}
+
+    def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+        """Store the weights by the recorded grids."""
+        return _uniform.apply_grids(model, decision["grids"])
+
+
+def scan(
+    model: onnx.ModelProto,
+    weights: dict[str, _uniform.Weight],
+    grids: dict[str, dict[int, dict[str, Any]]],
+    context: Context,
+    examples: int,
+) -> Costs:
+    """How far outputs move with one weight at a time at each width: the divergence from those of the file as it is."""
+    run = _uniform.Variable(model, list(weights))
+    batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
+    whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
+
+    def moved(name: str, found: dict[str, Any]) -> float:
+        changed = {name: _uniform.dequantized(weights[name].values, found)}
+        pairs = zip(batches, whole, strict=True)
+        rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0)) for x, y in pairs]
+        return sum(rows) / len(rows)
+
+    return {name: [moved(name, found) for found in widths.values()] for name, widths in grids.items()}
+
+
+def best_widths(costs: Costs, sizes: dict[str, int], mean_bits: float) -> dict[str, int]:
+    """The width of each weight with the least sum of costs under a mean of bits, exactly (an integer program).
+
+    costs: those of each of WIDTHS, for each weight. sizes: how many numbers each weight has.
+    """
+    names = list(costs)
+    rows, options = len(names), len(WIDTHS)
+    one_each = np.kron(np.eye(rows), np.ones(options))
+    bits = np.concatenate([np.array(WIDTHS) * float(sizes[name]) for name in names])
+    limit = mean_bits * sum(sizes[name] for name in names)
+    # A width more costs nothing where the scan finds nothing: of equals the narrowest is taken.
+    price = np.concatenate([np.maximum(costs[name], 0) for name in names]) + 1e-12 * bits / bits.sum()
+    found = milp(
+        price,
+        integrality=np.ones(rows * options),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(bits / limit, -np.inf, 1 + 1e-9)],
+        options={"mip_rel_gap": 0.0},
+    )
+    assert found.x is not None, found.message  # the narrowest width is always within the limit
+    chosen = found.x.reshape(rows, options).argmax(1)
+    return {name: WIDTHS[index] for name, index in zip(names, chosen, strict=True)}
