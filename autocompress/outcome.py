@@ -109,6 +109,7 @@ class Candidate:
     weights: bytes
     metrics: Metrics
     seconds: dict[str, float] = field(default_factory=dict)
+    float_weights: list[str] = field(default_factory=list)  # the tensors that the file holds in 32 bits
 
 
 Outcome = Completed | Infeasible | Stopped | Failed

@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from .artifacts.export import TOLERANCE, check_parity, export_onnx, strip
-from .artifacts.packing import pack
+from .artifacts.packing import float_weights, pack
 from .artifacts.runtime import Model
 from .data import batches
 from .errors import AutocompressError, TechniqueError
@@ -163,13 +163,15 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
         check_parity(run.model, exported, example, max((step.parity for step in run.recipe.steps), default=TOLERANCE))
     exported = run.encode(exported, clock)
     with clock("export"):
-        data = strip(pack(exported)).SerializeToString()
+        packed = pack(exported)
+        data = strip(packed).SerializeToString()
     with clock("load"):
         model = Model(data, spec.threads)
     with clock("quality"):
         metrics = {**measure_size(data), **measure_quality(model, run.context.task, "validation")}
     metrics |= compare_size(metrics, baseline.metrics)
-    return Candidate(data, run.decisions, pack_weights(run.model), metrics, clock.seconds)
+    weights = pack_weights(run.model)
+    return Candidate(data, run.decisions, weights, metrics, clock.seconds, float_weights(packed))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.artifacts import decoders
 from autocompress.artifacts.coding import code_lengths
 from autocompress.artifacts.export import strip
-from autocompress.artifacts.packing import LEAST, _packed, choose, pack, weights
+from autocompress.artifacts.packing import LEAST, _packed, choose, float_weights, pack, weights
 from autocompress.artifacts.runtime import Model
 from autocompress.techniques.float16 import Float16
 from autocompress.techniques.int8_static import Int8Static
@@ -321,3 +321,11 @@ def test_packed_integers_still_run_as_integer_operators(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         Model(small.SerializeToString())(inputs), Model(quantized.SerializeToString())(inputs)
     )
+
+
+def test_weights_that_stay_in_float_are_named() -> None:
+    tensors = [sparse((64, 65), 0.9), sparse((70, 30), 0.0), sparse((64, 64), 0.6, np.int8)]
+    tensors += [few(4096, 16, 0.0, np.float32, 0).reshape(64, 64), few(4096, 16, 0.9, np.float32, 0).reshape(64, 64)]
+    tensors += [np.ones(300, np.float32), sparse((50, 50), 0.0, np.float16)]
+    assert float_weights(pack(holding(*tensors))) == ["w0", "w1"]
+    assert float_weights(holding(*tensors)) == ["w0", "w1", "w3", "w4"]

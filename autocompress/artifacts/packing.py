@@ -191,6 +191,17 @@ def _whole(values: Array, kind: int) -> TensorProto:
     return TensorProto(data_type=kind, dims=values.shape, int32_data=numbers)
 
 
+def float_weights(model: onnx.ModelProto) -> list[str]:
+    """The weights that a file holds as floats of 32 bits, all of them or those that are not zero, by name."""
+    calls = {node.output[0]: node for node in model.graph.node if node.domain == DOMAIN}
+    parts = {name for node in calls.values() for name in node.input}
+    floats = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    plain = [name for name, tensor in floats.items() if name not in parts and len(tensor.dims) > 1]
+    # Few values in a book are not what a tensor holds for each weight, but rows of values are.
+    rows = [name for name, node in calls.items() if node.op_type in "mg" and node.input[VALUES[node.op_type]] in floats]
+    return sorted([*plain, *rows])
+
+
 def weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     """Every stored tensor by name as it is when the model runs: decoded by ONNX Runtime where it is packed."""
     calls = {node.output[0]: node for node in model.graph.node if node.domain == DOMAIN}

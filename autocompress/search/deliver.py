@@ -97,6 +97,7 @@ def _write(
         "baseline": {**baseline.metrics, **confirm(baseline.onnx, setup.reference, setup.config.target.threads)},
         "target": setup.config.target.model_dump(mode="json"),
         "processor": processor(),
+        "float_weights": candidate.float_weights,
         "violations": violations(check_limits(setup, baseline), found),
     }
     inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]

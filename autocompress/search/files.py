@@ -68,6 +68,7 @@ class StudyFiles:
             "model.onnx": candidate.onnx,
             "weights.safetensors": candidate.weights,
             "decisions.json": json.dumps(candidate.decisions).encode(),
+            "float_weights.json": json.dumps(candidate.float_weights).encode(),
         }
         write_folder(self._trials / str(number), files)
 
@@ -77,7 +78,8 @@ class StudyFiles:
         try:
             decisions = json.loads((folder / "decisions.json").read_text())
             weights = (folder / "weights.safetensors").read_bytes()
-            return Candidate((folder / "model.onnx").read_bytes(), decisions, weights, {})
+            names = json.loads((folder / "float_weights.json").read_text())
+            return Candidate((folder / "model.onnx").read_bytes(), decisions, weights, {}, float_weights=names)
         except (OSError, ValueError):
             return None
 
