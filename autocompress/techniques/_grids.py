@@ -239,12 +239,12 @@ class Quantized(nn.Module):
 
     def _fixed(self, row: int | None) -> tuple[Tensor, Tensor | None]:
         bias = self.layer.bias
-        if row is None or not torch.onnx.is_in_onnx_export():
-            # Without integer inputs there is no integer operator: a cast and a product are folded at load.
+        if not torch.onnx.is_in_onnx_export():
             weight = self.codes.to(torch.float32) * spread(self.scale, self.codes)
             return weight, bias if bias is None or row is None else self.biases[row] * self.sums[row]
         weight = dequantized(self.codes, self.scale, self.zeros, 0)
-        return weight, None if bias is None else dequantized(self.biases[row], self.sums[row], None, 0)
+        whole = bias is not None and row is not None
+        return weight, dequantized(self.biases[row], self.sums[row], None, 0) if whole else bias
 
 
 def spread(scale: Tensor, weight: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ def layer_order(model: nn.Module, found: Trace) -> list[str]:
 def _obstacle(module: nn.Module) -> str | None:
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention | nn.Embedding | nn.EmbeddingBag):
         return f"there is no training in integers for {type(module).__name__}"
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return "there is no training in integers for the attention that it is part of"
     if type(module) not in LAYERS:
         return f"a {type(module).__name__} is no plain convolution or linear layer"
     if getattr(module, "padding_mode", "zeros") != "zeros":
