@@ -43,7 +43,10 @@ class Calls(TorchFunctionMode):
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call, name it, and show what it made."""
+        """Make the call, name it, and show what it made; a silu is shown as the two calls that files make of it."""
+        if function is torch.nn.functional.silu:
+            gate = self.__torch_function__(torch.sigmoid, types, args[:1])
+            return self.__torch_function__(torch.mul, types, (args[0], gate))
         made = function(*args, **(kwargs or {}))
         if not any(is_value(part) for part in (made if isinstance(made, list | tuple) else [made])):
             return made

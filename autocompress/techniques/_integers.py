@@ -20,6 +20,7 @@ WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.MultiheadAttentio
 # Functions by what ONNX Runtime does to them between pairs of quantize and dequantize: computes them in integers,
 # moves integers about, or joins them to the layer before.
 COMPUTED = {"add", "iadd", "radd", "mul", "imul", "rmul", "cat", "concat", "avg_pool2d", "adaptive_avg_pool2d", "mean"}
+COMPUTED |= {"sigmoid", "leaky_relu"}
 MOVED = {"max_pool1d", "max_pool2d", "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze"}
 MOVED |= {"getitem", "chunk", "split", "contiguous", "swapaxes", "movedim"}
 JOINED = {"relu", "relu6", "hardtanh", "clamp", "clip", "clamp_min"}

@@ -18,6 +18,7 @@ from models import CLASSES, MODELS, make_task, plain_baseline, seeded, trial_spe
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from autocompress import Classification, Training
 from autocompress.artifacts.export import check_parity, export_onnx, strip
@@ -446,6 +447,40 @@ def test_distillation_alone_asks_for_no_labels() -> None:
 def test_sharpness_changes_where_training_ends() -> None:
     assert pack_weights(trained("plain", sharpness=0.05)) != pack_weights(trained("plain"))
     assert pack_weights(trained("plain", sharpness=0.05)) == pack_weights(trained("plain", sharpness=0.05))
+
+
+class Gated(nn.Module):
+    """What EfficientNet is made of: gates, squeezed channels, and blocks that training leaves out at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.SiLU(inplace=True))
+        self.inner = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.SiLU())
+        self.squeeze, self.gate = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.skip = StochasticDepth(0.5, "row")
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.inner(x)
+        y = y * torch.sigmoid(self.gate(torch.relu(self.squeeze(nn.functional.adaptive_avg_pool2d(y, 1)))))
+        return self.head((x + self.skip(y)).mean((2, 3)))
+
+
+def test_gates_run_in_integers_and_blocks_may_be_left_out_in_training(tmp_path: Path) -> None:
+    task, model = make_task(Gated), seeded(Gated)
+    step, context = Qat(**QUICK), Context(task, seeded(Gated), 0)
+    plain = copy.deepcopy(model)
+    model = step.apply(model, step.decide(model, context)).eval()
+    inputs = task.validation[0]
+    with torch.no_grad():
+        assert (model(inputs) - plain(inputs)).abs().max() < 0.1 * plain(inputs).abs().max()
+    step.train(model, context)
+    file = exported(model, inputs)
+    check_parity(model, file, (inputs[:4],), Qat.parity)
+    found = operators(file, tmp_path)
+    expected = {"QLinearConv": 4, "QLinearSigmoid": 3, "QLinearMul": 3, "QLinearAdd": 1, "QGemm": 1}
+    assert {name: found[name] for name in expected} == expected
 
 
 class Moody(nn.Module):
