@@ -19,7 +19,10 @@ STATISTICS_EXAMPLES = 2048
 
 
 class Training(BaseModel):
-    """How long and how fast a model is trained: AdamW, a short linear warm-up, then a cosine to zero."""
+    """How long and how fast a model is trained: AdamW, a short linear warm-up, then a cosine to zero.
+
+    sharpness is the radius of a sharpness-aware step, which takes two passes a batch (Foret et al., 2021); 0 for none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
