@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import cast_weights, check_parity, export_onnx, strip
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
 
@@ -218,6 +218,27 @@ def test_export_leaves_a_model_in_evaluation_mode_with_its_weights() -> None:
     assert not network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert check_parity(network, model, example) <= 1e-4
+
+
+def test_weights_that_nothing_takes_in_as_integers_are_cast_instead_of_dequantized() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[n, 2] input) => (float[n, 3] output)
+        <int8[3, 2] codes = {-7, 2, 0, 1, 127, 5}, float[3] scale = {0.5, 2.0, 0.25}, int8[3] zero = {0, 0, 0},
+         int8[2] short = {3, 4}, float step = {0.1}, int8 shift = {1}>
+        {
+            first = DequantizeLinear <axis = 0> (codes, scale, zero)
+            second = DequantizeLinear (short, step, shift)
+            moved = Add (input, second)
+            output = Gemm <transB = 1> (moved, first)
+        }""")
+    made = cast_weights(model)
+    assert [node.op_type for node in made.graph.node] == ["Cast", "Mul", "DequantizeLinear", "Add", "Gemm"]
+    assert "zero" not in {tensor.name for tensor in made.graph.initializer}
+    inputs = np.array([[1, -2], [0.5, 3]], np.float32)
+    weight = np.array([[-7, 2], [0, 1], [127, 5]]) * np.array([[0.5], [2.0], [0.25]])
+    expected = (inputs + np.array([0.2, 0.3])) @ weight.T
+    np.testing.assert_allclose(Model(made.SerializeToString())(inputs), expected, rtol=1e-6)
 
 
 def test_parity_of_a_good_export_is_a_small_difference() -> None:

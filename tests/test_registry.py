@@ -116,6 +116,13 @@ def test_a_technique_of_another_package_is_registered_and_described(site: Site) 
     assert any("drop_small" in line for line in technique_lines([document]))
 
 
+def test_nothing_may_follow_what_leaves_integers() -> None:
+    found = {row["technique"]: row for row in technique_documents()}
+    assert found["qat"]["kind"] == "train"
+    assert {"svd", "channel_pruning", "distill"} <= set(found["qat"]["may_follow"])
+    assert not any({"qat", "int8_dynamic"} & set(row["may_follow"]) for row in found.values())
+
+
 def test_its_recipes_are_read_and_checked(site: Site, tmp_path: Path) -> None:
     site.install(PLUG_IN)
     path = tmp_path / "recipe.yaml"

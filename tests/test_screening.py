@@ -1,7 +1,7 @@
 """What is rejected before its training is paid for, and what is not."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -199,7 +199,7 @@ class Kill(Technique):
 
     technique = "kill"
     family = "pruning"
-    kind: Kind = "structure"  # type: ignore[misc]
+    kind: ClassVar[Kind] = "structure"
 
     def apply(self, model: Any, decision: dict[str, Any]) -> nn.Module:
         return killed(model)

@@ -28,6 +28,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 1, "learning_rate": 0.01},
     "distill": {"epochs": 1, "learning_rate": 0.01, "temperature": 2.0, "alpha": 0.5},
     "int8_static": {"per_channel": True, "calibration": "minmax"},
+    "qat": {"epochs": 1, "learning_rate": 0.01, "bits": 8, "alpha": 0.0},
     "float16": {},
 }
 
@@ -131,6 +132,9 @@ def test_an_encoding_among_steps_of_any_order_always_comes_last(tmp_path: Path) 
     kinds = {tuple(step.technique for step in recipe.steps) for recipe in every_recipe(space)}
     orders = {("svd", "finetune"), ("finetune", "svd"), ("svd",), ("finetune",), ()}
     assert kinds == orders | {(*order, "float16") for order in orders}
+    space = space_of(tmp_path, {"any_order": [option("qat"), option("svd"), option("finetune")]})
+    kinds = {tuple(step.technique for step in recipe.steps) for recipe in every_recipe(space)}
+    assert kinds == orders | {(*order, "qat") for order in orders}
 
 
 def test_a_continuous_setting_makes_a_space_endless(tmp_path: Path) -> None:
@@ -405,6 +409,9 @@ def test_what_is_no_space_is_refused_with_line_value_and_rule(text: str, message
         ([{"any_order": ["int8_static", "svd"]}, {"one_of": ["finetune", "none"]}], "train before quantizing"),
         ([{"one_of": ["int8_static", "none"]}, {"one_of": ["float16", "none"]}], "a file has one encoding"),
         ([{"any_order": ["int8_static", "float16"]}], "a file has one encoding"),
+        ([{"any_order": ["qat", "float16"]}], "a file has one encoding"),
+        ([{"one_of": ["qat", "none"]}, {"one_of": ["int8_static", "none"]}], "a file has one encoding"),
+        ([{"one_of": ["qat", "finetune"]}, "svd"], "'svd' follows step 1 'qat': prune and factorize"),
     ],
 )  # fmt: skip
 def test_an_order_that_cannot_be_is_refused_though_it_were_sampled_rarely(

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from autocompress.data import Batch
 from autocompress.errors import TaskError
 from autocompress.stages import pack_weights
-from autocompress.training import Training, Zeros, fit, schedule
+from autocompress.training import Training, Zeros, ascended, fit, schedule
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:
@@ -242,3 +242,44 @@ def test_after_each_step_takes_the_place_of_holding_zeros_and_sees_the_new_weigh
     fit(model, data, squared, Training(epochs=2, batch_size=8), 0, lambda _: seen.append(model.weight.tolist()[0]))
     assert seen[0][0] != 0  # nothing else holds the zero
     assert seen[1] == model.weight.tolist()[0]
+
+
+def test_a_sharpness_aware_step_takes_the_gradient_up_the_slope_and_comes_back() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.5, -1.0]]))
+        model.bias.zero_()
+    inputs, targets = torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)
+    seen: list[Tensor] = []
+
+    def loss(output: Tensor, batch: Batch) -> Tensor:
+        seen.append(model.weight.detach().clone())
+        return squared(output, batch)
+
+    settings = Training(epochs=2, batch_size=2, learning_rate=0.1, sharpness=0.2, weight_decay=0)
+    fit(model, TensorDataset(inputs, targets), loss, settings, 0)
+    # The mean of (3 a)^2 and (2 b)^2 has the gradient (9 a, 4 b): at (0.5, -1) that is (4.5, -4).
+    slope = torch.tensor([[4.5, -4.0]])
+    start = torch.tensor([[0.5, -1.0]])
+    torch.testing.assert_close(seen[0], start)
+    torch.testing.assert_close(seen[1], start + 0.2 * slope / slope.norm())
+    # The first step of Adam is as long as the learning rate, which the warm-up begins at 1/11.
+    torch.testing.assert_close(seen[2], start - 0.1 / 11 * slope.sign())
+    assert len(seen) == 4
+
+
+def test_weights_come_back_to_the_bit_and_scales_stay_where_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model(torch.randn(8, 5)).square().sum().backward()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    slopes = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    with ascended(list(model.parameters()), 0.3):
+        inside = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
+    length = math.sqrt(sum(float(slopes[name].square().sum()) for name in ("0.weight", "2.weight")))
+    for name, moved in inside.items():
+        expected = 0.3 * slopes[name] / length if name.endswith("weight") and moved.dim() > 1 else moved * 0
+        torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from ..errors import ArtifactError
@@ -43,7 +44,38 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ArtifactError(f"torch cannot export this model to ONNX: {lines[0] if lines else error!r}") from error
     assert program is not None
-    return program.model_proto
+    return cast_weights(program.model_proto)
+
+
+def cast_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a cast and a product for each dequantized weight where nothing is quantized; it is changed.
+
+    ONNX Runtime folds these when it loads a file. DequantizeLinear it leaves for operators on integers to take in,
+    and without them would run it at every call.
+    """
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return model
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    gone: set[str] = set()
+    for node in model.graph.node:
+        known = [stored[name] for name in node.input if name in stored]
+        if node.op_type != "DequantizeLinear" or len(known) < len(node.input) or np.any(known[2:]):
+            nodes.append(node)
+            continue
+        name, axis = node.output[0], next((a.i for a in node.attribute if a.name == "axis"), 1)
+        shape = [-1 if index == axis else 1 for index in range(np.ndim(known[0]))]
+        scale = known[1] if np.ndim(known[1]) == 0 else np.reshape(known[1], shape)
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{name}_scale"))
+        nodes.append(helper.make_node("Cast", [node.input[0]], [f"{name}_cast"], to=onnx.TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name]))
+        gone.update(node.input[1:])
+    gone -= {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(kept)
+    return model
 
 
 @contextlib.contextmanager

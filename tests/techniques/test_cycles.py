@@ -1,6 +1,6 @@
 """Pruning in cycles: targets by arithmetic, and the steps that a trial carries out."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -70,7 +70,7 @@ class Gradual(Technique):
 
     technique = "gradual"
     family = "pruning"
-    kind: Kind = "structure"  # type: ignore[misc]
+    kind: ClassVar[Kind] = "structure"
 
     ratio: float = 0.5
     cycles: int = 1
