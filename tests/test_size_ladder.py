@@ -13,8 +13,8 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "size_ladder"
 
 @pytest.fixture(scope="module")
 def ladder():
-    """The experiment's script as a module."""
-    spec = importlib.util.spec_from_file_location("size_ladder_run", FOLDER / "run.py")
+    """What the experiment writes its report with, as a module."""
+    spec = importlib.util.spec_from_file_location("size_ladder_report", FOLDER / "report.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
