@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import Ran, configure, make_project, run
-from torch import Tensor
+from torch import Tensor, nn
 
 import autocompress
 from autocompress.changes import Artifact, artifact_beside, change_parts, changes, step_lines
@@ -223,6 +224,30 @@ def test_a_sibling_model_decides_anew(project: Path) -> None:
     there, here = (json.loads((project / n / "measurement.json").read_text())["measured"] for n in ("first", "sibling"))
     rows = [line.split() for line in ran.out.splitlines() if line.split()[:1] == ["params"]]
     assert ["params", f"{there['params']:,.0f}", f"{here['params']:,.0f}"] in rows
+
+
+def test_another_checkpoint_decides_anew(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    layers = "nn.Linear(3 * 32 * 32, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4)"
+    code = f"from torch import nn\n\n\ndef deep():\n    return nn.Sequential(nn.Flatten(), {layers})\n"
+    (tmp_path / "net.py").write_text(code)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x=pixels, y=np.arange(40) % 4)
+    task = {"kind": "image_classification", "model": "net.py:deep", "data": "npz:data.npz", "input_size": 32}
+    for index, name in enumerate(("old", "new")):
+        torch.manual_seed(index)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU())
+        save_file(model.append(nn.Linear(16, 4)).state_dict(), tmp_path / f"{name}.safetensors")
+        configure(tmp_path / f"{name}.yaml", task={**task, "weights": f"{name}.safetensors"})
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("  - {technique: finetune, epochs: 1}\n", ""))
+    first = apply(tmp_path, "recipe.yaml", "old.yaml", "old")
+    again = apply(tmp_path, "old/recipe.yaml", "new.yaml", "new")
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    (step,) = again.json()["changed"]["steps"]
+    assert step["technique"] == "channel_pruning"
+    old, new = kept(tmp_path / "old"), kept(tmp_path / "new")
+    shown = [line.split(": ")[0].removeprefix("layers ") for line in step["lines"] if line.startswith("layers ")]
+    assert shown == [name for name in new if old[name] != new[name]]
 
 
 def test_an_artifact_can_be_replaced_by_its_own_recipe_applied_anew(project: Path) -> None:
