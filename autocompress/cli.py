@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from .options import (
     ConfigArgument,
     JsonOption,
     Pick,
+    ProgramOption,
     StorageOption,
     StudyArgument,
     Workers,
@@ -46,6 +48,15 @@ def _print_json(value: object) -> None:
 def _out() -> Console:
     # Pipes have no width of their own: a wide one keeps a row of a table, or a recipe, on one line.
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def _print(document: object, as_json: bool, parts: Iterable[Any]) -> None:
+    """A document as JSON, or what there is to read of it: tables, and lines that are never broken."""
+    if as_json:
+        _print_json(document)
+        return
+    for part in parts:
+        _out().print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
 @app.command()
@@ -134,10 +145,8 @@ def plan(
     if as_json:
         _print_json(document)
         return
-    out = _out()
-    out.print_json(json.dumps(document["config"]))
-    for line in document["lines"]:
-        out.print(line, markup=False, soft_wrap=True)
+    _out().print_json(json.dumps(document["config"]))
+    _print(document, False, document["lines"])
 
 
 @app.command("list")
@@ -222,13 +231,9 @@ def show(
         "carried_out": results.steps(trial),
         "decisions": decisions,
     }
-    if as_json:
-        _print_json(document)
-        return
     from .details import trial_lines
 
-    for line in trial_lines(document, results.baseline):
-        _out().print(line, markup=False, soft_wrap=True)
+    _print(document, as_json, trial_lines(document, results.baseline))
 
 
 @app.command()
@@ -237,6 +242,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     trial: Annotated[int | None, typer.Option(help="A trial's number.")] = None,
     pick: Annotated[Pick | None, typer.Option(help="Choose from the front; knee if nothing is said.")] = None,
+    pt2: ProgramOption = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -249,18 +255,10 @@ def export(
     number = choose(results, trial, pick.value if pick else None)
     Console(stderr=True).print(f"exporting trial {number}: {results.record(number).recipe}", markup=False)
     with contextlib.redirect_stdout(sys.stderr):
-        measurement = export_trial(results, number, out)
-    _print_measurement(measurement, out, as_json)
+        measurement = export_trial(results, number, out, pt2)
+    from .details import delivery_parts
 
-
-def _print_measurement(measurement: dict[str, Any], out: Path, as_json: bool) -> None:
-    if as_json:
-        _print_json(measurement)
-        return
-    from .details import measurement_table
-
-    _out().print(measurement_table(measurement))
-    _out().print(f"written and verified: {out}", markup=False, soft_wrap=True)
+    _print(measurement, as_json, delivery_parts(measurement, out))
 
 
 @app.command()
@@ -268,18 +266,30 @@ def apply(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
     config: Annotated[str, typer.Option(help="The config whose task the recipe is applied to.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Overrides the config's seed.")] = None,
+    pt2: ProgramOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one recipe on a task, without a search, and write its artifact directory."""
+    """Run one recipe on a task, without a search, and write its artifact directory.
+
+    The recipe decides anew: give another seed, or a config with other weights or another model. Where the recipe lies
+    in an artifact directory, what differs from that is shown.
+    """
     from .config import find_config, load_config
 
-    checked = load_config(find_config(config))
+    checked = load_config(find_config(config), seed=seed)
+    from .changes import artifact_beside, artifact_of, change_parts, changes
+    from .details import delivery_parts
     from .search.deliver import apply_recipe
     from .techniques import load_recipe
 
+    steps = load_recipe(recipe)
+    there = artifact_beside(recipe, lambda line: Console(stderr=True).print(line, markup=False, soft_wrap=True))
     with contextlib.redirect_stdout(sys.stderr):
-        measurement = apply_recipe(load_recipe(recipe), checked, out)
-    _print_measurement(measurement, out, as_json)
+        measurement = apply_recipe(steps, checked, out, pt2)
+    changed = changes(there, artifact_of(out)) if there else None
+    parts = (*delivery_parts(measurement, out), *(change_parts(changed) if changed else ()))
+    _print({**measurement, "changed": changed}, as_json, parts)
     over = [label for label, value in measurement["violations"].items() if value > 0]
     if over:
         Console(stderr=True).print(f"past the limit on {', '.join(over)}", markup=False)
@@ -308,15 +318,9 @@ def verify(
     with contextlib.redirect_stdout(sys.stderr):
         setup = task_of(folder, config, storage_url(storage))
         document, wrong = check(folder, setup)
-    if as_json:
-        _print_json({**document, "wrong": wrong})
-    else:
-        from .details import comparison_table
+    from .details import verify_parts
 
-        _out().print(comparison_table(document))
-        if setup is None:
-            _out().print("quality and latency were not measured: give --config", markup=False)
-        _out().print("holds" if not wrong else "does not hold: " + "; ".join(wrong), markup=False, soft_wrap=True)
+    _print({**document, "wrong": wrong}, as_json, verify_parts(document, setup is not None, wrong))
     raise typer.Exit(BAD if wrong else OK)
 
 
@@ -326,11 +330,7 @@ def techniques(as_json: JsonOption = False) -> None:
     from .details import technique_documents, technique_lines
 
     documents = technique_documents()
-    if as_json:
-        _print_json(documents)
-        return
-    for line in technique_lines(documents):
-        _out().print(line, markup=False, soft_wrap=True)
+    _print(documents, as_json, technique_lines(documents))
 
 
 @app.command()

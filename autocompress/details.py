@@ -3,6 +3,7 @@
 import os
 import platform
 import socket
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,13 @@ def metric_lines(metrics: dict[str, float], baseline: dict[str, float]) -> list[
     width = max((len(name) for name in metrics), default=0)
     rows = []
     for name, value in metrics.items():
-        before = f"  (uncompressed {_number(name, baseline[name])})" if name in baseline else ""
-        rows.append(f"{name:{width}}  {_number(name, value)}{before}")
+        before = f"  (uncompressed {number(name, baseline[name])})" if name in baseline else ""
+        rows.append(f"{name:{width}}  {number(name, value)}{before}")
     return rows
 
 
-def _number(name: str, value: float) -> str:
+def number(name: str, value: float) -> str:
+    """A metric as people read it."""
     if name == "size_bytes":
         return f"{value:,.0f} ({size(value)})"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
@@ -96,8 +98,24 @@ def comparison_table(document: dict[str, Any]) -> Table:
     table = Table("metric", "claimed", "measured", box=box.SIMPLE_HEAD)
     for name, value in document["measured"].items():
         claimed = document["claimed"].get(name)
-        table.add_row(name, "" if claimed is None else _number(name, claimed), _number(name, value))
+        table.add_row(name, "" if claimed is None else number(name, claimed), number(name, value))
     return table
+
+
+def verify_parts(document: dict[str, Any], with_task: bool, wrong: list[str]) -> Iterator[Any]:
+    """What verifying an artifact directory found."""
+    yield comparison_table(document)
+    if not with_task:
+        yield "quality and latency were not measured: give --config"
+    yield "holds" if not wrong else "does not hold: " + "; ".join(wrong)
+
+
+def delivery_parts(measurement: dict[str, Any], out: Path) -> Iterator[Any]:
+    """What was written to an artifact directory."""
+    yield measurement_table(measurement)
+    if "pt2_bytes" in measurement:
+        yield f"model.pt2: {size(measurement['pt2_bytes'])}, the model in float"
+    yield f"written and verified: {out}"
 
 
 def measurement_table(measurement: dict[str, Any]) -> Table:
@@ -105,7 +123,7 @@ def measurement_table(measurement: dict[str, Any]) -> Table:
     table = Table("metric", "uncompressed", "this file", box=box.SIMPLE_HEAD)
     for name, value in measurement["measured"].items():
         before = measurement["baseline"].get(name)
-        table.add_row(name, "" if before is None else _number(name, before), _number(name, value))
+        table.add_row(name, "" if before is None else number(name, before), number(name, value))
     return table
 
 

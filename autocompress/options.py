@@ -59,6 +59,14 @@ StorageOption = Annotated[
         envvar="AUTOCOMPRESS_STORAGE", metavar="URL", help=f"Where studies are kept. Default: {DEFAULT_STORAGE}."
     ),
 ]
+ProgramOption = Annotated[
+    bool,
+    typer.Option(
+        "--pt2",
+        help="Also write model.pt2, a torch.export program of the compressed model in float: steps that encode the "
+        "ONNX file (int8, low_bit, ...) do not act on it.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document and nothing else on standard output.")
 ]

@@ -32,6 +32,7 @@ LAYERS = (
     ("executors",),
     ("search",),
     ("details", "options"),
+    ("changes",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,5 +1,6 @@
 """The artifact directory: what it holds, that damage is found, and that it is replaced whole or not at all."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -165,6 +166,39 @@ def test_a_folder_without_readable_checksums_is_no_artifact(folder: Path, change
 def test_a_file_that_a_user_added_does_not_spoil_the_artifact(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     check_sums(folder)
+
+
+@pytest.fixture
+def with_program(contents: Contents, tmp_path: Path) -> Path:
+    """An artifact directory with a torch program, which nothing here loads."""
+    path = tmp_path / "both"
+    write_folder(path, dataclasses.replace(contents, program=b"a program").files())
+    return path
+
+
+def test_a_program_is_listed_and_may_be_replaced(with_program: Path) -> None:
+    assert {path.name for path in with_program.iterdir()} == {*EXPECTED, "model.pt2"}
+    check_sums(with_program)
+    check_target(with_program)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (Path.unlink, "is missing"),
+        (lambda path: path.write_bytes(b"another"), "differs from SHA256SUMS"),
+    ],
+)
+def test_a_damaged_program_is_named(with_program: Path, change: Callable[[Path], Any], reason: str) -> None:
+    change(with_program / "model.pt2")
+    with pytest.raises(ArtifactError, match=rf"model\.pt2: {reason}"):
+        check_sums(with_program)
+
+
+def test_a_program_that_nobody_listed_is_not_taken_for_the_artifact_s(folder: Path) -> None:
+    (folder / "model.pt2").write_bytes(b"another")
+    with pytest.raises(ArtifactError, match=r"does not list model\.pt2"):
+        check_sums(folder)
 
 
 def test_loading_gives_a_callable_over_arrays(folder: Path) -> None:

@@ -14,6 +14,7 @@ from ..errors import ArtifactError, AutocompressError
 from .runtime import Model
 
 NAMES = ("model.onnx", "recipe.yaml", "decisions.json", "measurement.json", "environment.json", "MODEL_CARD.md")
+PROGRAM = "model.pt2"  # only where it was asked for
 PACKAGES = ("autocompress", "torch", "onnx", "onnxruntime", "numpy", "optuna", "ray")
 
 
@@ -26,6 +27,7 @@ class Contents:
     decisions: list[dict[str, Any]]
     measurement: dict[str, Any]
     card: str
+    program: bytes | None = None
 
     def files(self) -> dict[str, bytes]:
         """The files by name, with their checksums."""
@@ -37,6 +39,8 @@ class Contents:
             "environment.json": _json(environment()),
             "MODEL_CARD.md": self.card.encode(),
         }
+        if self.program is not None:
+            files[PROGRAM] = self.program
         sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
         return {**files, "SHA256SUMS": sums.encode()}
 
@@ -75,18 +79,22 @@ def check_target(folder: Path) -> None:
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ArtifactError(f"{folder}: is the current folder or above it: name a folder in it")
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held - {*NAMES, "SHA256SUMS"} or (held and "SHA256SUMS" not in held):
+    if held - {*NAMES, PROGRAM, "SHA256SUMS"} or (held and "SHA256SUMS" not in held):
         raise ArtifactError(f"{folder}: holds other files than an artifact: choose a new or empty folder")
 
 
 def check_sums(folder: Path) -> None:
-    """Compare every file with its recorded SHA-256. Raises ArtifactError that names the first that differs."""
+    """Compare every file with its recorded SHA-256. Raises ArtifactError that names the first that differs.
+
+    model.pt2 is compared too where it is listed, or is there.
+    """
     try:
         rows = (folder / "SHA256SUMS").read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         raise ArtifactError(f"{folder}: has no SHA256SUMS: it is no artifact directory") from None
     recorded = {name: digest for digest, _, name in (row.partition("  ") for row in rows)}
-    for name in NAMES:
+    held = [PROGRAM] if PROGRAM in recorded or (folder / PROGRAM).exists() else []
+    for name in (*NAMES, *held):
         if name not in recorded:
             raise ArtifactError(f"{folder}: SHA256SUMS does not list {name}: export it again")
         try:
@@ -105,9 +113,22 @@ def read_measurement(folder: Path) -> dict[str, Any]:
         if not all(isinstance(measured[name], int | float) for name in ("size_bytes", quality, f"test_{quality}")):
             raise TypeError("a measured value is no number")
         return {**data, "study": str(data["study"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{folder / 'measurement.json'}: holds no measurement ({type(error).__name__}: {error}): export it again"
+        ) from None
+
+
+def read_decisions(folder: Path) -> list[dict[str, Any]]:
+    """What each step of an artifact decided. Raises ArtifactError when it cannot be read."""
+    try:
+        data: Any = json.loads((folder / "decisions.json").read_text())
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+            raise TypeError("no list of mappings")
+        return data
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ArtifactError(
+            f"{folder / 'decisions.json'}: holds no decisions ({type(error).__name__}: {error}): export it again"
         ) from None
 
 

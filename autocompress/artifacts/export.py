@@ -5,7 +5,7 @@ import functools
 import itertools
 import string
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from ..errors import ArtifactError
-from .runtime import Model
+from .runtime import Array, Model
 
 TOLERANCE = 1e-3
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
@@ -29,7 +29,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     batch = torch.export.Dim("batch")
     names = ["input"] if len(example) == 1 else [f"input_{index}" for index in range(len(example))]
     try:
-        with _quietly(), torch.no_grad():
+        with quietly(), torch.no_grad():
             program = torch.onnx.export(
                 model.eval(),
                 example,
@@ -79,7 +79,8 @@ def cast_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """No warnings of the exporters, which are about their own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -145,10 +146,19 @@ def check_parity(
 ) -> float:
     """The largest difference between a module and its export, relative to the largest output.
 
-    Runs one example and the whole batch, so that a batch size frozen by the exporter is found. Raises ArtifactError
-    beyond the tolerance.
+    Raises ArtifactError beyond the tolerance.
     """
-    run = Model(exported.SerializeToString())
+    return check_outputs(model, Model(exported.SerializeToString()), example, tolerance, "the exported model")
+
+
+def check_outputs(
+    model: nn.Module, run: Callable[..., Array], example: tuple[Tensor, ...], tolerance: float, name: str
+) -> float:
+    """The largest difference between a module and what was made of it, relative to the largest output.
+
+    Runs one example and the whole batch, so that a batch size frozen by the exporter is found. Raises ArtifactError,
+    with the name of what was made, beyond the tolerance.
+    """
     differences = []
     for count in (1, len(example[0])):
         inputs = tuple(tensor[:count] for tensor in example)
@@ -157,11 +167,11 @@ def check_parity(
         try:
             actual = run(*(tensor.numpy() for tensor in inputs))
         except Exception as error:
-            raise ArtifactError(f"the exported model fails at batch size {count}: {error}") from error
+            raise ArtifactError(f"{name} fails at batch size {count}: {error}") from error
         if actual.shape != expected.shape:
-            raise ArtifactError(f"the exported model gives shape {actual.shape} where the model gives {expected.shape}")
+            raise ArtifactError(f"{name} gives shape {actual.shape} where the model gives {expected.shape}")
         differences.append(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
     worst = float(np.max(differences))  # which NaN passes through, where Python's max may drop it
     if not worst <= tolerance:
-        raise ArtifactError(f"the exported model differs from the model by {worst:.2g}, more than {tolerance:g}")
+        raise ArtifactError(f"{name} differs from the model by {worst:.2g}, more than {tolerance:g}")
     return worst

@@ -1,5 +1,6 @@
 """From a chosen trial, or a recipe, to an artifact directory; and back from a directory to measurements."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..artifacts.directory import (
     read_measurement,
     recipe_document,
 )
+from ..artifacts.program import export_program
 from ..artifacts.runtime import Model
 from ..config import SearchConfig
 from ..errors import ArtifactError, StudyError
@@ -21,7 +23,8 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, violations
 from ..recipe import Recipe
-from ..techniques import recipe_from_data
+from ..stages import rebuild
+from ..techniques import expanded, recipe_from_data
 from ..trial import TrialSpec, confirm, example_inputs, model_inputs, prepare
 from .files import write_folder
 from .results import Results
@@ -39,10 +42,20 @@ def choose(results: Results, trial: int | None, how: str | None) -> int:
     return pick(results.front.trials, metrics, how or "knee", results.quality)
 
 
-def export_trial(results: Results, number: int, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Made:
+    """A recipe carried out, and the torch program of its model where one was asked for."""
+
+    recipe: Recipe
+    candidate: Candidate
+    program: bytes | None
+
+
+def export_trial(results: Results, number: int, out: Path, pt2: bool = False) -> dict[str, Any]:
     """Write the artifact directory of a trial, measured anew; returns its measurement.
 
-    A trial whose file is not kept is run again, which gives the same weights. Raises ArtifactError or StudyError.
+    A trial whose file is not kept is run again, which gives the same weights. pt2: with a torch program. Raises
+    ArtifactError or StudyError.
     """
     check_target(out)
     setup = set_up(results.config())
@@ -51,16 +64,19 @@ def export_trial(results: Results, number: int, out: Path) -> dict[str, Any]:
     if isinstance(record.outcome, Failed):
         raise StudyError(f"trial {number} failed ({record.outcome.reason}): export a trial of the front")
     candidate = results.candidate(number) or _run(record.recipe, setup, baseline)
-    return _write(record.recipe, candidate, setup, baseline, out, results.metrics(number))
+    return _write(_made(record.recipe, candidate, setup, pt2), setup, baseline, out, results.metrics(number))
 
 
-def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path) -> dict[str, Any]:
-    """Run one recipe on a config's task and write its artifact directory; returns its measurement."""
+def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path, pt2: bool = False) -> dict[str, Any]:
+    """Run one recipe on a config's task and write its artifact directory; returns its measurement.
+
+    pt2: with a torch program. Raises ArtifactError.
+    """
     check_target(out)
     setup = set_up(config)
     baseline = obtain_baseline(setup, InlineExecutor())
     check_limits(setup, baseline)
-    return _write(recipe, _run(recipe, setup, baseline), setup, baseline, out, {})
+    return _write(_made(recipe, _run(recipe, setup, baseline), setup, pt2), setup, baseline, out, {})
 
 
 def _run(recipe: Recipe, setup: Setup, baseline: Baseline) -> Candidate:
@@ -80,18 +96,27 @@ def _run(recipe: Recipe, setup: Setup, baseline: Baseline) -> Candidate:
     raise ArtifactError(f"the recipe could not be carried out: {getattr(made, 'reason', made)}")
 
 
-def _write(
-    recipe: Recipe,
-    candidate: Candidate,
-    setup: Setup,
-    baseline: Baseline,
-    out: Path,
-    claimed: Metrics,
-) -> dict[str, Any]:
+def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made:
+    if not pt2:
+        return Made(recipe, candidate, None)
+    try:
+        model = rebuild(setup.task.model(), expanded(recipe), candidate.decisions, candidate.weights)
+    except Exception as error:
+        first = (str(error).splitlines() or [repr(error)])[0]
+        raise ArtifactError(
+            f"model.pt2 cannot be made: the task's model is no longer the one that was compressed ({first}): "
+            "search again, or leave out --pt2"
+        ) from error
+    return Made(recipe, candidate, export_program(model, example_inputs(setup.task)))
+
+
+def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Metrics) -> dict[str, Any]:
+    candidate = made.candidate
     found = remeasure(candidate.onnx, setup, baseline)
     measurement = {
         "study": setup.config.study,
         "quality": setup.quality,
+        "seed": setup.config.search.seed,
         "claimed": claimed or found,
         "measured": found,
         "baseline": {**baseline.metrics, **confirm(baseline.onnx, setup.reference, setup.config.target.threads)},
@@ -99,11 +124,11 @@ def _write(
         "processor": processor(),
         "float_weights": candidate.float_weights,
         "violations": violations(check_limits(setup, baseline), found),
+        **({} if made.program is None else {"pt2_bytes": len(made.program)}),
     }
     inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]
-    contents = Contents(
-        candidate.onnx, recipe.to_yaml(), candidate.decisions, measurement, card(recipe, measurement, inputs)
-    )
+    text = card(made.recipe, measurement, inputs)
+    contents = Contents(candidate.onnx, made.recipe.to_yaml(), candidate.decisions, measurement, text, made.program)
     write_folder(out, contents.files())
     check_sums(out)
     return measurement
@@ -178,7 +203,7 @@ feed = {feed}
 output = session.run(None, feed)[0]
 print(output.shape)
 ```
-
+{_program_text(recipe) if "pt2_bytes" in measurement else ""}
 ## Measured on the exported file
 
 On {measurement["processor"]["name"]}, {measurement["target"]["threads"]} thread(s), batch size
@@ -190,6 +215,15 @@ interval {_shown(found.get("speedup_low"))} to {_shown(found.get("speedup_high")
 {rows}
 
 Inputs are what the task's data yields: apply the same preprocessing. `decisions.json` says what was done to each layer.
+"""
+
+
+def _program_text(recipe: Recipe) -> str:
+    encoded = ", ".join(f"`{step.technique}`" for step in recipe.steps if step.kind == "encode")
+    before = f"before {encoded}, which the ONNX file alone has" if encoded else "which the ONNX file is too"
+    return f"""
+`model.pt2` is the compressed model for torch, in float: {before}. Like any file that torch loads, it is for those who
+trust its maker: `torch.export.load("model.pt2").module()` gives a function of tensors.
 """
 
 
