@@ -150,8 +150,9 @@ def test_a_weight_that_is_no_number_is_refused() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), mean=st.floats(2, 8))
-def test_widths_are_those_that_trying_all_of_them_finds(seed: int, mean: float) -> None:
+@given(seed=st.integers(0, 999), sixteenths=st.integers(32, 128))
+def test_widths_are_those_that_trying_all_of_them_finds(seed: int, sixteenths: int) -> None:
+    mean = sixteenths / 16  # exact in binary, so that what is just within the limit is so for both
     rng = np.random.default_rng(seed)
     sizes = {name: int(rng.integers(1, 50)) for name in "abc"}
     costs = {name: np.sort(rng.random(len(WIDTHS)))[::-1].tolist() for name in "abc"}
