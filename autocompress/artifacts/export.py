@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from ..errors import ArtifactError
+from .norms import kept_apart
 from .runtime import Array, Model
 
 TOLERANCE = 1e-3
@@ -31,7 +32,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     try:
         with quietly(), torch.no_grad():
             program = torch.onnx.export(
-                model.eval(),
+                kept_apart(model.eval(), example),
                 example,
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in example),
