@@ -56,10 +56,20 @@ def main() -> None:
             load = time.perf_counter() - start
             timed = measure_latency(plain, data, tuple(tensor.numpy()[:1] for tensor in example), 3.0, 1)
             bound = entropy_bytes(data)
-            rows.append({"case": f"{network}, {zeros:.0%} zeros", "size_bytes": len(data), "bound_bytes": bound,
-                         "over_bound": len(data) / bound, "graph_bytes": len(data) - packed_bytes(small), "compression_ratio": len(plain) / len(data),
-                         "speedup": timed["speedup"], "speedup_low": timed["speedup_low"],
-                         "speedup_high": timed["speedup_high"], "load_seconds": load})  # fmt: skip
+            rows.append(
+                {
+                    "case": f"{network}, {zeros:.0%} zeros",
+                    "size_bytes": len(data),
+                    "bound_bytes": bound,
+                    "over_bound": len(data) / bound,
+                    "graph_bytes": len(data) - packed_bytes(small),
+                    "compression_ratio": len(plain) / len(data),
+                    "speedup": timed["speedup"],
+                    "speedup_low": timed["speedup_low"],
+                    "speedup_high": timed["speedup_high"],
+                    "load_seconds": load,
+                }
+            )
             print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(HERE / "limit.csv", index=False, float_format="%.5g")
 

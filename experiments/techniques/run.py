@@ -75,21 +75,14 @@ def try_out(step: dict[str, Any], network: str, setup: Setup, baseline: Any) -> 
         "seed": 0,
         "strength": strength(step),
     }
-    spec = TrialSpec(0, recipe.to_data(), setup.reference, 0, latency_seconds=2.0, cache=str(setup.files.stages))
+    spec = TrialSpec(0, recipe.to_data(), setup.reference, seed=0, latency_seconds=2.0)
     candidate = prepare(spec, baseline)
     if not isinstance(candidate, Candidate):
         return {**row, "note": getattr(candidate, "reason", "")}
     outcome = measure(candidate, spec, baseline)
     metrics = {**getattr(outcome, "metrics", {}), **confirm(candidate.onnx, setup.reference)}
     kept = metrics["accuracy"] / baseline.metrics["accuracy"]
-    # Files that differ in their encoding alone share one training, which the first of them paid for.
-    seconds = outcome.seconds["train"] or _TRAINED[network]
-    if encodes:
-        _TRAINED[network] = seconds
-    return {**row, **metrics, "accuracy_kept": kept, "train_seconds": seconds, "note": ""}
-
-
-_TRAINED: dict[str, float] = {}
+    return {**row, **metrics, "accuracy_kept": kept, "train_seconds": outcome.seconds["train"], "note": ""}
 
 
 def strength(step: dict[str, Any]) -> str:
@@ -134,24 +127,30 @@ def table(rows: pd.DataFrame) -> str:
 def main() -> None:
     """Measure every case on both networks and write what was found; rows that are there are kept."""
     path = HERE / "results.csv"
-    known = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
-    rows: list[dict[str, Any]] = []
+    kept = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
+    rows = {key_of(row): row for row in kept}
     for network, config in NETWORKS.items():
         setup = set_up(load_config(config))
         baseline = obtain_baseline(setup, InlineExecutor())
         tested = confirm(baseline.onnx, setup.reference)
-        rows.append({"case": "baseline", "network": network, "technique": "", "strength": "", "seed": 0,
-                     **baseline.metrics, **tested, "accuracy_kept": 1.0})  # fmt: skip
+        plain = {"case": "baseline", "network": network, "technique": "", "strength": "", "seed": 0, "note": ""}
+        rows[key_of(plain)] = {**plain, **baseline.metrics, **tested, "accuracy_kept": 1.0}
         for step in (step for step in CASES if step["technique"] in registry()):
-            mine = (step["technique"], strength(step), network)
-            found = [row for row in known if (row["technique"], row["strength"], row["network"]) == mine]
-            rows.append(found[0] if found else try_out(step, network, setup, baseline))
-            shown = {key: rows[-1].get(key) for key in ("compression_ratio", "accuracy", "speedup", "note")}
-            print(network, rows[-1]["case"], shown, flush=True)
-            pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(path, index=False, float_format="%.5g")
-    found_rows = pd.read_csv(path)
-    (HERE / "table.md").write_text(table(found_rows.fillna({"technique": "", "strength": "", "note": ""})))
-    draw(found_rows.fillna({"technique": ""}))
+            key = (network, step["technique"], strength(step))
+            if key not in rows:
+                rows[key] = try_out(step, network, setup, baseline)
+                shown = {name: rows[key].get(name) for name in ("compression_ratio", "accuracy", "speedup", "note")}
+                print(network, rows[key]["case"], shown, flush=True)
+            pd.DataFrame(rows.values()).reindex(columns=COLUMNS).to_csv(path, index=False, float_format="%.5g")
+    found = pd.read_csv(path).fillna({"technique": "", "strength": "", "note": ""})
+    found = found.sort_values("network", kind="stable")
+    (HERE / "table.md").write_text(table(found))
+    draw(found)
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What a row is of."""
+    return row["network"], row["technique"], row["strength"]
 
 
 if __name__ == "__main__":
