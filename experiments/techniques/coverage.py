@@ -147,7 +147,7 @@ def main() -> None:
             print(technique, network, row["outcome"], row.get("compression_ratio", row.get("reason")), flush=True)
         found = pd.DataFrame(rows).sort_values(["case", "network"])
         found.to_csv(path, index=False, float_format="%.4g")
-        (HERE / "coverage.md").write_text(table(found))
+        (HERE / "coverage.md").write_text(table(pd.read_csv(path)))
 
 
 if __name__ == "__main__":
