@@ -50,13 +50,13 @@ class Call:
 
 def pack(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with every weight stored in the smallest way; itself where that is no smaller."""
-    made = (_packed(model, allowed) for allowed in decoders.FAMILIES)
+    found = {tensor.name: ways(tensor) for tensor in model.graph.initializer}
+    made = (_packed(model, found, allowed) for allowed in decoders.FAMILIES)
     return min((model, *made), key=lambda candidate: candidate.ByteSize())
 
 
-def _packed(model: onnx.ModelProto, allowed: frozenset[str]) -> onnx.ModelProto:
-    found = ((tensor.name, choose(tensor, allowed)) for tensor in model.graph.initializer)
-    chosen = {name: call for name, call in found if call is not None}
+def _packed(model: onnx.ModelProto, found: dict[str, list[Call]], allowed: frozenset[str]) -> onnx.ModelProto:
+    chosen = {name: call for name, calls in found.items() if (call := smallest(calls, allowed)) is not None}
     if not chosen:
         return model
     small = onnx.ModelProto()
@@ -91,57 +91,51 @@ def _write(call: Call, name: str, parts: dict[bytes, TensorProto], calls: list[o
     calls.append(helper.make_node(call.function, inputs, [name], domain=DOMAIN))
 
 
-def choose(tensor: TensorProto, allowed: frozenset[str] = decoders.FAMILIES[-1]) -> Call | None:
-    """The smallest way to store a tensor with these decoders; None where plain is no larger."""
+def smallest(calls: list[Call], allowed: frozenset[str]) -> Call | None:
+    """The smallest of the ways that need no other decoders than these."""
+    return min((call for call in calls if call.functions() <= allowed), key=lambda call: call.size_bytes, default=None)
+
+
+def ways(tensor: TensorProto) -> list[Call]:
+    """Every way to store a tensor that takes less than its numbers do."""
     if tensor.data_type not in PACKABLE or np.prod(tensor.dims) < LEAST:
-        return None
+        return []
     flat = numpy_helper.to_array(tensor).ravel()
     shape = _whole(np.array(tensor.dims), TensorProto.INT64)
-    ways = _of_few_values(flat, shape, allowed)
+    found = _of_few_values(flat, shape)
     places = np.flatnonzero(_bits(flat))
     if len(places) < len(flat):
-        values = _values(flat[places], allowed)
-        ways.append(Call("m", (_raw(np.packbits(_bits(flat) != 0)), values, shape)))
-        ways += [
+        count = _whole(np.array([len(places)]), TensorProto.INT64)
+        rows: list[TensorProto | Call] = [numpy_helper.from_array(flat[places]), *_of_few_values(flat[places], count)]
+        mask = _raw(np.packbits(_bits(flat) != 0))
+        found += [Call("m", (mask, values, shape)) for values in rows]
+        found += [
             Call("g", (gaps, _whole(np.array(escape), TensorProto.INT32), values, shape))
             for escape in ESCAPES
-            for gaps in _gaps(places, escape, allowed)
+            for gaps in _gaps(places, escape)
+            for values in rows
         ]
-    best = min(ways, key=_size, default=None)
-    return best if best is not None and best.size_bytes < flat.nbytes else None
+    return [call for call in found if call.size_bytes < flat.nbytes]
 
 
-def _values(values: Array, allowed: frozenset[str]) -> TensorProto | Call:
-    """A row of numbers, plain or in the smallest other way."""
-    count = _whole(np.array([len(values)]), TensorProto.INT64)
-    ways: list[TensorProto | Call] = [numpy_helper.from_array(values), *_of_few_values(values, count, allowed)]
-    return min(ways, key=_size)
-
-
-def _size(part: TensorProto | Call) -> int:
-    return part.size_bytes if isinstance(part, Call) else part.ByteSize()
-
-
-def _of_few_values(flat: Array, shape: TensorProto, allowed: frozenset[str]) -> list[Call]:
+def _of_few_values(flat: Array, shape: TensorProto) -> list[Call]:
     """A tensor by a book of its values: with entries of 4 or 8 bits, of any width, and in a prefix code."""
     bits = _bits(flat)
-    if "b" not in allowed or not len(flat) or len(np.unique(bits[:: len(bits) // SAMPLED + 1])) > LARGEST_BOOK:
+    if not len(flat) or len(np.unique(bits[:: len(bits) // SAMPLED + 1])) > LARGEST_BOOK:
         return []
     known, numbers = np.unique(bits, return_inverse=True)
     if len(known) > LARGEST_BOOK:
         return []
     book, width = known.view(flat.dtype), max(int(len(known) - 1).bit_length(), 1)
     plain = numpy_helper.from_array(book)
-    ways = [Call("b", (_raw(numbers, TensorProto.UINT4 if width <= 4 else TensorProto.UINT8), plain, shape))]
-    if "f" in allowed and width not in (4, 8):
+    found = [Call("b", (_raw(numbers, TensorProto.UINT4 if width <= 4 else TensorProto.UINT8), plain, shape))]
+    if width not in (4, 8):
         places = np.arange(width)[::-1]
         whole = np.append(numbers, np.zeros(-len(numbers) % 8, numbers.dtype))  # then no byte is shared at the end
         each = (whole[:, None] >> places) & 1
         powers = _whole(2**places, TensorProto.INT32)
-        ways.append(Call("b", (Call("f", (_raw(np.packbits(each.astype(bool))), powers, shape)), plain, shape)))
-    if "u" in allowed and len(flat) <= DECODED:
-        ways += _in_prefix_code(numbers, book, shape)
-    return ways
+        found.append(Call("b", (Call("f", (_raw(np.packbits(each.astype(bool))), powers, shape)), plain, shape)))
+    return found + (_in_prefix_code(numbers, book, shape) if len(flat) <= DECODED else [])
 
 
 def _in_prefix_code(numbers: Array, book: Array, shape: TensorProto) -> list[Call]:
@@ -160,7 +154,7 @@ def _bits(values: Array) -> Array:
     return values.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[values.itemsize])
 
 
-def _gaps(places: Array, escape: int, allowed: frozenset[str]) -> list[TensorProto | Call]:
+def _gaps(places: Array, escape: int) -> list[TensorProto | Call]:
     """How many numbers lie between each place and the one before it, an escape standing for `escape` of them."""
     between = np.diff(places, prepend=-1) - 1
     escapes, rest = np.divmod(between, escape)
@@ -168,7 +162,7 @@ def _gaps(places: Array, escape: int, allowed: frozenset[str]) -> list[TensorPro
     stream = np.full(int(ends[-1]) + 1 if len(ends) else 0, escape, np.uint8)
     stream[ends] = rest
     plain = _raw(stream, ESCAPES[escape])
-    if "u" not in allowed or not len(stream):
+    if not len(stream):
         return [plain]
     known, numbers = np.unique(stream, return_inverse=True)
     return [plain, *_in_prefix_code(numbers, known, _whole(np.array([len(stream)]), TensorProto.INT64))]
