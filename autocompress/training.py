@@ -143,15 +143,15 @@ class Held:
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         given = list(parameters)
         self._zeros = Zeros(given)
-        self._shared = [(weight, groups) for weight in given if (groups := shared_values(weight)) is not None]
+        found = ((weight, shared_values(weight)) for weight in given)
+        self._shared = [(weight, groups, torch.bincount(groups)) for weight, groups in found if groups is not None]
 
     def restore(self, progress: float = 1.0) -> None:
         """Bring them together again, whatever share of the training is done."""
         with torch.no_grad():
-            for weight, groups in self._shared:
-                count = int(groups.max()) + 1
-                total = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, weight.flatten().double())
-                mean = (total / torch.bincount(groups, minlength=count)).to(weight.dtype)
+            for weight, groups, counts in self._shared:
+                total = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, groups, weight.flatten().double())
+                mean = (total / counts).to(weight.dtype)
                 weight.copy_(mean[groups].view_as(weight))
         self._zeros.restore(progress)
 
