@@ -20,10 +20,13 @@ TRAINING = {"technique": "distill", "epochs": 24, "learning_rate": 0.008, "tempe
 PRUNING = [
     {"technique": "channel_pruning", "ratio": ratio, "scope": scope, "importance": "taylor", "max_ratio": 0.97}
     for scope in ("layer", "global")
-    for ratio in (0.8, 0.85, 0.87, 0.88, 0.89, 0.9)
+    for ratio in (0.8, 0.85, 0.88, 0.9, 0.905, 0.91, 0.92, 0.93, 0.94)
 ]
 FACTORIZATION = [{"technique": "svd", "energy": energy} for energy in (0.1, 0.2, 0.3, 0.5)]
-ENCODING = [{"technique": "int8_static"}, {"technique": "float16"}]
+KRONECKER = [{"technique": "kronecker", "terms": terms} for terms in (1, 2, 4)]
+SHARING = [{"technique": "weight_pruning", "ratio": 0.97}, {"technique": "weight_clustering", "bits": 1}]
+FEW = [{"technique": name, "epochs": 24, "learning_rate": 0.008, "alpha": 0.7} for name in ("ternary", "binary")]
+ENCODING = [{"technique": "int8_static"}, {"technique": "low_bit", "bits": 2}, {"technique": "float16"}]
 
 
 def main() -> None:
@@ -32,7 +35,7 @@ def main() -> None:
     baseline = obtain_baseline(setup, InlineExecutor())
     limits = check_limits(setup, baseline)
     rows = [{"case": "baseline", **baseline.metrics}]
-    for step in (*PRUNING, *FACTORIZATION, *ENCODING):
+    for step in (*PRUNING, *FACTORIZATION, *KRONECKER, *SHARING, *FEW, *ENCODING):
         steps = [TRAINING, step] if step in ENCODING else [step, TRAINING]
         recipe = recipe_from_data({"version": 1, "steps": steps})
         # Without limits nothing is rejected before it is measured; what the budget says of it is added here.
