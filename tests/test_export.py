@@ -142,6 +142,27 @@ def test_strip_removes_what_only_people_read(name: str) -> None:
         assert all(not tensor.doc_string for tensor in graph.initializer)
 
 
+def test_strip_keeps_the_attributes_that_differ_from_what_holds_without_them() -> None:
+    """By the operators' documents: strides, dilations and group are 1, pads 0, alpha and beta 1, transB 0."""
+    layers = [
+        nn.Conv2d(4, 4, 3, stride=2, padding=1),
+        nn.Conv2d(4, 4, (2, 3), dilation=2, groups=2),
+        nn.Conv2d(4, 4, 2),
+    ]
+    layers += [nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 2, padding=1), nn.AvgPool2d(2, ceil_mode=True)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3)).eval()
+    images = noise(2, 4, 28, 28)
+    whole = export_onnx(model, (images,))
+    small = strip(whole)
+    given = [{attribute.name for attribute in node.attribute} for node in small.graph.node]
+    assert given[:4] == [{"strides", "pads"}, {"dilations", "group"}, set(), {"kernel_shape"}]
+    assert given[4] == {"kernel_shape", "strides", "pads", "count_include_pad"}
+    assert given[5] >= {"kernel_shape", "strides", "ceil_mode"}
+    assert given[-1] == {"transB"}
+    expected = Model(whole.SerializeToString())(images.numpy())
+    np.testing.assert_array_equal(Model(small.SerializeToString())(images.numpy()), expected)
+
+
 def test_strip_gives_every_tensor_a_name_of_one_letter_where_there_are_few() -> None:
     model = strip(exported("plain"))
     fixed = {"input", "output"}

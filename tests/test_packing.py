@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autocompress.artifacts import decoders
 from autocompress.artifacts.coding import code_lengths
 from autocompress.artifacts.export import strip
-from autocompress.artifacts.packing import LEAST, _packed, float_weights, pack, smallest, ways, weights
+from autocompress.artifacts.packing import LEAST, choose, float_weights, pack, packed, smallest, ways, weights
 from autocompress.artifacts.runtime import Model
 from autocompress.techniques.float16 import Float16
 from autocompress.techniques.int8_static import Int8Static
@@ -219,9 +219,30 @@ def test_few_values_are_decoded_to_the_bit_by_every_family_of_decoders(
 ) -> None:
     tensor = few(count, symbols, share, kind, seed, flat)
     model = holding(tensor)
-    packed = _packed(model, {"w0": ways(model.graph.initializer[0])}, allowed)
-    assert_equal_bits(decoded(packed)[0], tensor)
-    assert pack(model).ByteSize() <= packed.ByteSize()
+    small = packed(model, choose({"w0": ways(model.graph.initializer[0])}, allowed))
+    assert_equal_bits(decoded(small)[0], tensor)
+    assert pack(model).ByteSize() <= small.ByteSize()
+
+
+def test_decoders_that_cost_more_than_they_save_are_left_out_for_all_tensors_together() -> None:
+    """A mask would make the first tensor smaller by itself, but the others need another decoder anyway."""
+    rng = np.random.default_rng(0)
+    tensors = [sparse((2, 1, 5, 5), 0.65), few(576, 8, 0.65, np.float32, 1), few(6000, 8, 0.65, np.float32, 2)]
+    model = holding(*tensors, rng.normal(size=300).astype(np.float32))
+    found = {tensor.name: ways(tensor) for tensor in model.graph.initializer}
+    sizes = {allowed: packed(model, choose(found, allowed)).ByteSize() for allowed in decoders.FAMILIES}
+    small = pack(model)
+    assert small.ByteSize() == min(sizes.values()) < sizes[max(decoders.FAMILIES, key=len)]
+    for actual, expected in zip(decoded(small), tensors, strict=False):
+        assert_equal_bits(actual, expected)
+
+
+def test_one_decoder_of_prefix_codes_serves_codes_of_all_depths() -> None:
+    tensors = [few(50_000, symbols, 0.5, np.float32, symbols, 0.7) for symbols in (3, 8, 30)]
+    small = pack(holding(*tensors))
+    assert sum(decoders.levels_of(function.name) > 0 for function in small.functions) == 1
+    for actual, expected in zip(decoded(small), tensors, strict=True):
+        assert_equal_bits(actual, expected)
 
 
 @pytest.mark.parametrize(("symbols", "bits"), [(2, 1), (4, 2), (8, 3), (16, 4), (32, 5), (64, 6), (128, 7)])

@@ -19,8 +19,8 @@ Array = NDArray[Any]
 class Coded:
     """A row of symbols as bits.
 
-    bits: the levels one after another, packed into bytes. complete: how many codes are shorter than or as long as 0,
-    1, 2, ... bits, once for each level. order: the symbols in the order of their codes.
+    bits: one that means nothing, then the levels one after another, packed into bytes. complete: how many codes are
+    shorter than or as long as 0, 1, 2, ... bits, once for each level. order: the symbols in the order of their codes.
     """
 
     bits: Array
@@ -58,7 +58,7 @@ def encode(symbols: Array, limit: int) -> Coded:
         length = int(lengths[symbol])
         codes[symbol] = code
     long, value = lengths[numbers], codes[numbers]
-    levels = []
+    levels = [np.zeros(1, np.uint8)]
     for level in range(length):
         live = long > level
         levels.append(((value[live] >> (long[live] - 1 - level)) & 1).astype(np.uint8))

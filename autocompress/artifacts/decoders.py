@@ -4,25 +4,24 @@ Each is written to a file once, for all tensors that use it. Positions come from
 never folded.
 """
 
+import functools
 import itertools
 import string
+from collections.abc import Set
 
 import onnx
 from onnx import parser
 
 DOMAIN = "p"
 
-# Bits of bytes, the highest first.
+# Bits of a column of bytes, the highest first.
 _BITS = """
 x (bytes) => (bits) {
-    one = Constant <value = uint8[1] {1}> ()
-    places = Constant <value = uint8[8] {7, 6, 5, 4, 3, 2, 1, 0}> ()
-    axis = Constant <value_ints = [1]> ()
+    powers = Constant <value = uint8[8] {128, 64, 32, 16, 8, 4, 2, 1}> ()
     flat = Constant <value_ints = [-1]> ()
-    column = Unsqueeze (bytes, axis)
-    shifted = BitShift <direction = "RIGHT"> (column, places)
-    each = BitwiseAnd (shifted, one)
-    row = Reshape (each, flat)
+    each = BitwiseAnd (bytes, powers)
+    signs = Sign (each)
+    row = Reshape (signs, flat)
     bits = Cast <to = 6> (row)
 }
 """
@@ -41,15 +40,15 @@ f (bytes, powers, shape) => (symbols) {
 }
 """
 # One level of a prefix code: the next bit of all symbols that are not complete. A symbol is kept as its number among
-# all in the order of their codes; those up to `complete` have no further bits.
+# all in the order of their codes; those up to `complete` have no further bits. end: where the level before it ended.
 _LEVEL = """
 l (bits, symbols, complete, end) => (next, last) {
-    axis = Constant <value_int = 0> ()
+    axis = Sub (end, end)
     open = GreaterOrEqual (symbols, complete)
     live = Cast <to = 6> (open)
     rank = CumSum (live, axis)
     at = Add (rank, end)
-    last = ReduceMax <keepdims = 0> (at)
+    last = ReduceMax (at)
     bit = Gather (bits, at)
     past = Sub (symbols, complete)
     more = Add (past, bit)
@@ -57,15 +56,13 @@ l (bits, symbols, complete, end) => (next, last) {
     next = Add (symbols, step)
 }
 """
+# No code is complete at the first level, so that the table starts with the zero that numbers and places start from.
 _PREFIX = """
 %s (bytes, table, shape) => (s%d) {
-    before = Constant <value = int32 {-1}> ()
-    nil = Constant <value = int32[1] {0}> ()
     bits = p.x (bytes)
     %s = Split <num_outputs = %d> (table)
     count = ReduceProd (shape)
-    s0 = Expand (nil, count)
-    e0 = Identity (before)
+    s0 = Expand (c0, count)
 %s
 }
 """
@@ -79,12 +76,11 @@ b (symbols, book, shape) => (out) {
 """
 _MASK = """
 m (bytes, values, shape) => (out) {
-    axis = Constant <value_int = 0> ()
     first = Constant <value_ints = [0]> ()
     bits = p.x (bytes)
     count = ReduceProd (shape)
     used = Slice (bits, first, count)
-    rank = CumSum (used, axis)
+    rank = CumSum (used, first)
     place = Mul (rank, used)
     nothing = CastLike (first, values)
     table = Concat <axis = 0> (nothing, values)
@@ -92,48 +88,48 @@ m (bytes, values, shape) => (out) {
     out = Reshape (dense, shape)
 }
 """
-# How many numbers lie between each value and the one before it. An escape moves on without a value: it leaves a zero
-# where it lands, which the next value lies beyond.
+# How far each value lies from the one before it; 0 is an escape, which moves on without a value: it leaves a zero where
+# it lands, which the next value lies beyond.
 _GAPS = """
 g (gaps, escape, values, shape) => (out) {
-    one = Constant <value = int32 {1}> ()
-    axis = Constant <value_int = 0> ()
     first = Constant <value_ints = [0]> ()
+    one = Div (escape, escape)
     steps = Cast <to = 6> (gaps)
-    long = Equal (steps, escape)
-    after = Add (steps, one)
-    moves = Where (long, escape, after)
-    ends = CumSum (moves, axis)
+    some = Cast <to = 9> (gaps)
+    moves = Where (some, steps, escape)
+    ends = CumSum (moves, first)
     places = Sub (ends, one)
-    skips = Cast <to = 6> (long)
-    holds = Sub (one, skips)
-    rank = CumSum (holds, axis)
+    holds = Sign (steps)
+    rank = CumSum (holds, first)
     place = Mul (rank, holds)
     nothing = CastLike (first, values)
     table = Concat <axis = 0> (nothing, values)
     found = Gather (table, place)
     count = ReduceProd (shape)
     empty = Expand (nothing, count)
-    dense = ScatterElements <axis = 0> (empty, places, found)
+    dense = ScatterElements (empty, places, found)
     out = Reshape (dense, shape)
 }
 """
 _SIMPLE = {"x": _BITS, "f": _FIXED, "l": _LEVEL, "b": _BOOK, "m": _MASK, "g": _GAPS}
-_PREFIXES = "uvwyz"  # functions for codes of different depth
-STEP = 3  # one function for every three depths
-DEEPEST = STEP * len(_PREFIXES)
-# From few functions to all: small files are best off with few, which take room themselves.
-FAMILIES = (frozenset("bmg"), frozenset("bmgf"), frozenset(f"bmgf{_PREFIXES}"))
+_PREFIXES = "cdehijknopq"  # functions for codes of 2, 3, ... bits
+DEEPEST = len(_PREFIXES) + 1
+# The decoders that a file may use, any beside that of books. One for prefix codes does for all that are no longer.
+FAMILIES = tuple(
+    frozenset(f"b{fixed}{_PREFIXES[:count]}")
+    for fixed in ("", "m", "g", "f", "mg", "mf", "gf", "mgf")
+    for count in range(DEEPEST)
+)
 
 
 def prefix_name(depth: int) -> str:
     """The function that decodes a prefix code of this depth; a deeper one than needed would do as well."""
-    return _PREFIXES[(depth - 1) // STEP]
+    return _PREFIXES[max(depth, 2) - 2]
 
 
 def levels_of(name: str) -> int:
-    """How many levels a function for prefix codes decodes."""
-    return STEP * (_PREFIXES.index(name) + 1)
+    """How many levels a function for prefix codes decodes; 0 for one that decodes others."""
+    return _PREFIXES.find(name) + 2 if name in _PREFIXES else 0
 
 
 def _text(name: str) -> str:
@@ -141,11 +137,11 @@ def _text(name: str) -> str:
         return _SIMPLE[name]
     depth = levels_of(name)
     ends = ", ".join(f"c{level}" for level in range(depth))
-    rows = [f"    s{i + 1}, e{i + 1} = p.l (bits, s{i}, c{i}, e{i})" for i in range(depth)]
+    rows = [f"    s{i + 1}, e{i + 1} = p.l (bits, s{i}, c{i}, {f'e{i}' if i else 'c0'})" for i in range(depth)]
     return _PREFIX % (name, depth, ends, depth, "\n".join(rows))
 
 
-def needed(names: set[str]) -> list[str]:
+def needed(names: Set[str]) -> list[str]:
     """These functions and those that they call, each before the ones that call it."""
     found = set(names)
     if names & set(_PREFIXES):
@@ -153,6 +149,12 @@ def needed(names: set[str]) -> list[str]:
     if names & {"f", "m", *_PREFIXES}:
         found.add("x")
     return [name for name in (*_SIMPLE, *_PREFIXES) if name in found]
+
+
+@functools.cache
+def size_bytes(names: frozenset[str]) -> int:
+    """What these functions and those that they call take in a file."""
+    return sum(function(name).ByteSize() + 3 for name in needed(names))
 
 
 def function(name: str) -> onnx.FunctionProto:

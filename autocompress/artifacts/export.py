@@ -106,6 +106,9 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     fixed = {value.name for value in (*small.graph.input, *small.graph.output)} | {""}
     short = (name for name in _short_names() if name not in fixed)
     names: dict[str, str] = {name: name for name in fixed}
+    version = next(entry.version for entry in small.opset_import if not entry.domain)
+    for node in small.graph.node:
+        _keep_what_counts(node, version)
     _rename(small.graph, names, short)
     onnx.checker.check_model(small)
     return small
@@ -140,6 +143,31 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str])
             attribute.doc_string = ""
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 _rename(inner, names, short)
+
+
+# What ONNX takes where these are not given, by words or by the shape of the weights.
+_ONES, _ZEROS = ("strides", "dilations"), ("pads", "output_padding")
+
+
+def _keep_what_counts(node: onnx.NodeProto, version: int) -> None:
+    """Take the attributes from a node that say what holds without them."""
+    if node.domain:
+        return
+    defaults = onnx.defs.get_schema(node.op_type, version).attributes
+    kept = [attribute for attribute in node.attribute if not _is_default(attribute, defaults[attribute.name], node)]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema.Attribute, node: onnx.NodeProto) -> bool:
+    if attribute.name in _ONES or attribute.name in _ZEROS:
+        return set(attribute.ints) <= {int(attribute.name in _ONES)}
+    if attribute.name == "kernel_shape":
+        return node.op_type == "Conv"
+    plain = schema.default_value
+    return plain.type != onnx.AttributeProto.UNDEFINED and helper.get_attribute_value(
+        plain
+    ) == helper.get_attribute_value(attribute)
 
 
 def check_parity(

@@ -5,6 +5,7 @@ prefix code; one with many zeros as its other values and their positions, by a m
 sections 2 to 4). Whatever is smallest is taken, and what is decoded is equal to the bit.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +22,14 @@ from .decoders import DOMAIN
 
 Array = NDArray[Any]
 PACKABLE = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8}
-LEAST = 256  # below as many numbers no packing pays for its call
+LEAST = 32  # below as many numbers no packing pays for its call
 LARGEST_BOOK = 256
 SAMPLED = 4096  # a sample of as many numbers tells most tensors that no book could hold
 ESCAPES = {15: TensorProto.UINT4, 255: TensorProto.UINT8}  # gaps of 4 and of 8 bits
-CALL_BYTES, INPUT_BYTES = 14, 6  # about what a node adds to a file, and what each of its inputs does beside its data
+# About what a call adds to a file, what each of its inputs does, and what a tensor does beside type, shape and data.
+CALL_BYTES, INPUT_BYTES, TENSOR_BYTES = 11, 3, 5
 DECODED = 3_000_000  # how many bits of prefix codes a tensor may have: they take some 100 ns each at load
+EVERY = LARGEST_BOOK  # an end of a level that no code passes
 VALUES = {"b": 1, "m": 1, "g": 2}  # which input of a decoder gives its output's type
 
 
@@ -37,28 +40,58 @@ class Call:
     function: str
     inputs: tuple["TensorProto | Call", ...]
 
-    @property
+    @functools.cached_property
     def size_bytes(self) -> int:
         """About how many bytes it takes in a file, functions aside."""
-        parts = (part.size_bytes if isinstance(part, Call) else part.ByteSize() for part in self.inputs)
-        return CALL_BYTES + INPUT_BYTES * len(self.inputs) + sum(parts)
+        total = CALL_BYTES + INPUT_BYTES * len(self.inputs)
+        for part in self.inputs:
+            total += int(part.size_bytes) if isinstance(part, Call) else TENSOR_BYTES + part.ByteSize()
+        return total
 
-    def functions(self) -> set[str]:
+    @functools.cached_property
+    def functions(self) -> frozenset[str]:
         """The decoders that it calls."""
-        return {self.function}.union(*(part.functions() for part in self.inputs if isinstance(part, Call)))
+        return frozenset({self.function}).union(*(part.functions for part in self.inputs if isinstance(part, Call)))
+
+    def at_depth(self, name: str) -> "Call":
+        """The same with all prefix codes decoded by one function, which decodes none that are deeper."""
+        inputs = tuple(part.at_depth(name) if isinstance(part, Call) else part for part in self.inputs)
+        spare = decoders.levels_of(name) - decoders.levels_of(self.function)
+        if not decoders.levels_of(self.function) or not spare:
+            return Call(self.function, inputs)
+        bits, table, shape = inputs
+        assert isinstance(table, TensorProto)
+        ends = [*table.int32_data, *[EVERY] * spare]
+        return Call(name, (bits, _whole(np.array(ends), TensorProto.INT32), shape))
 
 
 def pack(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with every weight stored in the smallest way; itself where that is no smaller."""
+    plain = {tensor.name: tensor.ByteSize() for tensor in model.graph.initializer}
     found = {tensor.name: ways(tensor) for tensor in model.graph.initializer}
-    made = (_packed(model, found, allowed) for allowed in decoders.FAMILIES)
-    return min((model, *made), key=lambda candidate: candidate.ByteSize())
+
+    def estimate(chosen: dict[str, Call]) -> int:
+        saved: int = sum(plain[name] - call.size_bytes for name, call in chosen.items())
+        return decoders.size_bytes(functions_of(chosen)) - saved
+
+    chosen = min((choose(found, allowed) for allowed in decoders.FAMILIES), key=estimate)
+    return min((model, packed(model, chosen)), key=onnx.ModelProto.ByteSize)
 
 
-def _packed(model: onnx.ModelProto, found: dict[str, list[Call]], allowed: frozenset[str]) -> onnx.ModelProto:
-    chosen = {name: call for name, calls in found.items() if (call := smallest(calls, allowed)) is not None}
-    if not chosen:
-        return model
+def choose(found: dict[str, list[Call]], allowed: frozenset[str]) -> dict[str, Call]:
+    """For every tensor that has one, the smallest way by these decoders, with one function for all prefix codes."""
+    each = {name: call for name, calls in found.items() if (call := smallest(calls, allowed)) is not None}
+    deepest = max(functions_of(each), key=decoders.levels_of, default="")
+    return {name: call.at_depth(deepest) for name, call in each.items()}
+
+
+def functions_of(chosen: dict[str, Call]) -> frozenset[str]:
+    """The decoders that all of them call."""
+    return frozenset[str]().union(*(call.functions for call in chosen.values()))
+
+
+def packed(model: onnx.ModelProto, chosen: dict[str, Call]) -> onnx.ModelProto:
+    """A copy with these tensors as calls of decoders."""
     small = onnx.ModelProto()
     small.CopyFrom(model)
     parts: dict[bytes, TensorProto] = {}
@@ -70,8 +103,7 @@ def _packed(model: onnx.ModelProto, found: dict[str, list[Call]], allowed: froze
     del small.graph.initializer[:], small.graph.node[:]
     small.graph.initializer.extend([*kept, *parts.values()])
     small.graph.node.extend(nodes)
-    used = set().union(*(call.functions() for call in chosen.values()))
-    small.functions.extend(decoders.function(name) for name in decoders.needed(used))
+    small.functions.extend(decoders.function(name) for name in decoders.needed(functions_of(chosen)))
     small.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return small
 
@@ -93,7 +125,7 @@ def _write(call: Call, name: str, parts: dict[bytes, TensorProto], calls: list[o
 
 def smallest(calls: list[Call], allowed: frozenset[str]) -> Call | None:
     """The smallest of the ways that need no other decoders than these."""
-    return min((call for call in calls if call.functions() <= allowed), key=lambda call: call.size_bytes, default=None)
+    return min((call for call in calls if call.functions <= allowed), key=lambda call: call.size_bytes, default=None)
 
 
 def ways(tensor: TensorProto) -> list[Call]:
@@ -103,16 +135,15 @@ def ways(tensor: TensorProto) -> list[Call]:
     flat = numpy_helper.to_array(tensor).ravel()
     shape = _whole(np.array(tensor.dims), TensorProto.INT64)
     found = _of_few_values(flat, shape)
-    places = np.flatnonzero(_bits(flat))
-    if len(places) < len(flat):
-        count = _whole(np.array([len(places)]), TensorProto.INT64)
-        rows: list[TensorProto | Call] = [numpy_helper.from_array(flat[places]), *_of_few_values(flat[places], count)]
-        mask = _raw(np.packbits(_bits(flat) != 0))
-        found += [Call("m", (mask, values, shape)) for values in rows]
+    mask = _bits(flat) != 0
+    if not mask.all():
+        count = _whole(np.array([mask.sum()]), TensorProto.INT64)
+        rows: list[TensorProto | Call] = [numpy_helper.from_array(flat[mask]), *_of_few_values(flat[mask], count)]
+        found += [Call("m", (_column(np.packbits(mask)), values, shape)) for values in rows]
         found += [
             Call("g", (gaps, _whole(np.array(escape), TensorProto.INT32), values, shape))
             for escape in ESCAPES
-            for gaps in _gaps(places, escape)
+            for gaps in _gaps(np.flatnonzero(mask), escape)
             for values in rows
         ]
     return [call for call in found if call.size_bytes < flat.nbytes]
@@ -134,7 +165,7 @@ def _of_few_values(flat: Array, shape: TensorProto) -> list[Call]:
         whole = np.append(numbers, np.zeros(-len(numbers) % 8, numbers.dtype))  # then no byte is shared at the end
         each = (whole[:, None] >> places) & 1
         powers = _whole(2**places, TensorProto.INT32)
-        found.append(Call("b", (Call("f", (_raw(np.packbits(each.astype(bool))), powers, shape)), plain, shape)))
+        found.append(Call("b", (Call("f", (_column(np.packbits(each.astype(bool))), powers, shape)), plain, shape)))
     return found + (_in_prefix_code(numbers, book, shape) if len(flat) <= DECODED else [])
 
 
@@ -143,10 +174,10 @@ def _in_prefix_code(numbers: Array, book: Array, shape: TensorProto) -> list[Cal
     if 8 * len(coded.bits) > DECODED:
         return []
     name = decoders.prefix_name(len(coded.complete))
-    spare = [len(book)] * (decoders.levels_of(name) - len(coded.complete))
+    spare = [EVERY] * (decoders.levels_of(name) - len(coded.complete))
     table = _whole(np.array([*coded.complete, *spare]), TensorProto.INT32)
     entries = numpy_helper.from_array(book[coded.order])
-    return [Call("b", (Call(name, (_raw(coded.bits), table, shape)), entries, shape))]
+    return [Call("b", (Call(name, (_column(coded.bits), table, shape)), entries, shape))]
 
 
 def _bits(values: Array) -> Array:
@@ -155,17 +186,21 @@ def _bits(values: Array) -> Array:
 
 
 def _gaps(places: Array, escape: int) -> list[TensorProto | Call]:
-    """How many numbers lie between each place and the one before it, an escape standing for `escape` of them."""
-    between = np.diff(places, prepend=-1) - 1
-    escapes, rest = np.divmod(between, escape)
+    """How far each place lies from the one before it, a zero standing for `escape` steps to no place."""
+    escapes, rest = np.divmod(np.diff(places, prepend=-1) - 1, escape)
     ends = np.cumsum(escapes + 1) - 1
-    stream = np.full(int(ends[-1]) + 1 if len(ends) else 0, escape, np.uint8)
-    stream[ends] = rest
+    stream = np.zeros(int(ends[-1]) + 1 if len(ends) else 0, np.uint8)
+    stream[ends] = rest + 1
     plain = _raw(stream, ESCAPES[escape])
     if not len(stream):
         return [plain]
     known, numbers = np.unique(stream, return_inverse=True)
     return [plain, *_in_prefix_code(numbers, known, _whole(np.array([len(stream)]), TensorProto.INT64))]
+
+
+def _column(values: Array) -> TensorProto:
+    """Bytes below each other, as they are taken apart."""
+    return TensorProto(data_type=TensorProto.UINT8, dims=[len(values), 1], raw_data=values.tobytes())
 
 
 def _raw(values: Array, kind: int = TensorProto.UINT8) -> TensorProto:
