@@ -9,7 +9,7 @@ from ._layers import chain, has_window, split_window
 from ._ranks import Candidate, Factorization, Ranks, Unfolded
 
 TRIES = (2, 4)  # of a large layer and of others
-WORK = 1.6e9  # multiplications that all sweeps of one try may take
+WORK = 1.4e9  # multiplications that all sweeps of one try may take
 SWEEPS = (1, 50)  # the fewest and the most
 RIDGE = 1e-6
 
@@ -91,20 +91,23 @@ def improved(weight: Tensor, factors: Factors, sweeps: int) -> Factors:
     outputs, inputs, height, width = weight.shape
     rank = factors[0].shape[1]
     flat = weight.permute(0, 2, 3, 1).reshape(outputs, -1)
-    # What is as large as `rank` filters is written to the same memory over and over.
-    large, spare = (weight.new_empty(height * width, inputs, rank) for _ in range(2))
+    large = weight.new_empty(height * width, inputs, rank)  # written to over and over: such memory is slow to get
     o, i, h, w = factors
     oo, ii = gram(o), gram(i)
     for _ in range(sweeps):
         torch.mm(flat.T, o, out=large.flatten(0, 1))
-        over, both = torch.mul(large, i, out=spare).sum(1).reshape(height, width, rank), oo * ii
+        over = torch.stack([(part * i).sum(0) for part in large]).reshape(height, width, rank)
+        both = oo * ii
         h = solved((over * w).sum(1), both * gram(w))
         w = solved((over * h[:, None]).sum(0), both * gram(h))
         window = (h[:, None] * w).reshape(-1, 1, rank)
-        i = solved(torch.mul(large, window, out=spare).sum(0), oo * gram(window[:, 0]))
+        target = torch.zeros_like(i)
+        for part, place in zip(large, window, strict=True):
+            target.addcmul_(part, place)
+        i = solved(target, oo * gram(window[:, 0]))
         o, i, h, w = even(o, i, h, w)
         ii, window = gram(i), (h[:, None] * w).reshape(-1, 1, rank)
-        o = solved(flat @ torch.mul(window, i, out=spare).flatten(0, 1), ii * gram(window[:, 0]))
+        o = solved(flat @ torch.mul(window, i, out=large).flatten(0, 1), ii * gram(window[:, 0]))
         oo = gram(o)
     return even(o, i, h, w)
 
