@@ -46,6 +46,15 @@ def code_lengths(counts: Array, limit: int) -> Array:
     return lengths
 
 
+def distinct(values: Array) -> tuple[Array, Array]:
+    """The different numbers in order, and which of them each number is; bytes are counted, others sorted."""
+    if values.dtype != np.uint8:
+        known, numbers = np.unique(values, return_inverse=True)
+        return known, numbers
+    there = np.bincount(values, minlength=256) > 0
+    return np.flatnonzero(there).astype(np.uint8), (np.cumsum(there) - 1)[values]
+
+
 def encode(symbols: Array, limit: int) -> Coded:
     """Whole numbers from 0, coded by how often they occur."""
     counts = np.bincount(symbols)
