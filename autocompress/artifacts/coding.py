@@ -46,9 +46,20 @@ def code_lengths(counts: Array, limit: int) -> Array:
     return lengths
 
 
+def distinct(values: Array) -> tuple[Array, Array]:
+    """The different numbers in order, and which of them each number is; bytes are counted, others sorted."""
+    if values.dtype != np.uint8:
+        known, numbers = np.unique(values, return_inverse=True)
+        return known, numbers
+    there = np.bincount(values, minlength=256) > 0
+    return np.flatnonzero(there).astype(np.uint8), (np.cumsum(there) - 1)[values]
+
+
 def encode(symbols: Array, limit: int) -> Coded:
     """Whole numbers from 0, coded by how often they occur."""
-    known, numbers, counts = np.unique(symbols, return_inverse=True, return_counts=True)
+    counts = np.bincount(symbols)
+    known = np.flatnonzero(counts)
+    numbers, counts = (np.cumsum(counts > 0) - 1)[symbols], counts[known]
     lengths = code_lengths(counts, limit)
     by_code = np.lexsort((np.arange(len(known)), lengths))
     codes = np.zeros(len(known), np.int64)
@@ -57,10 +68,10 @@ def encode(symbols: Array, limit: int) -> Coded:
         code = (code + 1) << int(lengths[symbol] - length)
         length = int(lengths[symbol])
         codes[symbol] = code
-    long, value = lengths[numbers], codes[numbers]
     levels = [np.zeros(1, np.uint8)]
     for level in range(length):
-        live = long > level
-        levels.append(((value[live] >> (long[live] - 1 - level)) & 1).astype(np.uint8))
+        # Of the symbols that are left, those whose codes are longer; what a level holds is looked up by symbol.
+        numbers = numbers[(lengths > level)[numbers]]
+        levels.append(((codes >> np.maximum(lengths - 1 - level, 0)) & 1).astype(np.uint8)[numbers])
     complete = [int((lengths <= level).sum()) for level in range(length)]
     return Coded(np.packbits(np.concatenate(levels)), complete, known[by_code])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from . import decoders
-from .coding import encode
+from .coding import distinct, encode
 from .decoders import DOMAIN
 
 Array = NDArray[Any]
@@ -154,7 +154,7 @@ def _of_few_values(flat: Array, shape: TensorProto) -> list[Call]:
     bits = _bits(flat)
     if not len(flat) or len(np.unique(bits[:: len(bits) // SAMPLED + 1])) > LARGEST_BOOK:
         return []
-    known, numbers = np.unique(bits, return_inverse=True)
+    known, numbers = distinct(bits)
     if len(known) > LARGEST_BOOK:
         return []
     book, width = known.view(flat.dtype), max(int(len(known) - 1).bit_length(), 1)
@@ -194,7 +194,7 @@ def _gaps(places: Array, escape: int) -> list[TensorProto | Call]:
     plain = _raw(stream, ESCAPES[escape])
     if not len(stream):
         return [plain]
-    known, numbers = np.unique(stream, return_inverse=True)
+    known, numbers = distinct(stream)
     return [plain, *_in_prefix_code(numbers, known, _whole(np.array([len(stream)]), TensorProto.INT64))]
 
 
