@@ -150,7 +150,7 @@ def test_strip_keeps_the_attributes_that_differ_from_what_holds_without_them() -
         nn.Conv2d(4, 4, 2),
     ]
     layers += [nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 2, padding=1), nn.AvgPool2d(2, ceil_mode=True)]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3)).eval()
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3)).eval()
     images = noise(2, 4, 28, 28)
     whole = export_onnx(model, (images,))
     small = strip(whole)
