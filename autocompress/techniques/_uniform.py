@@ -112,7 +112,7 @@ def _half(scale: Array) -> Array:
 
 
 def on_grid(values: Array, scale: Array, bits: int | Array) -> Array:
-    """The whole numbers that are nearest to the weights in units of their scale. bits: one for all, or for each scale."""
+    """The whole numbers that are nearest to the weights in units of their scale. bits: one number, or one a scale."""
     half = np.exp2(np.asarray(bits, np.float32) - 1)
     lowest, highest = -half, half - 1
     return np.asarray(np.clip(np.rint(values / scale), lowest, highest).astype(np.int8))
@@ -126,7 +126,7 @@ def grid(weight: Weight, bits: int, group: int) -> dict[str, Any]:
 
 
 def blended(low: dict[str, Any], high: dict[str, Any], wide: Array) -> dict[str, Any]:
-    """The grid with scales and bits of `high` where `wide` is true, and of `low` elsewhere. wide: one for each scale."""
+    """The grid with scales and bits of `high` where `wide` is true, else of `low`. wide: one for each scale."""
     bits = np.where(wide, high["bits"], low["bits"]).tolist()
     return {**low, "bits": bits, "scales": np.where(wide, high["scales"], low["scales"]).tolist()}
 

@@ -96,7 +96,7 @@ def rivals(rows: pd.DataFrame, size: str) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame, size: str) -> str:
-    """Uniform and mixed files of equal size in Markdown: means over seeds, and in how many mixed is better and worse."""
+    """Uniform and mixed files of equal size in Markdown: means over seeds, and in how many mixed is better, worse."""
     names = "".join(f" {name}, uniform | mixed | better |" for name in ("size", *MEASURES.values()))
     names = names.replace(" better |", "", 1)
     lines = [f"| network | bits |{names}", "|" + "---|" * (names.count("|") + 2)]
