@@ -4,7 +4,7 @@ low_bit at 2 to 8 bits against mixed_precision under limits from 2 to 8, without
 5,000 MNIST images and on ResNet-20 with the 8x8 digits, each from baselines of three seeds. All is computed on the
 exported file. Drift is the divergence of its outputs from those of the uncompressed file, in nats; no label decides it.
 
-Usage: python experiments/mixed_precision/run.py   (about ten minutes on two cores)
+Usage: python experiments/mixed_precision/run.py   (about a quarter of an hour on two cores)
 """
 
 import multiprocessing
