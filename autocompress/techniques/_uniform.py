@@ -111,9 +111,10 @@ def _half(scale: Array) -> Array:
     return np.asarray(np.copysign(size, scale).astype(np.float32))
 
 
-def on_grid(values: Array, scale: Array, bits: int) -> Array:
-    """The whole numbers that are nearest to the weights in units of their scale."""
-    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+def on_grid(values: Array, scale: Array, bits: int | Array) -> Array:
+    """The whole numbers that are nearest to the weights in units of their scale. bits: one number, or one a scale."""
+    half = np.exp2(np.asarray(bits, np.float32) - 1)
+    lowest, highest = -half, half - 1
     return np.asarray(np.clip(np.rint(values / scale), lowest, highest).astype(np.int8))
 
 
@@ -124,22 +125,39 @@ def grid(weight: Weight, bits: int, group: int) -> dict[str, Any]:
     return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
 
 
+def blended(low: dict[str, Any], high: dict[str, Any], wide: Array) -> dict[str, Any]:
+    """The grid with scales and bits of `high` where `wide` is true, else of `low`. wide: one for each scale."""
+    bits = np.where(wide, high["bits"], low["bits"]).tolist()
+    return {**low, "bits": bits, "scales": np.where(wide, high["scales"], low["scales"]).tolist()}
+
+
+def lost(values: Array, found: dict[str, Any]) -> Array:
+    """The squared error of what shares each scale of a grid, in the order of its scales."""
+    square = np.square(dequantized(values, found) - values).reshape(found["shape"])
+    over = tuple(axis for axis, size in enumerate(found["sizes"]) if size == 1)
+    return np.asarray(square.sum(axis=over)).ravel()
+
+
 def apply_grids(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
     """Store the weights of a file by their grids."""
     stored = {}
     for tensor in model.graph.initializer:
         if (found := grids.get(tensor.name)) is not None:
-            values = numpy_helper.to_array(tensor).reshape(found["shape"])
-            scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
-            stored[tensor.name] = (on_grid(values, scales, found["bits"]), scales)
+            stored[tensor.name] = _numbers(numpy_helper.to_array(tensor), found)
     return store_on_grids(model, stored)
 
 
 def dequantized(values: Array, found: dict[str, Any]) -> Array:
     """The numbers that a weight has on its grid."""
-    scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
-    numbers = on_grid(values.reshape(found["shape"]), scales, found["bits"])
+    numbers, scales = _numbers(values, found)
     return np.asarray((numbers * scales).reshape(values.shape))
+
+
+def _numbers(values: Array, found: dict[str, Any]) -> tuple[Array, Array]:
+    scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+    bits = np.array(found["bits"])
+    bits = bits.reshape(found["sizes"]) if bits.ndim else bits
+    return on_grid(values.reshape(found["shape"]), scales, bits), scales
 
 
 def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]) -> onnx.ModelProto:

@@ -1,5 +1,8 @@
 """Quantization of weights with a width for each layer."""
 
+import hashlib
+from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -13,7 +16,10 @@ from . import _uniform
 from ._distillation import distillation_loss
 from .base import Context, Decision, Technique
 
-WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+SCANNED = (2, 3, 4, 5, 6, 7, 8)
+PARTS = 4  # steps from one scanned width to the next, in which more and more scales of a weight take the wider one
+WIDTHS = tuple(SCANNED[0] + step / PARTS for step in range((len(SCANNED) - 1) * PARTS + 1))
+Grid = dict[str, Any]
 Costs = dict[str, list[float]]
 
 
@@ -22,7 +28,9 @@ class MixedPrecision(Technique):
 
     bits is the limit: the mean over all quantized weights (Dong et al., 2020: HAWQ-V2 and Yao et al., 2021, section
     3.4, choose widths by an integer program as this does). The scan takes one weight at a time to each width and
-    measures how far outputs move on training data. group and keep are those of low_bit.
+    measures how far outputs move on training data. A layer with more than a quarter of all weights may also have a
+    quarter, half or three quarters of its scales at one bit more than the others, those that gain most: a whole bit
+    of it is too much or too little for most limits. group and keep are those of low_bit.
     """
 
     technique: ClassVar[str] = "mixed_precision"
@@ -38,13 +46,19 @@ class MixedPrecision(Technique):
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The width and the scales of each weight, and why others stay in float."""
         found, skipped = _uniform.weights_of(model, self.technique, self.keep)
-        grids = {
-            name: {bits: _uniform.grid(weight, bits, self.group) for bits in WIDTHS} for name, weight in found.items()
-        }
-        costs = scan(model, found, grids, context, self.examples)
+        grids = {n: [_uniform.grid(weight, bits, self.group) for bits in SCANNED] for n, weight in found.items()}
+        # The same sample whatever the limit, so that one scan of a model does for all limits.
+        known = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+        costs = context.cached(
+            f"{self.technique} {known} {self.group} {self.keep} {self.examples}",
+            lambda: scan(model, found, grids, replace(context, seed=0), self.examples),
+        )
         sizes = {name: weight.values.size for name, weight in found.items()}
-        widths = best_widths(costs, sizes, self.bits)
-        return {"grids": {name: grids[name][bits] for name, bits in widths.items()}, "skipped": skipped}
+        large = {name for name, size in sizes.items() if size * PARTS > sum(sizes.values())}
+        finer = {n: in_parts(w.values, grids[n], costs[n], n in large) for n, w in found.items()}
+        widths = best_widths({name: prices for name, (_, prices) in finer.items()}, sizes, self.bits)
+        chosen = {name: finer[name][0][WIDTHS.index(width)] for name, width in widths.items()}
+        return {"grids": chosen, "skipped": skipped}
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Store the weights by the recorded grids."""
@@ -54,25 +68,47 @@ class MixedPrecision(Technique):
 def scan(
     model: onnx.ModelProto,
     weights: dict[str, _uniform.Weight],
-    grids: dict[str, dict[int, dict[str, Any]]],
+    grids: dict[str, list[Grid]],
     context: Context,
     examples: int,
 ) -> Costs:
-    """How far outputs move with one weight at a time at each width: the divergence from those of the file as it is."""
+    """How far outputs move with one weight at a time on each grid: the divergence from those of the file as it is."""
     run = _uniform.Variable(model, list(weights))
     batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
     whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
 
-    def moved(name: str, found: dict[str, Any]) -> float:
+    def moved(name: str, found: Grid) -> float:
         changed = {name: _uniform.dequantized(weights[name].values, found)}
         pairs = zip(batches, whole, strict=True)
         rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0)) for x, y in pairs]
         return sum(rows) / len(rows)
 
-    return {name: [moved(name, found) for found in widths.values()] for name, widths in grids.items()}
+    return {name: [moved(name, found) for found in choices] for name, choices in grids.items()}
 
 
-def best_widths(costs: Costs, sizes: dict[str, int], mean_bits: float) -> dict[str, int]:
+def in_parts(
+    values: _uniform.Array, grids: list[Grid], costs: list[float], split: bool
+) -> tuple[list[Grid], list[float]]:
+    """The grids of a weight for each of WIDTHS, and what they cost, from those for each of SCANNED.
+
+    Between two scanned widths the cost falls as the squared error does; without `split` it is the narrower of them.
+    """
+    errors = [_uniform.lost(values, found) for found in grids]
+    made, prices = [], []
+    steps = zip(pairwise(grids), pairwise(costs), pairwise(errors), strict=True)
+    for (low, high), (worst, best), (before, after) in steps:
+        gains = before - after
+        order = np.argsort(-gains, kind="stable")
+        for step in range(PARTS):
+            wide = np.zeros(len(gains), bool)
+            wide[order[: split * len(gains) * step // PARTS]] = True
+            share = gains[wide].sum() / max(gains.sum(), _uniform.TINY)
+            made.append(_uniform.blended(low, high, wide) if wide.any() else low)
+            prices.append(float(worst + (best - worst) * np.clip(share, 0, 1)))
+    return [*made, grids[-1]], [*prices, costs[-1]]
+
+
+def best_widths(costs: Costs, sizes: dict[str, int], mean_bits: float) -> dict[str, float]:
     """The width of each weight with the least sum of costs under a mean of bits, exactly (an integer program).
 
     costs: those of each of WIDTHS, for each weight. sizes: how many numbers each weight has.

@@ -16,9 +16,18 @@ from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack, weights
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import TechniqueError
-from autocompress.techniques._uniform import Weight, on_grid, scales_for, spread, weights_of
+from autocompress.techniques._uniform import (
+    Weight,
+    apply_grids,
+    dequantized,
+    grid,
+    on_grid,
+    scales_for,
+    spread,
+    weights_of,
+)
 from autocompress.techniques.low_bit import LowBit
-from autocompress.techniques.mixed_precision import WIDTHS, MixedPrecision, best_widths
+from autocompress.techniques.mixed_precision import SCANNED, WIDTHS, MixedPrecision, best_widths, in_parts
 
 Array = np.ndarray[Any, Any]
 
@@ -160,7 +169,7 @@ def test_widths_are_those_that_trying_all_of_them_finds(seed: int, sixteenths: i
     total = sum(sizes.values())
     assert sum(found[name] * sizes[name] for name in sizes) <= mean * total + 1e-6
 
-    def cost(widths: tuple[int, ...]) -> float:
+    def cost(widths: tuple[float, ...]) -> float:
         return sum(costs[name][WIDTHS.index(bits)] for name, bits in zip("abc", widths, strict=True))
 
     within = (
@@ -182,6 +191,41 @@ def test_mixed_precision_moves_outputs_less_than_the_same_width_for_all() -> Non
 
     mixed = MixedPrecision(bits=3, examples=64)
     decision = mixed.decide(exported("residual"), context)
-    bits = sum(found["bits"] * np.prod(found["shape"]) for found in decision["grids"].values())
-    assert bits <= 3 * sum(np.prod(found["shape"]) for found in decision["grids"].values())
+    assert mean_bits(decision) <= 3
     assert moved(mixed) < moved(LowBit(bits=3))
+
+
+def mean_bits(decision: dict[str, Any]) -> float:
+    sizes = [np.prod(found["shape"]) for found in decision["grids"].values()]
+    return float(np.average([np.mean(found["bits"]) for found in decision["grids"].values()], weights=sizes))
+
+
+def test_a_layer_with_most_of_the_weights_takes_what_the_limit_leaves() -> None:
+    context, largest = context_of("plain"), "conv2.weight"
+    found, _ = weights_of(exported(), "mixed_precision", ("fc1",))
+    share = found[largest].values.size / sum(weight.values.size for weight in found.values())
+    rest = 1 - share
+    in_whole_bits, next_bit = 2 * share + 8 * rest, 3 * share + 2 * rest
+    limit = next_bit - 0.04
+    assert in_whole_bits < limit - 0.1
+    decision = MixedPrecision(bits=limit, keep=("fc1",), examples=64).decide(exported(), context)
+    assert in_whole_bits < mean_bits(decision) <= limit
+    assert len(set(decision["grids"][largest]["bits"])) == 2
+    assert all(isinstance(found["bits"], int) for name, found in decision["grids"].items() if name != largest)
+    after = dict(weights_after(apply_grids(exported(), decision["grids"])))
+    np.testing.assert_array_equal(after[largest], dequantized(stored(exported())[largest], decision["grids"][largest]))
+
+
+def test_scales_take_a_wider_grid_in_the_order_of_what_they_gain() -> None:
+    values = random(8, 50) * np.arange(1, 9, dtype=np.float32)[:, None]
+    whole = [grid(Weight("layer", values, 0), bits, 0) for bits in SCANNED]
+    costs = [float(2.0**-bits) for bits in SCANNED]
+    grids, prices = in_parts(values, whole, costs, split=True)
+    assert [np.mean(found["bits"]) for found in grids] == pytest.approx(WIDTHS)
+    assert prices == sorted(prices, reverse=True)
+    assert prices[::4] == pytest.approx(costs)
+    errors = [float(np.square(dequantized(values, found) - values).sum()) for found in grids]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] - errors[1] > errors[1] - errors[2] > errors[2] - errors[3] > errors[3] - errors[4]
+    plain, _ = in_parts(values, whole, costs, split=False)
+    assert plain == [*(found for found in whole[:-1] for _ in range(4)), whole[-1]]
