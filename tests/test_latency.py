@@ -1,4 +1,4 @@
-"""Latency and speed-up: the arithmetic on made-up bursts, the bursts on a made-up clock, and two real files."""
+"""Latency and speed-up: the arithmetic on made-up bursts, the bursts on a clock made up and a real one, two real files."""
 
 import contextlib
 import os
@@ -6,17 +6,25 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from autocompress.measure import latency
-from autocompress.measure.latency import Pairs, burst, burst_size, collect, measure_latency, pinned, summarize
+from autocompress.measure.latency import (
+    Pairs,
+    burst,
+    burst_size,
+    clock_for,
+    collect,
+    measure_latency,
+    pinned,
+    summarize,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -120,42 +128,45 @@ class Work:
         self.now += self.seconds
         self.calls += 1
 
-    def perf_counter(self) -> float:
+    def clock(self) -> float:
         return self.now
 
 
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Work:
-    made = Work(request.param)
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=made.perf_counter))
-    return made
-
-
 @pytest.mark.parametrize(
-    ("work", "size"),
+    ("seconds", "size"),
     [
         (0.0001, 25),  # 40 ms hold 400 calls: 25 are enough
         (0.0038, 10),  # 10.5
         (0.1, 3),  # 0.4: never fewer than 3
+        (0.0, 25),
     ],
-    indirect=["work"],
 )
-def test_bursts_fill_40_ms_with_3_to_25_calls(work: Work, size: int) -> None:
-    assert burst_size(work) == size
+def test_bursts_fill_40_ms_with_3_to_25_calls(seconds: float, size: int) -> None:
+    work = Work(seconds)
+    assert burst_size(work, work.clock) == size
 
 
-@pytest.mark.parametrize("work", [0.0], indirect=True)
-def test_a_call_that_takes_no_time_gets_the_longest_burst(work: Work) -> None:
-    assert burst_size(work) == 25
-
-
-@pytest.mark.parametrize("work", [0.002], indirect=True)
-def test_a_burst_is_timed_by_call_after_a_warm_up(work: Work) -> None:
-    assert burst(work, 25) == pytest.approx(0.002)
+def test_a_burst_is_timed_by_call_after_a_warm_up() -> None:
+    work = Work(0.002)
+    assert burst(work, 25, work.clock) == pytest.approx(0.002)
     assert work.calls == 5 + 25
     work.calls = 0
-    assert burst(work, 3) == pytest.approx(0.002)
+    assert burst(work, 3, work.clock) == pytest.approx(0.002)
     assert work.calls == 3 + 3  # no more warm-up calls than timed ones
+
+
+def test_the_clock_of_one_thread_stands_while_another_program_has_the_core() -> None:
+    with pinned(1), subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=-1) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        clock = clock_for(1)
+        start, began = time.perf_counter(), clock()
+        while time.perf_counter() < start + 0.5:
+            pass
+        took = clock() - began
+        busy.kill()
+    assert 0 < took < 0.4  # of two busy programs on one core each has half of it
+    assert clock_for(2) is time.perf_counter
 
 
 @pytest.fixture
