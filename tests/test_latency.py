@@ -1,4 +1,4 @@
-"""Latency and speed-up: the arithmetic on made-up bursts, the bursts on a clock made up and a real one, two real files."""
+"""Latency and speed-up: arithmetic on made-up bursts, bursts on a clock made up and a real one, two real files."""
 
 import contextlib
 import os

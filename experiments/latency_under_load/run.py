@@ -77,7 +77,7 @@ def main() -> None:
 
 def table(rows: pd.DataFrame) -> str:
     """Median, spread and extremes of the speed-ups."""
-    lines = ["| pair | busy programs | clock | median speed-up | standard deviation | lowest to highest | interval, median |",
+    lines = ["| pair | busy programs | clock | median speed-up | standard deviation | lowest to highest | interval |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for (programs, pair, clock), part in rows.groupby(["busy_programs", "case", "clock"]):
         found, width = part["speedup"], (part["speedup_high"] - part["speedup_low"]).median()
