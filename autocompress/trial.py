@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from .artifacts.directory import versions
 from .artifacts.export import TOLERANCE, check_parity, export_onnx, strip
 from .artifacts.packing import float_weights, pack
 from .artifacts.runtime import Model
@@ -192,7 +193,7 @@ class _Run:
         task = load_task(spec.task)
         teacher, shared = _teacher(spec.task, baseline)
         recipe = expanded(recipe_from_data(spec.recipe))
-        base = digest([baseline.fingerprint, vars(spec.task), spec.seed])
+        base = digest([baseline.fingerprint, vars(spec.task), spec.seed, versions()])
         cache = StageCache(Path(spec.cache), base) if spec.cache else None
         found = cache.longest(recipe) if cache else None
         model = task.model()

@@ -1,5 +1,6 @@
 """The artifact directory: one model file, how it was made, what was measured, and checksums of it all."""
 
+import functools
 import hashlib
 import json
 import platform
@@ -56,8 +57,14 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "processor": processor(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(),
     }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions of the packages that results depend on."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def processor() -> dict[str, Any]:

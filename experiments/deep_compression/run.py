@@ -50,6 +50,7 @@ def deep(ratio: float, bits: int, train: Any, epochs: int = 20) -> list[dict[str
 
 NARROW = [channels(0.7), distill(20), channels(0.5), distill(20)]
 NARROWER = [channels(0.7), distill(20), channels(0.6), distill(30)]
+NARROWEST = [channels(0.7), distill(20), channels(0.65), distill(40)]
 CASES: dict[str, list[dict[str, Any]]] = {
     "8 bits": [{"technique": "low_bit", "bits": 8}],
     "share": deep(0, 4, finetune),
@@ -61,6 +62,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "channels, prune and share": [*NARROW, *deep(0.7, 3, distill)],
     "more channels, prune and share": [*NARROWER, *deep(0.65, 3, distill)],
     "more channels, prune more and share": [*NARROWER, *deep(0.8, 3, distill, 30)],
+    "most channels, prune and share": [*NARROWEST, *deep(0.65, 3, distill, 40)],
+    "most channels, prune more and share": [*NARROWEST, *deep(0.7, 3, distill, 40)],
 }
 COLUMNS = ["case", "seed", "size_bytes", "bound_bytes", "compression_ratio", "params", "nonzero_params", "accuracy",
            "accuracy_low", "accuracy_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "latency_ms",
