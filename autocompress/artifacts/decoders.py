@@ -43,7 +43,7 @@ f (bytes, powers, shape) => (symbols) {
 # all in the order of their codes; those up to `complete` have no further bits. end: where the level before it ended.
 _LEVEL = """
 l (bits, symbols, complete, end) => (next, last) {
-    axis = Sub (end, end)
+    axis = Constant <value_int = 0> ()
     open = GreaterOrEqual (symbols, complete)
     live = Cast <to = 6> (open)
     rank = CumSum (live, axis)
@@ -76,11 +76,12 @@ b (symbols, book, shape) => (out) {
 """
 _MASK = """
 m (bytes, values, shape) => (out) {
+    axis = Constant <value_int = 0> ()
     first = Constant <value_ints = [0]> ()
     bits = p.x (bytes)
     count = ReduceProd (shape)
     used = Slice (bits, first, count)
-    rank = CumSum (used, first)
+    rank = CumSum (used, axis)
     place = Mul (rank, used)
     nothing = CastLike (first, values)
     table = Concat <axis = 0> (nothing, values)
@@ -94,13 +95,14 @@ _GAPS = """
 g (gaps, escape, values, shape) => (out) {
     first = Constant <value_ints = [0]> ()
     one = Div (escape, escape)
+    axis = Sub (one, one)
     steps = Cast <to = 6> (gaps)
     some = Cast <to = 9> (gaps)
     moves = Where (some, steps, escape)
-    ends = CumSum (moves, first)
+    ends = CumSum (moves, axis)
     places = Sub (ends, one)
     holds = Sign (steps)
-    rank = CumSum (holds, first)
+    rank = CumSum (holds, axis)
     place = Mul (rank, holds)
     nothing = CastLike (first, values)
     table = Concat <axis = 0> (nothing, values)

@@ -16,7 +16,8 @@ from .runtime import Model
 
 NAMES = ("model.onnx", "recipe.yaml", "decisions.json", "measurement.json", "environment.json", "MODEL_CARD.md")
 PROGRAM = "model.pt2"  # only where it was asked for
-PACKAGES = ("autocompress", "torch", "onnx", "onnxruntime", "numpy", "optuna", "ray")
+MAKERS = ("autocompress", "torch", "onnx", "onnxruntime", "numpy")  # what a model's weights and its file depend on
+PACKAGES = (*MAKERS, "optuna", "ray")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "processor": processor(),
-        "packages": versions(),
+        "packages": versions(PACKAGES),
     }
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """The versions of the packages that results depend on."""
-    return {name: version(name) for name in PACKAGES}
+def versions(packages: tuple[str, ...] = MAKERS) -> dict[str, str]:
+    """The installed versions by package."""
+    return {name: version(name) for name in packages}
 
 
 def processor() -> dict[str, Any]:

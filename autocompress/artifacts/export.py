@@ -99,7 +99,10 @@ def _cache_torchlib() -> None:
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without names, comments and shapes that only people and exporters read; outputs stay equal to the bit."""
+    """A copy without names, comments and shapes that only people and exporters read; outputs stay equal to the bit.
+
+    Attributes that say what holds without them go as well.
+    """
     small = onnx.ModelProto()
     small.CopyFrom(model)
     small.producer_name = small.producer_version = small.doc_string = ""
@@ -107,10 +110,8 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     fixed = {value.name for value in (*small.graph.input, *small.graph.output)} | {""}
     short = (name for name in _short_names() if name not in fixed)
     names: dict[str, str] = {name: name for name in fixed}
-    version = next(entry.version for entry in small.opset_import if not entry.domain)
-    for node in small.graph.node:
-        _keep_what_counts(node, version)
-    _rename(small.graph, names, short)
+    version = next((entry.version for entry in small.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    _shorten(small.graph, names, short, version)
     onnx.checker.check_model(small)
     return small
 
@@ -120,7 +121,7 @@ def _short_names() -> Iterator[str]:
     return ("".join(parts) for size in itertools.count(1) for parts in itertools.product(letters, repeat=size))
 
 
-def _rename(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str]) -> None:
+def _shorten(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str], version: int) -> None:
     def new(name: str) -> str:
         if name not in names:
             names[name] = next(short)
@@ -136,6 +137,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str])
         tensor.doc_string = ""
         del tensor.metadata_props[:]
     for node in graph.node:
+        _keep_what_counts(node, version)
         node.name = node.doc_string = ""
         del node.metadata_props[:]
         node.input[:] = [new(name) for name in node.input]
@@ -143,7 +145,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str])
         for attribute in node.attribute:
             attribute.doc_string = ""
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                _rename(inner, names, short)
+                _shorten(inner, names, short, version)
 
 
 # What ONNX takes where these are not given, by words or by the shape of the weights.
@@ -155,12 +157,14 @@ def _keep_what_counts(node: onnx.NodeProto, version: int) -> None:
     if node.domain:
         return
     defaults = onnx.defs.get_schema(node.op_type, version).attributes
-    kept = [attribute for attribute in node.attribute if not _is_default(attribute, defaults[attribute.name], node)]
+    kept = [a for a in node.attribute if a.name not in defaults or not _is_default(a, defaults[a.name], node)]
     del node.attribute[:]
     node.attribute.extend(kept)
 
 
 def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema.Attribute, node: onnx.NodeProto) -> bool:
+    if schema.required:
+        return False
     if attribute.name in _ONES or attribute.name in _ZEROS:
         return set(attribute.ints) <= {int(attribute.name in _ONES)}
     if attribute.name == "kernel_shape":

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from . import decoders
 from .coding import distinct, encode
 from .decoders import DOMAIN
+from .export import strip
 
 Array = NDArray[Any]
 PACKABLE = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8}
@@ -66,8 +67,8 @@ class Call:
 
 
 def pack(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every weight stored in the smallest way; itself where that is no smaller."""
-    plain = {tensor.name: tensor.ByteSize() for tensor in model.graph.initializer}
+    """The same model with every weight stored in the smallest way; itself where that, stripped, is no smaller."""
+    plain = {tensor.name: tensor.ByteSize() - len(tensor.name) for tensor in model.graph.initializer}
     found = {tensor.name: ways(tensor) for tensor in model.graph.initializer}
 
     def estimate(chosen: dict[str, Call]) -> int:
@@ -75,13 +76,14 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
         return decoders.size_bytes(functions_of(chosen)) - saved
 
     chosen = min((choose(found, allowed) for allowed in decoders.FAMILIES), key=estimate)
-    return min((model, packed(model, chosen)), key=onnx.ModelProto.ByteSize)
+    # Long names, which are in a packed file more often, are not counted: strip takes them.
+    return min((model, packed(model, chosen)), key=lambda candidate: strip(candidate).ByteSize())
 
 
 def choose(found: dict[str, list[Call]], allowed: frozenset[str]) -> dict[str, Call]:
     """For every tensor that has one, the smallest way by these decoders, with one function for all prefix codes."""
     each = {name: call for name, calls in found.items() if (call := smallest(calls, allowed)) is not None}
-    deepest = max(functions_of(each), key=decoders.levels_of, default="")
+    deepest = max(functions_of(each), key=decoders.levels_of, default="b")
     return {name: call.at_depth(deepest) for name, call in each.items()}
 
 

@@ -21,7 +21,7 @@ class Cp(Factorization):
 
     The two in the middle treat each channel by itself. Factors start from the singular vectors of the kernel's slices,
     one for each position, whose singular values, taken together, are what ranks are chosen by; alternating least
-    squares improve them, in one sweep for a layer of 512x512x3x3 and up to 50 for small ones. The rule `energy` then
+    squares improve them, in one or two sweeps for large layers and up to 50 for small ones. The rule `energy` then
     tries at most four smaller ranks for the same share of the weight, and two for large layers.
     """
 
