@@ -1,4 +1,4 @@
-"""What does each technique do by itself? Writes results.csv, techniques.png and table.md beside this file.
+"""What does each technique do by itself? Writes results.csv, techniques.png, table.md and README.md's table.
 
 Each technique alone, at three strengths, then the same fine-tuning (6 epochs), on LeNet-5 with 5,000 MNIST images and
 on ResNet-20 with the 8x8 digits; measured on the exported file, as a search measures.
@@ -21,6 +21,7 @@ from autocompress.techniques import recipe_from_data, registry
 from autocompress.trial import TrialSpec, confirm, measure, prepare
 
 HERE = Path(__file__).parent
+START, END = "<!-- table -->", "<!-- end -->"
 NETWORKS = {"LeNet-5": HERE.parent / "mnist5k_lenet" / "search.yaml", "ResNet-20": HERE / "resnet20.yaml"}
 TRAINING = {"technique": "finetune", "epochs": 6, "learning_rate": 0.004}
 
@@ -124,6 +125,26 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(rows: pd.DataFrame) -> str:
+    """A row a technique: how much smaller and faster the strongest case is that keeps 99% of the accuracy."""
+    lines = ["| technique | " + " | ".join(f"{network}: smaller | faster (95%) | kept" for network in NETWORKS) + " |",
+             "|---|" + "---|" * 3 * len(NETWORKS)]  # fmt: skip
+    for technique in dict.fromkeys(step["technique"] for step in CASES):
+        cells = []
+        for network in NETWORKS:
+            part = rows[(rows["technique"] == technique) & (rows["network"] == network) & rows["size_bytes"].notna()]
+            kept = part[part["accuracy_kept"] >= 0.99]
+            if kept.empty:
+                cells += ["-" if part.empty else f"({part['compression_ratio'].min():.1f}x)", "", ""]
+                continue
+            best = kept.loc[kept["compression_ratio"].idxmax()]
+            interval = f"({best['speedup_low']:.2f}-{best['speedup_high']:.2f})"
+            cells += [f"{best['compression_ratio']:.1f}x", f"{best['speedup']:.2f}x {interval}",
+                      f"{best['accuracy_kept']:.1%}"]  # fmt: skip
+        lines.append(f"| {technique} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure every case on both networks and write what was found; rows that are there are kept."""
     path = HERE / "results.csv"
@@ -145,6 +166,9 @@ def main() -> None:
     found = pd.read_csv(path).fillna({"technique": "", "strength": "", "note": ""})
     found = found.sort_values("network", kind="stable")
     (HERE / "table.md").write_text(table(found))
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(START)
+    readme.write_text(f"{before}{START}\n{summary(found)}{END}{rest.split(END)[1]}")
     draw(found)
 
 
