@@ -16,30 +16,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
 
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.measure import latency
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "techniques"))
+from networks import LeNet5  # type: ignore[import-not-found]  # noqa: E402
+
 REPEATS, BUSY, SECONDS = 12, 6, 1.0
 CLOCKS = {"system": time.perf_counter, "thread": time.thread_time}
 PROGRAM = "import numpy as np\na = np.random.rand(600, 600)\nwhile True:\n    a @ a\n    [i * i for i in range(20000)]"
-
-
-class LeNet5(nn.Module):
-    """LeNet-5 of these widths for images of 28 x 28."""
-
-    def __init__(self, first: int, second: int, hidden: int) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, first, 5), nn.Conv2d(first, second, 5)
-        self.fc1, self.fc2 = nn.Linear(16 * second, hidden), nn.Linear(hidden, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = max_pool2d(torch.relu(self.conv1(x)), 2)
-        x = max_pool2d(torch.relu(self.conv2(x)), 2)
-        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
 
 
 @contextlib.contextmanager

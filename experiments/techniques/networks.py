@@ -13,14 +13,14 @@ SERIES = (24, 12)
 
 
 class LeNet5(nn.Module):
-    """The Caffe form of LeNet-5 with rectifiers: 431,080 parameters."""
+    """The Caffe form of LeNet-5 with rectifiers, 431,080 parameters, or one of other widths."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 20, second: int = 50, hidden: int = 500) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 20, 5)
-        self.conv2 = nn.Conv2d(20, 50, 5)
-        self.fc1 = nn.Linear(800, 500)
-        self.fc2 = nn.Linear(500, CLASSES)
+        self.conv1 = nn.Conv2d(1, first, 5)
+        self.conv2 = nn.Conv2d(first, second, 5)
+        self.fc1 = nn.Linear(16 * second, hidden)
+        self.fc2 = nn.Linear(hidden, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
