@@ -92,20 +92,26 @@ def strength(step: dict[str, Any]) -> str:
 
 
 def draw(rows: pd.DataFrame) -> None:
-    """Accuracy against size for each network, a line a technique."""
-    figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
+    """Accuracy kept and speed-up against size, a line a technique; what keeps less than 95% lies on the edge."""
+    figure = Figure(figsize=(13, 9), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, network in zip(figure.subplots(1, 2), NETWORKS, strict=True):
-        shown = rows[(rows["network"] == network) & rows["size_bytes"].notna()]
-        for index, (name, part) in enumerate(shown[shown["technique"] != ""].groupby("technique")):
-            part = part.sort_values("compression_ratio")
-            style = {"marker": "osD^v<>Pp*X"[index % 11], "linewidth": 1, "color": f"C{index % 10}"}
-            axes.plot(part["compression_ratio"], part["accuracy"], label=name, **style)
-        base = shown[shown["case"] == "baseline"]["accuracy"].iloc[0]
-        axes.axhline(base, color="black", linestyle="--", linewidth=1, label="uncompressed")
-        axes.set(xscale="log", title=network, xlabel="times smaller file", ylabel="accuracy, validation")
-        axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    names = list(dict.fromkeys(step["technique"] for step in CASES))
+    lowest = 0.95
+    for column, network in zip(figure.subplots(2, 2).T, NETWORKS, strict=True):
+        for axes, value, label in zip(
+            column, ("accuracy_kept", "speedup"), ("accuracy kept", "times faster"), strict=True
+        ):
+            shown = rows[(rows["network"] == network) & rows["size_bytes"].notna()]
+            for index, name in enumerate(names):
+                part = shown[shown["technique"] == name].sort_values("compression_ratio")
+                style = {"marker": "osD^v<>Pp*X"[index % 11], "linewidth": 1, "color": f"C{index % 10}"}
+                height = part[value].clip(lower=lowest) if value == "accuracy_kept" else part[value]
+                axes.plot(part["compression_ratio"], height, label=name, **style)
+            axes.axhline(1, color="black", linestyle="--", linewidth=1, label="uncompressed")
+            axes.set(xscale="log", title=network, xlabel="times smaller file", ylabel=label)
+            axes.grid(alpha=0.3)
+        column[1].set_yscale("log")
+    figure.legend(*column[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(HERE / "techniques.png")
 
 
