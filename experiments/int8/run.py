@@ -3,7 +3,7 @@
 Networks with fresh weights, once in float and once in 8 bits by each technique, timed in pairs in ONNX Runtime on one
 thread. Quantization-aware training takes one step only: what the weights are makes no difference to speed.
 
-Usage: python experiments/int8/run.py [TECHNIQUE ...] [NETWORK ...]   (about three minutes on one core for all)
+Usage: python experiments/int8/run.py [TECHNIQUE ...] [NETWORK ...]   (about ten minutes on one core for all)
 """
 
 import itertools
@@ -36,15 +36,15 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "int8_dynamic": {},
     "qat": {"bits": 8, "epochs": 1, "batch_size": 16, "learning_rate": 1e-6},
 }
-SIDE = 224  # of the images
+SIDES = 64, 224  # of the images
 LATENCY_SECONDS = 4.0
-COLUMNS = ["case", "network", "size_bytes", "float_bytes", "compression_ratio", "latency_ms", "speedup", "speedup_low",
+COLUMNS = ["case", "network", "side", "size_bytes", "float_bytes", "compression_ratio", "latency_ms", "speedup", "speedup_low",
            "speedup_high", "prepare_seconds", "export_seconds", "stayed_float"]  # fmt: skip
 
 
-def images_for(network: str) -> Task:
-    """The task with sixteen random images of the size that these networks were made for."""
-    images = torch.randn((16, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+def images_for(network: str, side: int) -> Task:
+    """The task with sixteen random images of this height and width."""
+    images = torch.randn((16, 3, side, side), generator=torch.Generator().manual_seed(0))
     data = (images, torch.arange(16) % CLASSES)
     task: Any = Classification(task_for(network).model, data, data, data, None)
     return cast(Task, task)
@@ -79,10 +79,10 @@ def quantize(step: Technique, model: nn.Module, task: Task, clock: Clock) -> tup
     return exported, decision
 
 
-def try_out(technique: str, network: str) -> dict[Hashable, Any]:
+def try_out(technique: str, network: str, side: int) -> dict[Hashable, Any]:
     """One row: a network's file in 8 bits against the float one, or why the technique refused."""
-    row: dict[Hashable, Any] = {"case": technique, "network": network}
-    task, clock = images_for(network), Clock()
+    row: dict[Hashable, Any] = {"case": technique, "network": network, "side": side}
+    task, clock = images_for(network, side), Clock()
     step = recipe_from_data({"version": 1, "steps": [{"technique": technique, **TECHNIQUES[technique]}]}).steps[0]
     assert isinstance(step, Technique)
     plain = strip(export_onnx(settled(task), example_inputs(task))).SerializeToString()
@@ -106,10 +106,10 @@ def by_reason(skipped: dict[str, str]) -> str:
 
 def table(rows: pd.DataFrame) -> str:
     """The rows in Markdown."""
-    lines = ["| network | technique | smaller | faster (95%) | latency, ms | prepare, s | export, s | in float |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| network | side | technique | smaller | faster (95%) | latency, ms | prepare, s | export, s | in float |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows.to_dict("records"):
-        head, stayed = f"| {row['network']} | {row['case']} |", row["stayed_float"] or "nothing"
+        head, stayed = f"| {row['network']} | {row['side']} | {row['case']} |", row["stayed_float"] or "nothing"
         if pd.isna(row["size_bytes"]):
             lines.append(f"{head} refused | | | | | {stayed} |")
             continue
@@ -130,15 +130,16 @@ def main() -> None:
     networks = [name for name in NETWORKS if name in named] or list(NETWORKS)
     path = HERE / "results.csv"
     kept = pd.read_csv(path).to_dict("records") if path.exists() else []
-    rows = {(row["network"], row["case"]): row for row in kept}
-    for network, technique in itertools.product(networks, techniques):
-        if (network, technique) in rows:
+    rows = {(row["network"], row["side"], row["case"]): row for row in kept}
+    for key in itertools.product(networks, SIDES, techniques):
+        if key in rows:
             continue
-        row = rows[network, technique] = try_out(technique, network)
-        print(network, technique, {name: row.get(name) for name in COLUMNS[4:]}, flush=True)
+        network, side, technique = key
+        row = rows[key] = try_out(technique, network, side)
+        print(*key, {name: row.get(name) for name in COLUMNS[5:]}, flush=True)
         pd.DataFrame(rows.values()).reindex(columns=COLUMNS).to_csv(path, index=False, float_format="%.5g")
     found = pd.read_csv(path).fillna({"stayed_float": ""})
-    (HERE / "table.md").write_text(table(found.sort_values(["network", "case"])))
+    (HERE / "table.md").write_text(table(found.sort_values(["network", "side", "case"])))
 
 
 if __name__ == "__main__":
