@@ -38,8 +38,8 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 }
 SIDES = 64, 224  # of the images
 LATENCY_SECONDS = 4.0
-COLUMNS = ["case", "network", "side", "size_bytes", "float_bytes", "compression_ratio", "latency_ms", "speedup", "speedup_low",
-           "speedup_high", "prepare_seconds", "export_seconds", "stayed_float"]  # fmt: skip
+COLUMNS = ["case", "network", "side", "size_bytes", "float_bytes", "compression_ratio", "latency_ms", "speedup",
+           "speedup_low", "speedup_high", "prepare_seconds", "export_seconds", "stayed_float"]  # fmt: skip
 
 
 def images_for(network: str, side: int) -> Task:
@@ -106,7 +106,7 @@ def by_reason(skipped: dict[str, str]) -> str:
 
 def table(rows: pd.DataFrame) -> str:
     """The rows in Markdown."""
-    lines = ["| network | side | technique | smaller | faster (95%) | latency, ms | prepare, s | export, s | in float |",
+    lines = ["| network | side | technique | smaller | faster (95%) | ms | prepare, s | export, s | in float |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows.to_dict("records"):
         head, stayed = f"| {row['network']} | {row['side']} | {row['case']} |", row["stayed_float"] or "nothing"
