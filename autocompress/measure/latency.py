@@ -70,7 +70,7 @@ def clock_for(threads: int) -> Clock:
     """The clock of the calling thread, where one thread runs the model and the system's clock is fine enough.
 
     It stands while other programs have the core. What they take is not the model's, and falls on long bursts rather
-    than on short ones: with six busy programs on two cores a file 6.7 times as fast looks 8 to 34 times as fast.
+    than on short ones: with six busy programs on two cores a file 7 times as fast looked 12 to 36 times as fast.
     """
     fine = time.get_clock_info("thread_time").resolution <= 1e-6
     return time.thread_time if threads == 1 and fine else time.perf_counter
