@@ -1,4 +1,4 @@
-"""Does any single technique meet the budget of the mnist5k_lenet search? Writes results.csv beside this file.
+"""Does any single technique meet the budget of the mnist5k_lenet search? Writes results.csv and README.md's table.
 
 Each technique alone, at every strength that could matter, followed by the same generous training (24 epochs of
 distillation), measured as the search measures. Usage: python experiments/single_technique/run.py
@@ -16,6 +16,7 @@ from autocompress.techniques import recipe_from_data
 from autocompress.trial import TrialSpec, measure, prepare
 
 HERE = Path(__file__).parent
+START, END = "<!-- table -->", "<!-- end -->"
 TRAINING = {"technique": "distill", "epochs": 24, "learning_rate": 0.008, "temperature": 2.0, "alpha": 0.7}
 PRUNING = [
     {"technique": "channel_pruning", "ratio": ratio, "scope": scope, "importance": "taylor", "max_ratio": 0.97}
@@ -49,8 +50,22 @@ def main() -> None:
     kept = ["case", "size_bytes", "compression_ratio", "accuracy", "latency_ms", "speedup", "speedup_low",
             "speedup_high", "past"]  # fmt: skip
     pd.DataFrame(rows)[kept].to_csv(HERE / "results.csv", index=False, float_format="%.5g")
+    write_table(pd.read_csv(HERE / "results.csv"))
     met = [row["case"] for row in rows[1:] if not row["past"]]
     print("met by:", met or "no single technique")
+
+
+def write_table(rows: pd.DataFrame) -> None:
+    """Put the rows into README.md, with the limits that each is past."""
+    lines = ["| case | size | smaller | accuracy | faster (95%) | past the limit on |", "|---|---|---|---|---|---|"]
+    for row in rows.fillna({"past": "-"}).to_dict("records"):
+        faster = f"{row['speedup']:.2f}x ({row['speedup_low']:.2f}-{row['speedup_high']:.2f})"
+        size = f"{row['size_bytes'] / 1000:.1f} KB | {row['compression_ratio']:.0f}x"
+        past = row["past"].replace(" ", ", ")
+        lines.append(f"| {row['case']} | {size} | {row['accuracy']:.3f} | {faster} | {past} |")
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(START)
+    readme.write_text("\n".join([f"{before}{START}", *lines, f"{END}{rest.split(END)[1]}"]))
 
 
 if __name__ == "__main__":
