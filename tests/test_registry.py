@@ -10,8 +10,8 @@ import onnx
 import optuna
 import pytest
 from models import plain_baseline, trial_spec
-from onnx import numpy_helper
 
+from autocompress.artifacts.packing import weights as stored
 from autocompress.details import technique_documents, technique_lines
 from autocompress.errors import ConfigError, RecipeError
 from autocompress.outcome import Completed
@@ -157,9 +157,9 @@ def test_a_trial_with_it_completes(site: Site) -> None:
     outcome = measure(candidate, spec, baseline)
     assert isinstance(outcome, Completed)
     weights = [
-        numpy_helper.to_array(tensor)
-        for tensor in onnx.load_from_string(candidate.onnx).graph.initializer
-        if len(tensor.dims) > 1 and tensor.data_type == onnx.TensorProto.FLOAT
+        values
+        for _, values in stored(onnx.load_from_string(candidate.onnx))
+        if values.ndim > 1 and values.dtype == np.float32
     ]
     zeros = sum(int((values == 0).sum()) for values in weights)
     total = sum(values.size for values in weights)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 LARGE = 2048  # rows and columns from which a few singular vectors are found without the others
 SWEEPS = 8
-LAYER_BYTES = 180  # at most what one more convolution adds to a file besides its weights: node, names and shapes
+LAYER_BYTES = 75  # what one more convolution adds to a file besides its weights: node, names and shapes; rarely more
 
 
 def rank_by_energy(singular_values: Tensor, energy: float) -> int:

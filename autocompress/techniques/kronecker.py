@@ -32,7 +32,7 @@ class Kronecker(Factorization):
             return None
         matrix = rearranged(module.weight)
         rows, columns = matrix.shape
-        layers = 3 if isinstance(module, nn.Linear) else 4
+        layers = 5 if isinstance(module, nn.Linear) else 6
         return Unfolded((matrix,), (min(rows, columns),), lambda ranks: ranks[0] * (rows + columns), layers)
 
     def factorize(self, module: Any, ranks: Ranks) -> nn.Module:

@@ -33,7 +33,7 @@ class TensorTrain(Factorization):
         sizes = tuple(tensor.shape)
         matrices = tuple(tensor.reshape(math.prod(sizes[:cut]), -1) for cut in range(1, self.order))
         limits = tuple(min(matrix.shape) for matrix in matrices)
-        layers = self.order + 1 if isinstance(module, nn.Linear) else 2 * self.order + 2
+        layers = 2 * self.order + 1 if isinstance(module, nn.Linear) else 6 * self.order - 1
         return Unfolded(matrices, limits, lambda ranks: numbers_held(sizes, ranks), layers)
 
     def factorize(self, module: Any, ranks: Ranks) -> nn.Module:
