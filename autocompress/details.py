@@ -84,12 +84,14 @@ def decision_lines(decision: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, most: int = 8) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        shown = ", ".join(_short(item) for item in value[:8])
-        return f"{shown}, ... ({len(value)} in all)" if len(value) > 8 else shown
+        shown = ", ".join(_short(item) for item in value[:most])
+        return f"{shown}, ... ({len(value)} in all)" if len(value) > most else shown
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_short(item, most=3)}" for key, item in value.items())
     return str(value)
 
 

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack, weights
+from autocompress.details import decision_lines
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import TechniqueError
 from autocompress.techniques._uniform import (
@@ -229,3 +230,12 @@ def test_scales_take_a_wider_grid_in_the_order_of_what_they_gain() -> None:
     assert errors[0] - errors[1] > errors[1] - errors[2] > errors[2] - errors[3] > errors[3] - errors[4]
     plain, _ = in_parts(values, whole, costs, split=False)
     assert plain == [*(found for found in whole[:-1] for _ in range(4)), whole[-1]]
+
+
+def test_the_decision_is_read_layer_by_layer_without_all_scales() -> None:
+    scales = [0.25, -0.5, 0.125, *[1.0] * 18]
+    grids = {"fc.weight": {"bits": 5, "shape": [7, 3, 25], "sizes": [7, 3, 1], "scales": scales}}
+    assert decision_lines({"grids": grids, "skipped": {"conv.weight": "only 75 weights"}}) == [
+        "grids fc.weight: bits 5; shape 7, 3, 25; sizes 7, 3, 1; scales 0.25, -0.5, 0.125, ... (21 in all)",
+        "skipped conv.weight: only 75 weights",
+    ]
