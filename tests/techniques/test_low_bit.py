@@ -14,8 +14,8 @@ from onnx import numpy_helper
 
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack, weights
-from autocompress.details import decision_lines
 from autocompress.artifacts.runtime import Model
+from autocompress.details import decision_lines
 from autocompress.errors import TechniqueError
 from autocompress.techniques._uniform import (
     Weight,
