@@ -346,4 +346,6 @@ def test_a_model_that_torch_cannot_export_is_a_clear_error(capfd: pytest.Capture
     with pytest.raises(ArtifactError, match=r"^torch cannot export this model to ONNX: ") as caught:
         export_onnx(DataDependent(), (noise(2, 3),))
     assert "\n" not in str(caught.value)
+    with pytest.raises(ArtifactError, match="ONNX: a and b must have same reduction dim"):
+        export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (noise(2, 3),))
     assert capfd.readouterr().out == ""

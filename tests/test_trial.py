@@ -254,6 +254,14 @@ def test_a_variant_that_differs_in_its_encoding_is_not_trained_again(tmp_path: P
     assert second.onnx == alone.onnx, "the cache must not change what is made"
 
 
+def test_a_stage_of_other_versions_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = str(tmp_path / "stages")
+    made(trial_spec(PRUNE, TRAIN, cache=cache))
+    assert made(trial_spec(PRUNE, TRAIN, cache=cache)).seconds["train"] == 0
+    monkeypatch.setattr("autocompress.trial.versions", lambda: {"autocompress": "another"})
+    assert made(trial_spec(PRUNE, TRAIN, cache=cache)).seconds["train"] > 0
+
+
 def test_training_goes_on_from_a_cached_stage_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     cache = str(tmp_path / "stages")
     longer = [PRUNE, TRAIN, {"technique": "svd", "energy": 0.6}, {**TRAIN, "epochs": 1}]

@@ -56,13 +56,10 @@ def distinct(values: Array) -> tuple[Array, Array]:
 
 
 def encode(symbols: Array, limit: int) -> Coded:
-    """Whole numbers from 0, coded by how often they occur."""
-    counts = np.bincount(symbols)
-    known = np.flatnonzero(counts)
-    numbers, counts = (np.cumsum(counts > 0) - 1)[symbols], counts[known]
-    lengths = code_lengths(counts, limit)
-    by_code = np.lexsort((np.arange(len(known)), lengths))
-    codes = np.zeros(len(known), np.int64)
+    """Whole numbers from 0, of which every one occurs, coded by how often."""
+    lengths = code_lengths(np.bincount(symbols), limit)
+    by_code = lengths.argsort(kind="stable")
+    codes = np.zeros(len(lengths), np.int64)
     code, length = -1, 0
     for symbol in by_code:
         code = (code + 1) << int(lengths[symbol] - length)
@@ -71,7 +68,7 @@ def encode(symbols: Array, limit: int) -> Coded:
     levels = [np.zeros(1, np.uint8)]
     for level in range(length):
         # Of the symbols that are left, those whose codes are longer; what a level holds is looked up by symbol.
-        numbers = numbers[(lengths > level)[numbers]]
-        levels.append(((codes >> np.maximum(lengths - 1 - level, 0)) & 1).astype(np.uint8)[numbers])
+        symbols = symbols[(lengths > level)[symbols]]
+        levels.append(((codes >> np.maximum(lengths - 1 - level, 0)) & 1).astype(np.uint8)[symbols])
     complete = [int((lengths <= level).sum()) for level in range(length)]
-    return Coded(np.packbits(np.concatenate(levels)), complete, known[by_code])
+    return Coded(np.packbits(np.concatenate(levels)), complete, by_code)

@@ -114,24 +114,24 @@ g (gaps, escape, values, shape) => (out) {
 }
 """
 _SIMPLE = {"x": _BITS, "f": _FIXED, "l": _LEVEL, "b": _BOOK, "m": _MASK, "g": _GAPS}
-_PREFIXES = "cdehijknopq"  # functions for codes of 2, 3, ... bits
-DEEPEST = len(_PREFIXES) + 1
+_PREFIXES = "cdehijknopqr"  # functions for codes of 1, 2, 3, ... bits
+DEEPEST = len(_PREFIXES)
 # The decoders that a file may use, any beside that of books. One for prefix codes does for all that are no longer.
 FAMILIES = tuple(
     frozenset(f"b{fixed}{_PREFIXES[:count]}")
     for fixed in ("", "m", "g", "f", "mg", "mf", "gf", "mgf")
-    for count in range(DEEPEST)
+    for count in range(DEEPEST + 1)
 )
 
 
 def prefix_name(depth: int) -> str:
     """The function that decodes a prefix code of this depth; a deeper one than needed would do as well."""
-    return _PREFIXES[max(depth, 2) - 2]
+    return _PREFIXES[depth - 1]
 
 
 def levels_of(name: str) -> int:
     """How many levels a function for prefix codes decodes; 0 for one that decodes others."""
-    return _PREFIXES.find(name) + 2 if name in _PREFIXES else 0
+    return _PREFIXES.find(name) + 1
 
 
 def _text(name: str) -> str:

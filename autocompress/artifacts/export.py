@@ -44,7 +44,8 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     except Exception as error:
         cause = error.__cause__ or error  # the exporter's own words are about itself
         lines = [line for line in str(cause).splitlines() if line.strip()]
-        raise ArtifactError(f"torch cannot export this model to ONNX: {lines[0] if lines else cause!r}") from error
+        reason = lines[0] if lines else repr(cause)
+        raise ArtifactError(f"torch cannot export this model to ONNX: {reason}") from error
     assert program is not None
     return cast_weights(program.model_proto)
 

@@ -30,6 +30,7 @@ ESCAPES = {15: TensorProto.UINT4, 255: TensorProto.UINT8}  # gaps of 4 and of 8 
 # About what a call adds to a file, what each of its inputs does, and what a tensor does beside type, shape and data.
 CALL_BYTES, INPUT_BYTES, TENSOR_BYTES = 11, 3, 5
 DECODED = 3_000_000  # how many bits of prefix codes a tensor may have: they take some 100 ns each at load
+CLOSE = 64  # bytes, by which the estimate of a file is never off
 EVERY = LARGEST_BOOK  # an end of a level that no code passes
 VALUES = {"b": 1, "m": 1, "g": 2}  # which input of a decoder gives its output's type
 
@@ -76,8 +77,13 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
         return decoders.size_bytes(functions_of(chosen)) - saved
 
     chosen = min((choose(found, allowed) for allowed in decoders.FAMILIES), key=estimate)
+    if not chosen:
+        return model
+    small = packed(model, chosen)
+    if estimate(chosen) < -CLOSE:
+        return small
     # Long names, which are in a packed file more often, are not counted: strip takes them.
-    return min((model, packed(model, chosen)), key=lambda candidate: strip(candidate).ByteSize())
+    return min((model, small), key=lambda candidate: strip(candidate).ByteSize())
 
 
 def choose(found: dict[str, list[Call]], allowed: frozenset[str]) -> dict[str, Call]:
@@ -176,8 +182,7 @@ def _in_prefix_code(numbers: Array, book: Array, shape: TensorProto) -> list[Cal
     if 8 * len(coded.bits) > DECODED:
         return []
     name = decoders.prefix_name(len(coded.complete))
-    spare = [EVERY] * (decoders.levels_of(name) - len(coded.complete))
-    table = _whole(np.array([*coded.complete, *spare]), TensorProto.INT32)
+    table = _whole(np.array(coded.complete), TensorProto.INT32)
     entries = numpy_helper.from_array(book[coded.order])
     return [Call("b", (Call(name, (_column(coded.bits), table, shape)), entries, shape))]
 
