@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from .errors import AutocompressError, ExecutorError
 from .outcome import Baseline, Candidate, Failed, Outcome
 from .tasks.loading import SHIPPED_FOLDER
-from .trial import TrialSpec, failure, measure, prepare
+from .trial.trial import TrialSpec, failure, measure, prepare
 
 Value = TypeVar("Value")
 KNOCK_SECONDS = 10.0

@@ -125,6 +125,30 @@ _ORDER_FIX = {
 }
 
 
+def recipe_line(recipe: dict[str, Any]) -> str:
+    """A recipe's plain values as one line with the settings that matter."""
+    parts = []
+    for step in recipe["steps"]:
+        # Epochs of a step that could prune in cycles, but does not, are none.
+        shown = [key for key in step if key in _SHOWN and not (key == "epochs" and step.get("cycles") == 1)]
+        settings = [_setting(key, step[key]) for key in shown if step[key] != _USUAL.get(key)]
+        parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])
+    return " > ".join(parts) or "(no steps)"
+
+
+_SHOWN = (
+    *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
+    *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "bits", "calibration"),
+)
+_USUAL = {"cycles": 1, "rank": "energy", "variant": "channel"}  # not worth a word
+
+
+def _setting(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{key} {value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else f"{key} {value}"
+
+
 def _flow(data: Mapping[str, Any]) -> str:
     text: str = yaml.safe_dump(dict(data), default_flow_style=True, sort_keys=False, width=10_000)
     return text.strip()

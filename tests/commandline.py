@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 DIGITS = Path(__file__).parent / "digits"
-COMMAND = (sys.executable, "-c", "from autocompress.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from autocompress.terminal.cli import main; main()")
 # Long enough for a machine that does much else; a test that waits this long has failed.
 PATIENCE = 600.0
 

@@ -20,10 +20,10 @@ from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
 from autocompress.data import batches
 from autocompress.errors import TechniqueError
-from autocompress.stages import pack_weights
 from autocompress.tasks import Classification
 from autocompress.techniques import Context, Decision, Technique, registry
 from autocompress.training import Training, fit
+from autocompress.trial.stages import pack_weights
 
 QUICK = {"epochs": 3, "examples": 48, "batch_size": 16, "learning_rate": 5e-3}
 

@@ -12,7 +12,8 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from autocompress import Classification, Training
 from autocompress.outcome import Baseline
 from autocompress.tasks import TaskReference, refer
-from autocompress.trial import TrialSpec, make_baseline
+from autocompress.trial.baseline import make_baseline
+from autocompress.trial.trial import TrialSpec
 
 CLASSES = 4
 SHAPE = (3, 12, 12)

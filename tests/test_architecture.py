@@ -20,20 +20,16 @@ LAYERS = (
     ("documents", "outcome"),
     ("recipe",),
     ("config",),
-    ("data", "front", "report", "tracking", "views"),
-    ("background",),
+    ("data", "front", "tracking"),
     ("training",),
     ("tasks",),
     ("techniques",),
-    ("artifacts", "stages"),
+    ("artifacts",),
     ("measure",),
-    ("screening",),
     ("trial",),
     ("executors",),
     ("search",),
-    ("details", "options"),
-    ("changes",),
-    ("cli", "__main__"),
+    ("terminal",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The package itself hands out names of modules, each loaded when it is first used.
@@ -42,7 +38,7 @@ FRONT_DOOR = "__init__"
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every module that a file imports anywhere in it, in full, with the line."""
-    package = ("autocompress", *path.relative_to(ROOT).parent.parts)
+    package = ("autocompress", *path.relative_to(ROOT).parent.parts) if path.is_relative_to(ROOT) else ()
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -100,15 +96,41 @@ def test_only_executors_imports_ray() -> None:
 
 
 def test_only_tracking_imports_mlflow() -> None:
-    assert importers("mlflow") == {"tracking.py"}
+    assert importers("mlflow") == {"tracking/mlflow.py"}
 
 
-def test_no_technique_imports_another() -> None:
-    for path in (ROOT / "techniques").glob("*.py"):
-        mine = {name.split(".")[2] for name, _ in imports(path) if name.startswith("autocompress.techniques.")}
-        shared = {name for name in mine if name == "base" or name.startswith("_")}
-        if path.name != "__init__.py":
-            assert mine == shared, f"{path.name} imports {mine - shared}"
+TECHNIQUES = ROOT / "techniques"
+FAMILIES = sorted(folder.parent.name for folder in TECHNIQUES.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_technique_imports_another_and_no_family_another_family(family: str) -> None:
+    for path in (TECHNIQUES / family).glob("*.py"):
+        used = [name.split(".")[2:] for name, _ in imports(path) if name.startswith("autocompress.techniques.")]
+        families = {names[0] for names in used} & set(FAMILIES)
+        assert families <= {family}, f"{path.name} imports from {families - {family}}"
+        beside = {names[1] for names in used if names[0] == family}
+        assert all(name.startswith("_") for name in beside), f"{path.name} imports {beside}"
+
+
+@pytest.mark.parametrize("path", sorted(TECHNIQUES.glob("*.py")), ids=lambda path: path.name)
+def test_what_families_share_imports_from_none_of_them(path: Path) -> None:
+    used = {name.split(".")[2] for name, _ in imports(path) if name.startswith("autocompress.techniques.")}
+    assert not used & set(FAMILIES)
+
+
+PROJECT = ROOT.parent
+OUTSIDE = [path for folder in ("experiments", "tests") for path in sorted((PROJECT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", [*FILES, *OUTSIDE], ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_a_private_module_is_imported_in_its_own_folder_alone_and_by_its_tests(path: Path) -> None:
+    for name, line in imports(path):
+        folder, found, private = name.partition("._")
+        place = Path(*folder.split("."))
+        if found and (PROJECT / place / f"_{private.split('.')[0]}.py").is_file():
+            homes = (PROJECT / place, PROJECT / "tests" / Path(*place.parts[1:]))
+            assert path.parent in homes, f"line {line}: {name} is private"
 
 
 def test_modules_of_a_package_do_not_import_in_circles() -> None:
@@ -134,7 +156,9 @@ def in_a_new_process(code: str) -> str:
 HEAVY = "torch", "torchvision", "ray", "mlflow", "optuna", "onnx", "onnxruntime", "sklearn", "matplotlib", "plotly"
 
 
-@pytest.mark.parametrize("modules", ["autocompress", "autocompress.cli, autocompress.config, autocompress.views"])
+@pytest.mark.parametrize(
+    "modules", ["autocompress", "autocompress.terminal.cli, autocompress.config, autocompress.terminal.views"]
+)
 def test_importing_loads_no_heavy_library(modules: str) -> None:
     code = f"import sys, {modules}; print(*sorted({set(HEAVY)!r} & sys.modules.keys()))"
     assert in_a_new_process(code) == ""

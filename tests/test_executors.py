@@ -32,7 +32,8 @@ from autocompress.executors import (
 )
 from autocompress.outcome import Completed, Failed
 from autocompress.tasks import TaskReference, load_task, refer
-from autocompress.trial import TrialSpec, make_baseline
+from autocompress.trial.baseline import make_baseline
+from autocompress.trial.trial import TrialSpec
 
 # The digits, with a task that notes which Ray task looks at the validation split, and a network that may misbehave.
 NOTING = r'''

@@ -77,7 +77,7 @@ def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     points = configparser.ConfigParser()
     points.read_string(wheel.read(name).decode())
-    assert dict(points["console_scripts"]) == {"autocompress": "autocompress.cli:main"}
+    assert dict(points["console_scripts"]) == {"autocompress": "autocompress.terminal.cli:main"}
 
 
 def test_bundled_names_resolve_inside_an_installation(unpacked: Path, tmp_path: Path) -> None:
@@ -107,12 +107,12 @@ def test_help_of_an_installation_names_every_command_and_imports_no_library_of_w
 ) -> None:
     code = (
         "import sys\n"
-        "import autocompress.cli\n"
+        "import autocompress.terminal.cli\n"
         "try:\n"
-        "    autocompress.cli.main()\n"
+        "    autocompress.terminal.cli.main()\n"
         "finally:\n"
         "    loaded = {'torch', 'ray', 'mlflow', 'optuna', 'onnx', 'onnxruntime'} & sys.modules.keys()\n"
-        "    print(autocompress.cli.__file__, 'loaded:', *sorted(loaded))\n"
+        "    print(autocompress.terminal.cli.__file__, 'loaded:', *sorted(loaded))\n"
     )
     out = python(code, "--help", path=unpacked, cwd=tmp_path)
     for command in COMMANDS:

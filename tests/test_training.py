@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 
 from autocompress.data import Batch
 from autocompress.errors import TaskError
-from autocompress.stages import pack_weights
 from autocompress.training import Training, Zeros, ascended, fit, schedule
+from autocompress.trial.stages import pack_weights
 
 
 def cross_entropy(output: Tensor, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from autocompress import cli
+from autocompress.terminal import cli
 
 # The layer's own answers are the labels, so that the model has an accuracy of 1 without any training.
 TASK = '''

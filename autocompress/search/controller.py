@@ -12,14 +12,15 @@ from typing import Any, Protocol
 import yaml
 
 from ..artifacts.runtime import Model
-from ..background import Background
 from ..executors import Executor, Finished
 from ..front import Front, find_front, hypervolume
 from ..outcome import Baseline, Completed, Failed, Limit, Outcome, Stopped
 from ..recipe import Recipe
-from ..report import Picture, front_html, front_png
-from ..tracking import Row, StudyInfo, Summary, Tracker
-from ..trial import TrialSpec, confirm, example_inputs
+from ..tasks.examples import example_inputs
+from ..tracking.background import Background
+from ..tracking.figures import Picture, front_html, front_png
+from ..tracking.protocol import Row, StudyInfo, Summary, Tracker
+from ..trial.trial import TrialSpec, confirm
 from .results import points
 from .setup import Setup
 from .store import Record, StudyStore

@@ -4,17 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.directory import (
-    Contents,
-    check_sums,
-    check_target,
-    processor,
-    read_measurement,
-    recipe_document,
-)
+from ..artifacts.directory import Contents, check_sums, check_target, processor, read_measurement, recipe_document
 from ..artifacts.program import export_program
 from ..artifacts.runtime import Model
-from ..config import SearchConfig
+from ..config import SearchConfig, find_config, load_config
 from ..errors import ArtifactError, StudyError
 from ..executors import InlineExecutor
 from ..front import pick
@@ -23,12 +16,14 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, violations
 from ..recipe import Recipe
-from ..stages import rebuild
+from ..tasks.examples import example_inputs, model_inputs
 from ..techniques import expanded, recipe_from_data
-from ..trial import TrialSpec, confirm, example_inputs, model_inputs, prepare
+from ..trial.stages import rebuild
+from ..trial.trial import TrialSpec, confirm, prepare
 from .files import write_folder
 from .results import Results
 from .setup import Setup, check_limits, obtain_baseline, set_up
+from .store import StudyStore, study_names
 
 QUALITY_TOLERANCE = 0.005
 
@@ -148,6 +143,23 @@ def remeasure(data: bytes, setup: Setup, baseline: Baseline | None) -> Metrics:
         **compare_size(found, baseline.metrics),
         **measure_latency(baseline.onnx, data, inputs, 2.0, threads),
     }
+
+
+def task_of(folder: Path, config: str | None, storage: str) -> Setup | None:
+    """The task that an artifact directory is measured on: of a config, or of the user's own study of that name.
+
+    The directory only says the study's name: where code is loaded from is never taken from it.
+    """
+    if config is not None:
+        return set_up(load_config(find_config(config)))
+    check_sums(folder)
+    name = str(read_measurement(folder)["study"])
+    try:
+        if name not in study_names(storage):
+            return None
+        return set_up(Results(StudyStore.open(storage, name)).config())
+    except StudyError:
+        return None
 
 
 def verify(folder: Path, setup: Setup | None) -> tuple[dict[str, Any], list[str]]:

@@ -8,8 +8,8 @@ from ..config import SearchConfig
 from ..errors import StudyError
 from ..front import Front, find_front, front_document
 from ..outcome import Baseline, Candidate, Completed, Limit, Metrics, measured
-from ..report import Picture, Point
-from ..views import recipe_line
+from ..recipe import recipe_line
+from ..tracking.figures import Picture, Point
 from .files import StudyFiles
 from .store import Record, StudyStore
 

@@ -9,7 +9,8 @@ from ..errors import StudyError
 from ..executors import Executor
 from ..front import Front
 from ..outcome import Baseline, Limit
-from ..tracking import MemoryTracker, MlflowTracker, Tracker
+from ..tracking.mlflow import MlflowTracker
+from ..tracking.protocol import MemoryTracker, Tracker
 from .controller import Controller, View
 from .setup import Setup, check_limits, make_executor, objectives, obtain_baseline, set_up, warnings
 from .store import StudyStore, study_names

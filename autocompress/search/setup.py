@@ -14,7 +14,7 @@ from ..outcome import Baseline, Limit
 from ..recipe import digest
 from ..tasks import Classification, Task, TaskReference, load_task, refer
 from ..tasks.images import ImageClassificationConfig
-from ..trial import make_baseline
+from ..trial.baseline import make_baseline
 from .files import StudyFiles, work_folder
 from .space import Space, find_space, load_space
 

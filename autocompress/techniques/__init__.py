@@ -1,7 +1,8 @@
 """The registry: every technique by name.
 
-A technique is one file: a module of this package, or of any other package that names its class under the entry
-point group `autocompress.techniques`. Nothing else has to be edited.
+A technique is one file: a module of one of the families here, or of any other package that names its class under the
+entry point group `autocompress.techniques`. Nothing else has to be edited. What a family shares stands beside its
+techniques under a private name; what several families share stands in this folder.
 """
 
 import functools
@@ -25,8 +26,8 @@ __all__ = ["Context", "Decision", "Technique", "expanded", "load_recipe", "recip
 def registry() -> dict[str, type[Technique]]:
     """Every technique that is installed, by name. Raises RecipeError when two share a name or one cannot be loaded."""
     found: dict[str, type[Technique]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
+    for info in pkgutil.walk_packages(__path__, f"{__name__}."):
+        module = importlib.import_module(info.name)
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Technique) and value.__module__ == module.__name__:
                 _add(found, value)

@@ -20,7 +20,7 @@ from autocompress.executors import InlineExecutor
 from autocompress.outcome import Baseline, Candidate
 from autocompress.search.setup import Setup, obtain_baseline, set_up
 from autocompress.techniques import recipe_from_data
-from autocompress.trial import TrialSpec, confirm, measure, prepare
+from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
 
 HERE = Path(__file__).parent
 IMAGES = 1000  # in each of the two splits

@@ -23,8 +23,9 @@ from autocompress.artifacts.export import check_parity, export_onnx, strip
 from autocompress.artifacts.packing import pack
 from autocompress.errors import AutocompressError
 from autocompress.measure.latency import measure_latency
+from autocompress.tasks.examples import example_inputs, model_inputs
 from autocompress.techniques import Context, Decision, Technique, recipe_from_data
-from autocompress.trial import Clock, example_inputs, model_inputs
+from autocompress.trial.worker import Clock
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "techniques"))

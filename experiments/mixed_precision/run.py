@@ -28,7 +28,7 @@ from autocompress.outcome import Candidate
 from autocompress.search.setup import obtain_baseline, set_up
 from autocompress.tasks import Task
 from autocompress.techniques import recipe_from_data
-from autocompress.trial import TrialSpec, confirm, prepare
+from autocompress.trial.trial import TrialSpec, confirm, prepare
 
 HERE = Path(__file__).parent
 NETWORKS = {"LeNet-5": HERE.parent / "mnist5k_lenet" / "search.yaml",

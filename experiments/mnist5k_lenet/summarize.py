@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from autocompress.report import front_png
+from autocompress.recipe import recipe_line
 from autocompress.search.results import Results
 from autocompress.search.store import StudyStore
-from autocompress.views import recipe_line, size
+from autocompress.terminal.views import size
+from autocompress.tracking.figures import front_png
 
 HERE = Path(__file__).parent
 COLUMNS = ["case", "size_bytes", "compression_ratio", "params", "accuracy", "test_accuracy", "latency_ms",

@@ -13,7 +13,7 @@ from autocompress.executors import InlineExecutor
 from autocompress.outcome import Candidate, violations
 from autocompress.search.setup import check_limits, obtain_baseline, set_up
 from autocompress.techniques import recipe_from_data
-from autocompress.trial import TrialSpec, measure, prepare
+from autocompress.trial.trial import TrialSpec, measure, prepare
 
 HERE = Path(__file__).parent
 START, END = "<!-- table -->", "<!-- end -->"

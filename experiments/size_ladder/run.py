@@ -32,8 +32,8 @@ from autocompress.artifacts.packing import pack
 from autocompress.artifacts.runtime import Model
 from autocompress.measure.latency import measure_latency
 from autocompress.measure.size import measure_size
+from autocompress.tasks.examples import example_inputs
 from autocompress.techniques import Context, recipe_from_data
-from autocompress.trial import example_inputs
 
 Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent

@@ -22,9 +22,9 @@ from autocompress.artifacts.export import check_parity, export_onnx, strip
 from autocompress.artifacts.packing import pack
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import AutocompressError
-from autocompress.stages import pack_weights, rebuild
+from autocompress.tasks.examples import example_inputs
 from autocompress.techniques import Context, recipe_from_data, registry
-from autocompress.trial import example_inputs
+from autocompress.trial.stages import pack_weights, rebuild
 
 HERE = Path(__file__).parent
 # Fresh weights have flat spectra, which no share of energy cuts: a share of the parameters is asked for. Little data is

@@ -18,7 +18,7 @@ from autocompress.executors import InlineExecutor
 from autocompress.outcome import Candidate
 from autocompress.search.setup import Setup, obtain_baseline, set_up
 from autocompress.techniques import recipe_from_data, registry
-from autocompress.trial import TrialSpec, confirm, measure, prepare
+from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
 
 HERE = Path(__file__).parent
 START, END = "<!-- table -->", "<!-- end -->"

@@ -15,7 +15,7 @@ from autocompress.executors import InlineExecutor
 from autocompress.outcome import Candidate
 from autocompress.search.setup import obtain_baseline, set_up
 from autocompress.techniques import recipe_from_data
-from autocompress.trial import TrialSpec, confirm, prepare
+from autocompress.trial.trial import TrialSpec, confirm, prepare
 
 HERE = Path(__file__).parent
 EPOCHS, RATE = 6, 0.004

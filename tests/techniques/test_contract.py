@@ -27,9 +27,9 @@ from autocompress.artifacts.export import check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import TechniqueError
 from autocompress.recipe import Choice, Range, Recipe
-from autocompress.screening import bytes_at_least
-from autocompress.stages import pack_weights, rebuild
 from autocompress.techniques import recipe_from_yaml, registry
+from autocompress.trial.screening import bytes_at_least
+from autocompress.trial.stages import pack_weights, rebuild
 
 NAMES = list(registry())
 # Below this many bytes of weights, what an encoding adds to a file may outweigh what it takes away.

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from autocompress.artifacts.export import export_onnx, strip
-from autocompress.techniques import registry, svd, tucker
-from autocompress.techniques._layers import LAYER_BYTES, shrinks, truncated
+from autocompress.techniques import registry
+from autocompress.techniques.factorization import svd, tucker
+from autocompress.techniques.layers import LAYER_BYTES, shrinks, truncated
 
 LINEAR, POINTWISE, WINDOW = nn.Linear(24, 20), nn.Conv2d(24, 20, 1), nn.Conv2d(24, 20, 3, padding=1)
 
@@ -80,7 +81,7 @@ def test_a_factorization_that_saves_less_than_its_layers_take_does_not_shrink() 
 def test_a_few_singular_vectors_of_a_large_matrix_are_those_of_the_whole_decomposition(
     rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autocompress.techniques._layers.LARGE", 48)
+    monkeypatch.setattr("autocompress.techniques.layers.LARGE", 48)
     generator = torch.Generator().manual_seed(0)
     u, s, v = torch.linalg.svd(torch.randn((60, 48), generator=generator), full_matrices=False)
     matrix = (u * (s * 0.8 ** torch.arange(48))) @ v

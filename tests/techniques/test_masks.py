@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from autocompress.errors import TechniqueError
-from autocompress.techniques._masks import (
+from autocompress.techniques.masks import (
     apply_masks,
     keep_only,
     masks_of_best,

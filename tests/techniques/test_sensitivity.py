@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autocompress import Classification
 from autocompress.techniques import Context
-from autocompress.techniques._sensitivity import STRENGTHS, scan, strongest
+from autocompress.techniques.sensitivity import STRENGTHS, scan, strongest
 
 
 class TwoScales(nn.Module):

@@ -1,0 +1,1 @@
+"""Taking weights, channels, stripes and blocks away."""

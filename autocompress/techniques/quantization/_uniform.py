@@ -1,0 +1,218 @@
+"""Weights of a file on uniform grids: which tensors are weights, scales for a width, and the operators that decode."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ...errors import TechniqueError
+from ._kept import REASON, kept_layers, layer_name
+
+Array = NDArray[Any]
+LEAST = 256  # weights: with fewer, scales and operators would take what is saved
+CHANNELS = {"ConvTranspose": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "MatMul": -1}  # where a weight's outputs are counted
+CLIPPED = np.linspace(1.0, 0.4, 13)  # shares of the largest weight that a narrow grid may reach to
+TINY = 1e-30
+NARROW = 5  # bits up to which it pays to cut off the largest weights
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight of a file: its layer, its numbers, and the axis that counts outputs."""
+
+    layer: str
+    values: Array
+    axis: int
+
+
+def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> tuple[dict[str, Weight], dict[str, str]]:
+    """The float weights to quantize, by the name of their tensor in the order of use, and why others stay in float.
+
+    Raises TechniqueError where there are none.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    found: dict[str, Weight] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            if name in stored and name not in found and len(stored[name].dims) > 1:
+                values = numpy_helper.to_array(stored[name])
+                found[name] = Weight(_layer(name, node), values, _axis(node, values.ndim))
+    kept = set(kept_layers(technique, keep, [weight.layer for weight in found.values()]))
+    skipped = {name: REASON for name, weight in found.items() if weight.layer in kept}
+    skipped |= {
+        name: f"only {weight.values.size} weights"
+        for name, weight in found.items()
+        if weight.values.size < LEAST and name not in skipped
+    }
+    chosen = {name: weight for name, weight in found.items() if name not in skipped}
+    if not chosen:
+        why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
+        raise TechniqueError(f"{technique} finds no weight to quantize: leave the step out{why}")
+    broken = next((name for name, weight in chosen.items() if not np.isfinite(weight.values).all()), None)
+    if broken is not None:
+        raise TechniqueError(f"{technique}: weight {broken!r} is not finite: check the model")
+    return chosen, skipped
+
+
+def _layer(name: str, node: onnx.NodeProto) -> str:
+    owner, _, last = name.rpartition(".")
+    return owner if owner and "weight" in last else layer_name(node)
+
+
+def _axis(node: onnx.NodeProto, dims: int) -> int:
+    if node.op_type == "Gemm":
+        return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+    return CHANNELS.get(node.op_type, 0) % dims
+
+
+def spread(weight: Weight, group: int) -> tuple[Array, tuple[int, ...]]:
+    """The numbers of a weight in a form in which those that share a scale lie along whole axes, and these axes.
+
+    group: how many weights in a row share a scale; 0 for all of an output. The largest divisor of the row up to that
+    is taken. Weights whose outputs are counted neither first nor last have a scale for each output.
+    """
+    values, axis = weight.values, weight.axis
+    channels, last = values.shape[axis], values.ndim - 1
+    row = values.size // channels
+    size = next(size for size in range(min(group, row), 0, -1) if row % size == 0) if group else row
+    if size == row or axis not in (0, last):
+        return values, tuple(a for a in range(values.ndim) if a != axis)
+    if axis == 0:
+        return values.reshape(channels, row // size, size), (2,)
+    return values.reshape(row // size, size, channels), (1,)
+
+
+def scales_for(values: Array, over: tuple[int, ...], bits: int) -> Array:
+    """Scales with the least squared error on a grid of 2**bits whole numbers about zero, exact in 16 bits.
+
+    over: the axes along which weights share a scale. A negative scale turns the grid round, which has one number more
+    below zero than above.
+    """
+    top = np.abs(values).max(axis=over, keepdims=True)
+    best, least = np.ones_like(top), np.full_like(top, np.inf)
+    for share in CLIPPED if bits <= NARROW else CLIPPED[:1]:
+        for reach in (2 ** (bits - 1) - 1, -(2 ** (bits - 1))):
+            scale = _half(share * top / reach)
+            lost = np.square(on_grid(values, scale, bits) * scale - values).sum(axis=over, keepdims=True)
+            best = np.where(lost < least, scale, best)
+            least = np.minimum(lost, least)
+    return np.asarray(best)
+
+
+def _half(scale: Array) -> Array:
+    """The nearest numbers that 16 bits hold in full precision; what is smaller stays, and is never zero."""
+    size = np.minimum(np.abs(scale), np.finfo(np.float16).max).astype(np.float32)
+    size = np.where(size >= np.finfo(np.float16).smallest_normal, size.astype(np.float16), np.maximum(size, TINY))
+    return np.asarray(np.copysign(size, scale).astype(np.float32))
+
+
+def on_grid(values: Array, scale: Array, bits: int | Array) -> Array:
+    """The whole numbers that are nearest to the weights in units of their scale. bits: one number, or one a scale."""
+    half = np.exp2(np.asarray(bits, np.float32) - 1)
+    lowest, highest = -half, half - 1
+    return np.asarray(np.clip(np.rint(values / scale), lowest, highest).astype(np.int8))
+
+
+def grid(weight: Weight, bits: int, group: int) -> dict[str, Any]:
+    """The grid of one weight as plain values."""
+    values, over = spread(weight, group)
+    scales = scales_for(values, over, bits)
+    return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
+
+
+def blended(low: dict[str, Any], high: dict[str, Any], wide: Array) -> dict[str, Any]:
+    """The grid with scales and bits of `high` where `wide` is true, else of `low`. wide: one for each scale."""
+    bits = np.where(wide, high["bits"], low["bits"]).tolist()
+    return {**low, "bits": bits, "scales": np.where(wide, high["scales"], low["scales"]).tolist()}
+
+
+def lost(values: Array, found: dict[str, Any]) -> Array:
+    """The squared error of what shares each scale of a grid, in the order of its scales."""
+    square = np.square(dequantized(values, found) - values).reshape(found["shape"])
+    over = tuple(axis for axis, size in enumerate(found["sizes"]) if size == 1)
+    return np.asarray(square.sum(axis=over)).ravel()
+
+
+def apply_grids(model: onnx.ModelProto, grids: dict[str, dict[str, Any]]) -> onnx.ModelProto:
+    """Store the weights of a file by their grids."""
+    stored = {}
+    for tensor in model.graph.initializer:
+        if (found := grids.get(tensor.name)) is not None:
+            stored[tensor.name] = _numbers(numpy_helper.to_array(tensor), found)
+    return store_on_grids(model, stored)
+
+
+def dequantized(values: Array, found: dict[str, Any]) -> Array:
+    """The numbers that a weight has on its grid."""
+    numbers, scales = _numbers(values, found)
+    return np.asarray((numbers * scales).reshape(values.shape))
+
+
+def _numbers(values: Array, found: dict[str, Any]) -> tuple[Array, Array]:
+    scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+    bits = np.array(found["bits"])
+    bits = bits.reshape(found["sizes"]) if bits.ndim else bits
+    return on_grid(values.reshape(found["shape"]), scales, bits), scales
+
+
+def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]) -> onnx.ModelProto:
+    """The model with weights as whole numbers of 8 bits and scales of 16, multiplied at load.
+
+    grids: numbers and scales of each weight, of sizes that spread over each other.
+    """
+    nodes, kept = [], []
+    for tensor in model.graph.initializer:
+        if tensor.name not in grids:
+            kept.append(tensor)
+            continue
+        name, shape = tensor.name, list(tensor.dims)
+        numbers, scales = grids[name]
+        halves = scales.astype(np.float16)
+        units = halves if np.array_equal(halves.astype(np.float32), scales) else scales
+        kept += [numpy_helper.from_array(numbers, f"{name}.numbers"), numpy_helper.from_array(units, f"{name}.scales")]
+        same = list(numbers.shape) == shape
+        nodes += [
+            helper.make_node("Cast", [f"{name}.numbers"], [f"{name}.whole"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [f"{name}.scales"], [f"{name}.units"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}.whole", f"{name}.units"], [name if same else f"{name}.spread"]),
+        ]
+        if not same:
+            kept.append(
+                TensorProto(name=f"{name}.shape", data_type=TensorProto.INT64, dims=[len(shape)], int64_data=shape)
+            )
+            nodes.append(helper.make_node("Reshape", [f"{name}.spread", f"{name}.shape"], [name]))
+    later = list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend([*nodes, *later])
+    return model
+
+
+class Variable:
+    """A file of which some stored tensors can be given other numbers in each call, on one thread."""
+
+    def __init__(self, model: onnx.ModelProto, names: Sequence[str]) -> None:
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        stored = {tensor.name: tensor for tensor in made.graph.initializer}
+        given = {value.name for value in made.graph.input}
+        made.graph.input.extend(
+            helper.make_tensor_value_info(name, stored[name].data_type, stored[name].dims)
+            for name in names
+            if name not in given
+        )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    def __call__(self, inputs: Sequence[Array], tensors: dict[str, Array]) -> Array:
+        """The output for inputs in the order of the file, with these tensors in the place of stored ones."""
+        feed = {**dict(zip(self._inputs, inputs, strict=True)), **tensors}
+        return np.asarray(self._session.run(None, feed)[0])

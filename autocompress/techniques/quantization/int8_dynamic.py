@@ -1,0 +1,116 @@
+"""Dynamic 8-bit quantization after training."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import onnx
+
+from ...errors import TechniqueError
+from ...recipe import Choice, Kind
+from ..base import Context, Decision, Technique
+from ._constants import with_stored
+from ._kept import REASON, file_layers, kept_layers, stored_values
+
+FLOAT = {
+    "Conv": "convolutions with ranges found at run time are slower than float: use int8_static",
+    "ConvTranspose": "convolutions with ranges found at run time are slower than float: use int8_static",
+    "GRU": "ONNX Runtime has no GRU in 8 bits",
+    "RNN": "ONNX Runtime has no plain RNN in 8 bits",
+}
+
+
+class Int8Dynamic(Technique):
+    """Store the weights of linear layers and LSTMs in 8 bits, with ranges of activations found at run time.
+
+    Nothing is calibrated, so that no activation is cut (Zafrir et al., 2019: Q8BERT, section 2, in the form that ONNX
+    Runtime has). keep names layers that stay in float: exact names, patterns such as head.*, or first and last.
+    """
+
+    technique: ClassVar[str] = "int8_dynamic"
+    family: ClassVar[str] = "quantization"
+    kind: ClassVar[Kind] = "encode"
+    weight_bits: ClassVar[float] = 4  # in a prefix code, where few weights reach far
+
+    per_channel: Annotated[bool, Choice(True, False)] = True
+    keep: tuple[str, ...] = ()
+
+    def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
+        """The nodes to quantize, and the layers that stay in float with the reason."""
+        layers = file_layers(model)
+        kept = set(kept_layers(self.technique, self.keep, layers.values()))
+        quantized, skipped = [], {}
+        for node in model.graph.node:
+            if node.name not in layers:
+                continue
+            name = layers[node.name]
+            reason = REASON if name in kept else _obstacle(node, stored_values(model))
+            if reason is None:
+                quantized.append(node.name)
+            else:
+                skipped[name] = reason
+        if not quantized:
+            why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has no layer with weights"
+            raise TechniqueError(
+                f"int8_dynamic finds no linear layer or LSTM to quantize ({why}): use int8_static, or leave it out"
+            )
+        return {"per_channel": self.per_channel, "quantized": quantized, "skipped": skipped}
+
+    def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+        """Put integer products and LSTMs in the place of the recorded nodes."""
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+        from onnxruntime.quantization.quant_utils import QuantizationMode
+
+        chosen = set(decision["quantized"])
+        weights = [name for node in model.graph.node if node.name in chosen for name in _weights(node)]
+        with _quietly():
+            quantizer = ONNXQuantizer(
+                onnx.shape_inference.infer_shapes(with_stored(model, weights)),
+                per_channel=decision["per_channel"],
+                reduce_range=False,
+                mode=QuantizationMode.IntegerOps,
+                static=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=None,
+                # The quantizer makes a product and a sum of each Gemm first, named after it.
+                nodes_to_quantize=[*chosen, *(f"{name}_MatMul" for name in chosen)],
+                nodes_to_exclude=[],
+                op_types_to_quantize=["MatMul", "LSTM"],
+                extra_options={"MatMulConstBOnly": True},
+            )
+            quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        quantized: onnx.ModelProto = quantizer.model.model
+        return quantized
+
+
+def _obstacle(node: onnx.NodeProto, stored: set[str]) -> str | None:
+    if node.op_type in FLOAT:
+        return FLOAT[node.op_type]
+    if not stored.issuperset(_weights(node)):
+        return "its weights are computed from inputs"
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+    if node.op_type == "Gemm" and any(
+        onnx.helper.get_attribute_value(a) != plain.get(a.name, onnx.helper.get_attribute_value(a))
+        for a in node.attribute
+    ):
+        return "it scales or transposes what it multiplies"
+    return None
+
+
+def _weights(node: onnx.NodeProto) -> list[str]:
+    return list(node.input[1:3] if node.op_type == "LSTM" else node.input[1:2])
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep onnxruntime from logging that it leaves tensors alone that are no weights."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

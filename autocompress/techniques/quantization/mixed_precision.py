@@ -1,0 +1,132 @@
+"""Quantization of weights with a width for each layer."""
+
+import hashlib
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import onnx
+import torch
+from pydantic import Field
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from ...recipe import Choice, Kind, Range
+from ..base import Context, Decision, Technique
+from ..teacher import distillation_loss
+from . import _uniform
+
+SCANNED = (2, 3, 4, 5, 6, 7, 8)
+PARTS = 4  # steps from one scanned width to the next, in which more and more scales of a weight take the wider one
+WIDTHS = tuple(SCANNED[0] + step / PARTS for step in range((len(SCANNED) - 1) * PARTS + 1))
+Grid = dict[str, Any]
+Costs = dict[str, list[float]]
+
+
+class MixedPrecision(Technique):
+    """Store weights in 2 to 8 bits, as many for each layer as a scan of sensitivity says under a limit for all.
+
+    bits is the limit: the mean over all quantized weights (Dong et al., 2020: HAWQ-V2 and Yao et al., 2021, section
+    3.4, choose widths by an integer program as this does). The scan takes one weight at a time to each width and
+    measures how far outputs move on training data. A layer with more than a quarter of all weights may also have a
+    quarter, half or three quarters of its scales at one bit more than the others, those that gain most: a whole bit
+    of it is too much or too little for most limits. group and keep are those of low_bit.
+    """
+
+    technique: ClassVar[str] = "mixed_precision"
+    family: ClassVar[str] = "quantization"
+    kind: ClassVar[Kind] = "encode"
+    weight_bits: ClassVar[float] = 1  # in a prefix code, where most round to one value
+
+    bits: Annotated[float, Range(2.5, 6, step=0.5)] = Field(4.0, ge=2, le=8)
+    group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
+    keep: tuple[str, ...] = ()
+    examples: int = Field(128, ge=1)
+
+    def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
+        """The width and the scales of each weight, and why others stay in float."""
+        found, skipped = _uniform.weights_of(model, self.technique, self.keep)
+        grids = {n: [_uniform.grid(weight, bits, self.group) for bits in SCANNED] for n, weight in found.items()}
+        # The same sample whatever the limit, so that one scan of a model does for all limits.
+        known = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+        costs = context.cached(
+            f"{self.technique} {known} {self.group} {self.keep} {self.examples}",
+            lambda: scan(model, found, grids, replace(context, seed=0), self.examples),
+        )
+        sizes = {name: weight.values.size for name, weight in found.items()}
+        large = {name for name, size in sizes.items() if size * PARTS > sum(sizes.values())}
+        finer = {n: in_parts(w.values, grids[n], costs[n], n in large) for n, w in found.items()}
+        widths = best_widths({name: prices for name, (_, prices) in finer.items()}, sizes, self.bits)
+        chosen = {name: finer[name][0][WIDTHS.index(width)] for name, width in widths.items()}
+        return {"grids": chosen, "skipped": skipped}
+
+    def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+        """Store the weights by the recorded grids."""
+        return _uniform.apply_grids(model, decision["grids"])
+
+
+def scan(
+    model: onnx.ModelProto,
+    weights: dict[str, _uniform.Weight],
+    grids: dict[str, list[Grid]],
+    context: Context,
+    examples: int,
+) -> Costs:
+    """How far outputs move with one weight at a time on each grid: the divergence from those of the file as it is."""
+    run = _uniform.Variable(model, list(weights))
+    batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
+    whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
+
+    def moved(name: str, found: Grid) -> float:
+        changed = {name: _uniform.dequantized(weights[name].values, found)}
+        pairs = zip(batches, whole, strict=True)
+        rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0)) for x, y in pairs]
+        return sum(rows) / len(rows)
+
+    return {name: [moved(name, found) for found in choices] for name, choices in grids.items()}
+
+
+def in_parts(
+    values: _uniform.Array, grids: list[Grid], costs: list[float], split: bool
+) -> tuple[list[Grid], list[float]]:
+    """The grids of a weight for each of WIDTHS, and what they cost, from those for each of SCANNED.
+
+    Between two scanned widths the cost falls as the squared error does; without `split` it is the narrower of them.
+    """
+    errors = [_uniform.lost(values, found) for found in grids]
+    made, prices = [], []
+    steps = zip(pairwise(grids), pairwise(costs), pairwise(errors), strict=True)
+    for (low, high), (worst, best), (before, after) in steps:
+        gains = before - after
+        order = np.argsort(-gains, kind="stable")
+        for step in range(PARTS):
+            wide = np.zeros(len(gains), bool)
+            wide[order[: split * len(gains) * step // PARTS]] = True
+            share = gains[wide].sum() / max(gains.sum(), _uniform.TINY)
+            made.append(_uniform.blended(low, high, wide) if wide.any() else low)
+            prices.append(float(worst + (best - worst) * np.clip(share, 0, 1)))
+    return [*made, grids[-1]], [*prices, costs[-1]]
+
+
+def best_widths(costs: Costs, sizes: dict[str, int], mean_bits: float) -> dict[str, float]:
+    """The width of each weight with the least sum of costs under a mean of bits, exactly (an integer program).
+
+    costs: those of each of WIDTHS, for each weight. sizes: how many numbers each weight has.
+    """
+    names = list(costs)
+    rows, options = len(names), len(WIDTHS)
+    one_each = np.kron(np.eye(rows), np.ones(options))
+    bits = np.concatenate([np.array(WIDTHS) * float(sizes[name]) for name in names])
+    limit = mean_bits * sum(sizes[name] for name in names)
+    # A width more costs nothing where the scan finds nothing: of equals the narrowest is taken.
+    price = np.concatenate([np.maximum(costs[name], 0) for name in names]) + 1e-12 * bits / bits.sum()
+    found = milp(
+        price,
+        integrality=np.ones(rows * options),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(bits / limit, -np.inf, 1 + 1e-9)],
+        options={"mip_rel_gap": 0.0},
+    )
+    assert found.x is not None, found.message  # the narrowest width is always within the limit
+    chosen = found.x.reshape(rows, options).argmax(1)
+    return {name: WIDTHS[index] for name, index in zip(names, chosen, strict=True)}

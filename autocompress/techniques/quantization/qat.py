@@ -1,0 +1,105 @@
+"""Quantization-aware training."""
+
+import copy
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ...data import Batch
+from ...errors import TechniqueError
+from ...recipe import Choice, Kind, Range
+from ...training import Training, fit
+from ..base import Context, Decision, Technique
+from ..layers import replace
+from ..teacher import Teacher, distillation_loss
+from ._grids import INPUTS, IntegerModel, Quantized
+from ._integers import find_layers, find_norms, find_ranges, find_values, fold, layer_order, traced
+from ._kept import kept_layers
+
+EXAMPLES = 128  # of the training split, for the ranges from which training starts
+TEMPERATURE = 4.0
+
+
+class Qat(Technique):
+    """Train the model on the grid of integers that its file computes with (Jacob et al., 2018; Esser et al., 2020).
+
+    Batch normalization is folded first; scales of weights (each output channel) and activations are learned. bits are
+    those of weights; activation_bits 32 leaves activations in float. alpha is the share of distillation in the loss.
+    sharpness is the radius of a sharpness-aware step, 0 for none (Foret et al., 2021; Wang et al., 2022: SQuAT). keep
+    names layers that stay in float: exact names, patterns such as head.*, or first and last.
+    """
+
+    technique: ClassVar[str] = "qat"
+    family: ClassVar[str] = "quantization"
+    kind: ClassVar[Kind] = "train"
+    leaves: ClassVar[Kind | None] = "encode"
+    # Integer operators round sums where the module rounds floats: one step of a grid off, here and there.
+    parity: ClassVar[float] = 0.1
+    weight_bits: ClassVar[float] = 0.1  # zeros are packed to almost nothing, and rounding makes many of them
+
+    epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
+    learning_rate: Annotated[float, Range(2e-4, 5e-3, log=True)] = Field(1e-3, gt=0, lt=10)
+    batch_size: int = Field(64, ge=1)
+    bits: Annotated[int, Range(3, 8, step=1)] = Field(8, ge=2, le=8)
+    activation_bits: Literal[8, 32] = 8
+    alpha: Annotated[float, Choice(0.0, 0.7)] = Field(0.0, ge=0, le=1)
+    sharpness: float = Field(0.0, ge=0, le=1)
+    keep: tuple[str, ...] = ()
+
+    def decide(self, model: nn.Module, context: Context) -> Decision:
+        """Layers with what they read, norms to fold, values with their ranges, and what stays in float and why."""
+        work, example = copy.deepcopy(model).eval(), context.example
+        if len(example) > INPUTS:
+            raise TechniqueError(f"qat takes models of up to {INPUTS} inputs, not {len(example)}: use int8_static")
+        found = traced(work, example)
+        kept = kept_layers(self.technique, self.keep, layer_order(work, found))
+        layers, skipped = find_layers(work, found, example, kept)
+        if not layers:
+            why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has none with weights"
+            raise TechniqueError(f"qat finds no convolution or linear layer to quantize ({why}): leave it out")
+        norms = find_norms(work, found, layers)
+        work = fold(work, norms)
+        inputs, values, moved = find_values(traced(work, example), layers)
+        if self.activation_bits == 32:
+            inputs, values, moved = {name: [] for name in layers}, [], {}
+        ranges = find_ranges(work, values, context.sample(EXAMPLES))
+        broken = next((name for name, edges in ranges.items() if not math.isfinite(sum(edges))), None)
+        if broken is not None:
+            raise TechniqueError(f"qat: value {broken!r} is not finite on training data: check the model")
+        empty = [name for name, (low, high) in ranges.items() if low == high == 0]
+        unclear = dict.fromkeys(empty, "always 0 on training data: its range starts as 0 to 1")
+        decision = {"bits": self.bits, "layers": inputs, "norms": norms, "ranges": ranges, "moved": moved}
+        return {**decision, "skipped": skipped, "unclear": unclear}
+
+    def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
+        """Fold the norms, and put layers and values on their grids."""
+        fold(model, decision["norms"])
+        wrapped = IntegerModel(nn.Identity(), decision["ranges"], decision["moved"])
+        scales = wrapped.scales()
+        made: dict[int, nn.Module] = {}
+        for name, reads in decision["layers"].items():
+            layer: Any = model.get_submodule(name)
+            read = {value: float(scales[value]) for value in reads}
+            made[id(layer)] = Quantized(layer, decision["bits"], read).train(layer.training)
+        wrapped.model = replace(model, made)
+        return wrapped.train(model.training)
+
+    def train(self, model: nn.Module, context: Context) -> None:
+        """Run the epochs on the training split, by the task's loss, the teacher's logits, or both."""
+        settings = Training(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            sharpness=self.sharpness,
+        )
+        teacher = Teacher(context) if self.alpha else None
+
+        def loss(output: Tensor, batch: Batch) -> Tensor:
+            task: Tensor = context.task.loss(output, batch.targets)
+            if teacher is None:
+                return task
+            return self.alpha * distillation_loss(output, teacher(batch), TEMPERATURE) + (1 - self.alpha) * task
+
+        fit(model, context.train, loss, settings, context.seed)

@@ -1,0 +1,47 @@
+"""Fine-tuning on the task's own loss."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from ...errors import TechniqueError
+from ...recipe import Kind, Range
+from ...training import Training, fit
+from ..base import Context, Technique
+
+
+class Finetune(Technique):
+    """Train the compressed model on the task's loss (Han et al., 2015, section 3: retraining)."""
+
+    technique: ClassVar[str] = "finetune"
+    family: ClassVar[str] = "training"
+    kind: ClassVar[Kind] = "train"
+
+    epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
+    learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(2e-3, gt=0, lt=10)
+    batch_size: int = Field(64, ge=1)
+
+    rewind: bool = False
+
+    def train(self, model: nn.Module, context: Context) -> None:
+        """Run the epochs on the training split, from the present weights or from early ones.
+
+        rewind starts from the weights that the baseline had early in its training, compressed as the model is (Frankle
+        and Carbin, 2019: lottery tickets; Renda et al., 2020: rewinding). Raises TechniqueError where it came trained.
+        """
+        if self.rewind:
+            model.load_state_dict(_early(context).state_dict())
+        settings = Training(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
+        fit(
+            model, context.train, lambda output, batch: context.task.loss(output, batch.targets), settings, context.seed
+        )
+
+
+def _early(context: Context) -> nn.Module:
+    if context.early is None:
+        raise TechniqueError(
+            "finetune with rewind needs the weights of early in the training, which a model that comes trained does "
+            "not have: leave rewind out, or let the task train its baseline"
+        )
+    return context.early()

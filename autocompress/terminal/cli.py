@@ -1,0 +1,396 @@
+"""The command line: parses, calls and prints."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import AutocompressError, StudyError
+from .options import (
+    DEFAULT_STORAGE,
+    ConfigArgument,
+    JsonOption,
+    Pick,
+    ProgramOption,
+    StorageOption,
+    StudyArgument,
+    Workers,
+    storage_url,
+)
+
+if TYPE_CHECKING:
+    from ..search.results import Results
+
+OK, BAD, NOTHING_FITS, NOTHING_FINISHED, INTERRUPTED = 0, 2, 3, 4, 130
+
+app = typer.Typer(
+    name="autocompress",
+    help="Search compression recipes for a PyTorch model under a hardware budget, measured on the exported ONNX file.",
+    epilog="Start with: autocompress search mnist5k_lenet (bundled, about 4 minutes on 2 cores).",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _out() -> Console:
+    # Pipes have no width of their own: a wide one keeps a row of a table, or a recipe, on one line.
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def _print(document: object, as_json: bool, parts: Iterable[Any]) -> None:
+    """A document as JSON, or what there is to read of it: tables, and lines that are never broken."""
+    if as_json:
+        _print_json(document)
+        return
+    for part in parts:
+        _out().print(part, markup=False, soft_wrap=isinstance(part, str))
+
+
+@app.command()
+def search(
+    config: ConfigArgument,
+    trials: Annotated[int | None, typer.Option(help="How many recipes to try; overrides the config.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="T", help="Stop asking after this long: 90s, 10m, 2h.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many trials to run at once.")] = None,
+    executor: Annotated[Workers, typer.Option(help="Ray workers, or this process.")] = Workers.ray,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this config.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run or resume a study; ends with the front, the verdict on the budget, and where to look next.
+
+    Ctrl-C once waits for the running trials, twice stops at once; both can be resumed.
+    """
+    from ..config import find_config, load_config
+
+    path = find_config(config)
+    checked = load_config(path, trials=trials, timeout=timeout, workers=workers)
+    from .views import on_standard_error
+
+    with on_standard_error() as view:
+        from ..search.run import run_search
+
+        result = run_search(checked, executor.value, resume, view)
+    from ..search.results import Results
+
+    results = Results(result.store)
+    if as_json:
+        _print_json(results.document())
+    else:
+        _print_front(results)
+        _print_next(results, checked.storage, config, result.interrupted)
+    raise typer.Exit(INTERRUPTED if result.interrupted else _code(results))
+
+
+def _code(results: "Results") -> int:
+    return {"feasible": OK, "infeasible": NOTHING_FITS, "nothing_finished": NOTHING_FINISHED}[results.front.verdict]
+
+
+def _print_front(results: "Results") -> None:
+    from .views import front_table, verdict_lines
+
+    out, document = _out(), results.document()
+    if document["front"]:
+        out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
+    for line in verdict_lines(document, results.limits, results.quality):
+        out.print(line, markup=False, soft_wrap=True)
+    if results.front.verdict == "nothing_finished":
+        for number, record in list(results.records.items())[:5]:
+            out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", markup=False, soft_wrap=True)
+
+
+def _print_next(results: "Results", storage: str, config: str, interrupted: bool) -> None:
+    out = _out()
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    shown = results.front.trials[0] if results.front.trials else results.front.nearest_miss
+    rows = [f"autocompress ui{where}"]
+    rows += [f"autocompress show {results.name} {shown}{where}"] if shown is not None else []
+    rows += [f"autocompress export {results.name} --pick knee --out chosen{where}"] if results.front.trials else []
+    more = "" if interrupted else f" --trials {2 * len(results.records) or 20}"
+    rows += [f"autocompress search {config} --resume{more}"]
+    out.print("next:", *(f"  {row}" for row in rows), sep="\n", markup=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    config: ConfigArgument,
+    executor: Annotated[Workers, typer.Option(help="Where to train the baseline.")] = Workers.inline,
+    as_json: JsonOption = False,
+) -> None:
+    """Dry run: the resolved config, the baseline's measurements, the size of the space and the estimated time."""
+    from ..config import find_config, load_config
+
+    checked = load_config(find_config(config))
+    from .views import on_standard_error
+
+    with on_standard_error() as view:
+        from ..search.run import plan as make_plan
+
+        planned = make_plan(checked, executor.value, view)
+    from .planning import plan_document
+
+    document = plan_document(planned)
+    if as_json:
+        _print_json(document)
+        return
+    _out().print_json(json.dumps(document["config"]))
+    _print(document, False, document["lines"])
+
+
+@app.command("list")
+def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """List the studies of a storage."""
+    from ..search.results import Results
+    from ..search.store import StudyStore, study_names
+
+    url = storage_url(storage)
+    rows = []
+    for name in study_names(url):
+        results = Results(StudyStore.open(url, name))
+        counts = results.front.counts
+        rows.append({"study": name, "verdict": results.front.verdict, "front": len(results.front.trials), **counts})
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        table = Table("study", "verdict", "front", "completed", "infeasible", "stopped", "failed", box=None)
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        _out().print(table)
+    else:
+        Console(stderr=True).print(f"no studies in {url}: start one with autocompress search CONFIG", markup=False)
+
+
+def _results(study: str, storage: str | None) -> "Results":
+    from ..search.results import Results
+    from ..search.store import StudyStore
+
+    return Results(StudyStore.open(storage_url(storage), study))
+
+
+@app.command()
+def front(
+    study: StudyArgument,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """Show the front of a study: every candidate that meets the budget and that no other beats."""
+    results = _results(study, storage)
+    document = results.document()
+    if as_json:
+        _print_json(document)
+    elif as_csv:
+        import pandas as pd
+
+        from ..recipe import recipe_line
+
+        rows = [
+            {"case": "baseline", **document["baseline"]},
+            *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
+              for row in document["front"]),
+        ]  # fmt: skip
+        sys.stdout.write(pd.DataFrame(rows).to_csv(index=False))
+    else:
+        _print_front(results)
+    raise typer.Exit(_code(results))
+
+
+@app.command()
+def show(
+    study: StudyArgument,
+    trial: Annotated[int, typer.Argument(help="A trial's number.")],
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one trial: its recipe, what happened to each layer, its measurements and where its time went."""
+    results = _results(study, storage)
+    record = results.record(trial)
+    candidate = results.candidate(trial)
+    decisions = candidate.decisions if candidate else []
+    outcome = record.outcome
+    document = {
+        "study": study,
+        "trial": trial,
+        **results.row(trial),
+        "outcome": getattr(outcome, "type", None),
+        "reason": getattr(outcome, "reason", None),
+        "violations": getattr(outcome, "violations", {}),
+        "seconds": getattr(outcome, "seconds", {}),
+        "carried_out": results.steps(trial),
+        "decisions": decisions,
+    }
+    from .details import trial_lines
+
+    _print(document, as_json, trial_lines(document, results.baseline))
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    trial: Annotated[int | None, typer.Option(help="A trial's number.")] = None,
+    pick: Annotated[Pick | None, typer.Option(help="Choose from the front; knee if nothing is said.")] = None,
+    pt2: ProgramOption = False,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trial's artifact directory (ONNX file, recipe, decisions, measurements, checksums) and verify it."""
+    if trial is not None and pick is not None:
+        raise AutocompressError("--trial and --pick both choose a trial: give one of them")
+    results = _results(study, storage)
+    from ..search.deliver import choose, export_trial
+
+    number = choose(results, trial, pick.value if pick else None)
+    Console(stderr=True).print(f"exporting trial {number}: {results.record(number).recipe}", markup=False)
+    with contextlib.redirect_stdout(sys.stderr):
+        measurement = export_trial(results, number, out, pt2)
+    from .details import delivery_parts
+
+    _print(measurement, as_json, delivery_parts(measurement, out))
+
+
+@app.command()
+def apply(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    config: Annotated[str, typer.Option(help="The config whose task the recipe is applied to.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Overrides the config's seed.")] = None,
+    pt2: ProgramOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one recipe on a task, without a search, and write its artifact directory.
+
+    The recipe decides anew: give another seed, or a config with other weights or another model. Where the recipe lies
+    in an artifact directory, what differs from that is shown.
+    """
+    from ..config import find_config, load_config
+
+    checked = load_config(find_config(config), seed=seed)
+    from ..search.deliver import apply_recipe
+    from ..techniques import load_recipe
+    from .changes import artifact_beside, artifact_of, change_parts, changes
+    from .details import delivery_parts
+
+    steps = load_recipe(recipe)
+    there = artifact_beside(recipe, lambda line: Console(stderr=True).print(line, markup=False, soft_wrap=True))
+    with contextlib.redirect_stdout(sys.stderr):
+        measurement = apply_recipe(steps, checked, out, pt2)
+    changed = changes(there, artifact_of(out)) if there else None
+    parts = (*delivery_parts(measurement, out), *(change_parts(changed) if changed else ()))
+    _print({**measurement, "changed": changed}, as_json, parts)
+    over = [label for label, value in measurement["violations"].items() if value > 0]
+    if over:
+        Console(stderr=True).print(f"past the limit on {', '.join(over)}", markup=False)
+        raise typer.Exit(NOTHING_FITS)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact directory.")],
+    config: Annotated[
+        str | None, typer.Option(help="The config whose task measures quality; else the study's.")
+    ] = None,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure an artifact directory again and compare with what it claims.
+
+    Nothing in the directory is run but its model. The task comes from --config, or from the study of that name in your
+    own storage.
+    """
+    if not folder.is_dir():
+        raise AutocompressError(f"{folder}: no such folder: name an artifact directory")
+    from ..search.deliver import task_of
+    from ..search.deliver import verify as check
+
+    with contextlib.redirect_stdout(sys.stderr):
+        setup = task_of(folder, config, storage_url(storage))
+        document, wrong = check(folder, setup)
+    from .details import verify_parts
+
+    _print({**document, "wrong": wrong}, as_json, verify_parts(document, setup is not None, wrong))
+    raise typer.Exit(BAD if wrong else OK)
+
+
+@app.command()
+def techniques(as_json: JsonOption = False) -> None:
+    """List every registered technique with its family, settings, defaults and what it may follow."""
+    from .details import technique_documents, technique_lines
+
+    documents = technique_documents()
+    _print(documents, as_json, technique_lines(documents))
+
+
+@app.command()
+def ui(
+    uri: Annotated[str | None, typer.Option(help="The tracking store; else that of the newest study.")] = None,
+    storage: StorageOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI on the study's tracking store; Ctrl-C ends it."""
+    from .details import tracking_uri
+
+    store = uri or tracking_uri(storage_url(storage))
+    if store.startswith("http"):
+        _out().print(f"the tracking server is at {store}", markup=False, soft_wrap=True)
+        return
+    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file():
+        raise StudyError(f"no tracking store at {store}: run a search first, or give --uri")
+    Console(stderr=True).print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", markup=False)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
+
+
+@app.command()
+def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """Check versions, cores, instructions, ports and storage; says what is missing and how to get it."""
+    from .details import diagnose
+
+    rows = diagnose(storage_url(storage))
+    if as_json:
+        _print_json(rows)
+    else:
+        table = Table(box=None, show_header=False)
+        for row in rows:
+            # Plain text: what stands in brackets, as extras of packages do, is no markup.
+            table.add_row(*map(Text, ("ok" if row["ok"] else "!!", row["what"], row["found"], row["fix"])))
+        _out().print(table)
+    raise typer.Exit(OK if all(row["ok"] for row in rows) else BAD)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line on standard error and exit code 2."""
+    try:
+        code = app(prog_name="autocompress", standalone_mode=False)
+    except AutocompressError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = BAD
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except Exception as error:
+        code = _usage_code(error)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _usage_code(error: Exception) -> int:
+    """Show a usage error as the parser would; anything else is a defect and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", BAD))

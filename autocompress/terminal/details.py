@@ -1,0 +1,251 @@
+"""Longer answers of the command line: one trial, the techniques, and the state of this machine."""
+
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ..errors import AutocompressError, StudyError
+from .views import size
+
+PACKAGES = (
+    *("torch", "torchvision", "ray", "optuna", "mlflow", "onnx", "onnxruntime", "torch-pruning", "tensorly"),
+    "safetensors",
+)
+EXTRAS = {"mlxtend": "examples", "timm": "timm", "captum": "attribution"}
+TRAINING = "train"
+
+
+def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[str]:
+    """A trial in full, line by line."""
+    lines = [f"trial {document['trial']} of {document['study']}: {document['outcome']}"]
+    if document["reason"]:
+        lines.append(f"  {document['reason']}")
+    for index, step in enumerate(document["carried_out"]):
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key != "technique")
+        lines.append(f"step {index + 1}: {step['technique']}" + (f" ({settings})" if settings else ""))
+        if index < len(document["decisions"]):
+            lines += [f"    {row}" for row in decision_lines(document["decisions"][index])]
+    if not document["decisions"]:
+        lines.append("  (what was done to each layer is kept for the trials of the front)")
+    lines.append("measured on the exported file:")
+    lines += [f"  {row}" for row in metric_lines(document["metrics"], baseline)]
+    if document["violations"]:
+        held = ", ".join(
+            f"{k} {'past by' if v > 0 else 'within by'} {abs(v):.1%}" for k, v in document["violations"].items()
+        )
+        lines.append(f"limits: {held}")
+    return [*lines, *second_lines(document["seconds"])]
+
+
+def metric_lines(metrics: dict[str, float], baseline: dict[str, float]) -> list[str]:
+    """Every metric beside the baseline's."""
+    width = max((len(name) for name in metrics), default=0)
+    rows = []
+    for name, value in metrics.items():
+        before = f"  (uncompressed {number(name, baseline[name])})" if name in baseline else ""
+        rows.append(f"{name:{width}}  {number(name, value)}{before}")
+    return rows
+
+
+def number(name: str, value: float) -> str:
+    """A metric as people read it."""
+    if name == "size_bytes":
+        return f"{value:,.0f} ({size(value)})"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def second_lines(seconds: dict[str, float]) -> list[str]:
+    """Where a trial's time went."""
+    total = sum(seconds.values())
+    if not total:
+        return []
+    rows = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    overhead = total - seconds.get(TRAINING, 0.0)
+    return [f"seconds: {rows}; {total:.2f} in all, {overhead / total:.0%} of them not training"]
+
+
+def decision_lines(decision: dict[str, Any]) -> list[str]:
+    """What a step did, layer by layer, from the parts of its decision that people can read."""
+    lines = []
+    for key, value in decision.items():
+        if key in ("history", "inputs", "masks"):  # positions of channels and weights, and shapes, for rebuilding
+            continue
+        if isinstance(value, dict):
+            lines += [f"{key} {name}: {_short(item)}" for name, item in value.items()]
+        else:
+            lines.append(f"{key}: {_short(value)}")
+    return lines
+
+
+def _short(value: Any, most: int = 8) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        shown = ", ".join(_short(item) for item in value[:most])
+        return f"{shown}, ... ({len(value)} in all)" if len(value) > most else shown
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_short(item, most=3)}" for key, item in value.items())
+    return str(value)
+
+
+def comparison_table(document: dict[str, Any]) -> Table:
+    """Claimed beside measured."""
+    table = Table("metric", "claimed", "measured", box=box.SIMPLE_HEAD)
+    for name, value in document["measured"].items():
+        claimed = document["claimed"].get(name)
+        table.add_row(name, "" if claimed is None else number(name, claimed), number(name, value))
+    return table
+
+
+def verify_parts(document: dict[str, Any], with_task: bool, wrong: list[str]) -> Iterator[Any]:
+    """What verifying an artifact directory found."""
+    yield comparison_table(document)
+    if not with_task:
+        yield "quality and latency were not measured: give --config"
+    yield "holds" if not wrong else "does not hold: " + "; ".join(wrong)
+
+
+def delivery_parts(measurement: dict[str, Any], out: Path) -> Iterator[Any]:
+    """What was written to an artifact directory."""
+    yield measurement_table(measurement)
+    if "pt2_bytes" in measurement:
+        yield f"model.pt2: {size(measurement['pt2_bytes'])}, the model in float"
+    yield f"written and verified: {out}"
+
+
+def measurement_table(measurement: dict[str, Any]) -> Table:
+    """The baseline beside the artifact."""
+    table = Table("metric", "uncompressed", "this file", box=box.SIMPLE_HEAD)
+    for name, value in measurement["measured"].items():
+        before = measurement["baseline"].get(name)
+        table.add_row(name, "" if before is None else number(name, before), number(name, value))
+    return table
+
+
+def technique_documents() -> list[dict[str, Any]]:
+    """Every registered technique as plain values."""
+    from ..techniques import registry
+
+    documents = []
+    for name, kind in registry().items():
+        schema = kind.model_json_schema()["properties"] if kind.model_fields else {}
+        defaults = kind().model_dump(mode="json")
+        settings = {
+            key: {
+                "default": defaults[key],
+                **{k: v for k, v in schema[key].items() if k not in ("title", "default")},
+                "search": next((str(m) for m in field.metadata if type(m).__name__ in ("Range", "Choice")), None),
+            }
+            for key, field in kind.model_fields.items()
+        }
+        documents.append(
+            {
+                "technique": name,
+                "family": kind.family,
+                "kind": kind.kind,
+                "about": (kind.__doc__ or "").strip().splitlines()[0],
+                "may_follow": sorted(other for other, before in registry().items() if before.result() in kind.follows),
+                "settings": settings,
+            }
+        )
+    return documents
+
+
+def technique_lines(documents: list[dict[str, Any]]) -> list[str]:
+    """The same to read."""
+    lines = []
+    for document in documents:
+        lines += [f"{document['technique']}  ({document['family']}, {document['kind']})", f"  {document['about']}"]
+        for key, setting in document["settings"].items():
+            search = f", searched in {setting['search']}" if setting["search"] else ""
+            lines.append(f"    {key} = {setting['default']}{search}")
+        lines += [f"  may follow: {', '.join(document['may_follow'])}", ""]
+    return lines
+
+
+def tracking_uri(storage: str) -> str:
+    """The tracking store of the newest study of a storage. Raises StudyError when there is none."""
+    from ..search.store import StudyStore, study_names
+
+    stores = [StudyStore.open(storage, name) for name in study_names(storage)]
+    tracked = [store for store in stores if (store.get("config") or {}).get("tracking")]
+    if not tracked:
+        raise StudyError(f"no tracked study in {storage}: run a search first, or give --uri")
+    newest = max(tracked, key=lambda store: max((r.ended_ms for r in store.records().values()), default=0))
+    uri: str = newest.get("config")["tracking"]["uri"]
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_absolute():
+        beside = Path(newest.get("folder", ".")).parent / uri.removeprefix("sqlite:///")
+        return f"sqlite:///{beside if beside.is_file() else Path(uri.removeprefix('sqlite:///')).resolve()}"
+    return uri
+
+
+def diagnose(storage: str) -> list[dict[str, Any]]:
+    """What a search needs of this machine, each with whether it is there and how to get it."""
+    from ..artifacts.directory import processor
+
+    found = processor()
+    rows = [
+        _row("python", True, platform.python_version(), ""),
+        _row("processor", True, f"{found['name']}, {os.cpu_count()} cores", ""),
+        _row("8-bit instructions", True, "yes" if found["vnni"] else "none: int8 may be no faster here", ""),
+        _row("memory", True, _memory(), ""),
+    ]
+    for name in PACKAGES:
+        installed = _version(name)
+        rows.append(
+            _row(name, installed is not None, installed or "missing", "" if installed else f"pip install {name}")
+        )
+    for name, extra in EXTRAS.items():
+        installed = _version(name)
+        rows.append(_row(name, True, installed or f"not installed; pip install 'autocompress[{extra}]'", ""))
+    rows += [_storage_row(storage), _port_row(5000), _registry_row()]
+    return rows
+
+
+def _row(what: str, ok: bool, found: str, fix: str) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "found": found, "fix": fix}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory() -> str:
+    try:
+        return size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        return "unknown"
+
+
+def _storage_row(storage: str) -> dict[str, Any]:
+    from ..search.store import study_names
+
+    try:
+        return _row("storage", True, f"{storage}: {len(study_names(storage))} studies", "")
+    except AutocompressError as error:
+        return _row("storage", False, str(error), "check the URL, or set AUTOCOMPRESS_STORAGE")
+
+
+def _port_row(port: int) -> dict[str, Any]:
+    with socket.socket() as probe:
+        free = probe.connect_ex(("127.0.0.1", port)) != 0
+    return _row(f"port {port}", True, "free" if free else "in use: autocompress ui --port N", "")
+
+
+def _registry_row() -> dict[str, Any]:
+    from ..techniques import registry
+
+    try:
+        return _row("techniques", True, ", ".join(registry()), "")
+    except AutocompressError as error:
+        return _row("techniques", False, str(error), "repair or uninstall that package")

@@ -1,0 +1,77 @@
+"""What the commands' arguments and options are, and how a shell completes them."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import AutocompressError
+
+DEFAULT_STORAGE = "sqlite:///autocompress.db"
+
+
+class Workers(StrEnum):
+    """Where trials run."""
+
+    ray = "ray"
+    inline = "inline"
+
+
+class Pick(StrEnum):
+    """How to choose from a front."""
+
+    smallest = "smallest"
+    fastest = "fastest"
+    most_accurate = "most-accurate"
+    knee = "knee"
+
+
+def _complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
+    from ..search.store import study_names
+
+    try:
+        return [name for name in study_names(storage_url(ctx.params.get("storage"))) if name.startswith(incomplete)]
+    except AutocompressError:
+        return []
+
+
+def _complete_config(incomplete: str) -> list[str]:
+    from ..config import FOLDERS
+
+    bundled = [path.parent.name for path in FOLDERS["experiments"].glob("*/search.yaml")]
+    return [name for name in [*bundled, *map(str, Path().glob(f"{incomplete}*"))] if name.startswith(incomplete)]
+
+
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A search config (YAML), or a bundled experiment's name.",
+        autocompletion=_complete_config,
+    ),
+]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.", autocompletion=_complete_study)]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="AUTOCOMPRESS_STORAGE", metavar="URL", help=f"Where studies are kept. Default: {DEFAULT_STORAGE}."
+    ),
+]
+ProgramOption = Annotated[
+    bool,
+    typer.Option(
+        "--pt2",
+        help="Also write model.pt2, a torch.export program of the compressed model in float: steps that encode the "
+        "ONNX file (int8, low_bit, ...) do not act on it.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else on standard output.")
+]
+
+
+def storage_url(url: str | None) -> str:
+    """The storage that a command means: the one it is given, else the environment's, else the usual one."""
+    return url or os.environ.get("AUTOCOMPRESS_STORAGE") or DEFAULT_STORAGE

@@ -1,0 +1,218 @@
+"""What people see in a terminal: the live view, tables and verdicts."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..recipe import recipe_line
+
+# States and limits come as Any: their modules import torch, which printing a table must not.
+TYPES = ("completed", "infeasible", "stopped", "failed")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(value: float) -> str:
+    """Bytes in B, KB, MB or GB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def front_table(title: str, rows: Sequence[dict[str, Any]], baseline: dict[str, float], quality: str) -> Group:
+    """Rows of trial and metrics under the baseline's, and the recipes below, so that it fits any width."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    tested = [f"test {quality}"] if f"test_{quality}" in baseline else []
+    for name in ("trial", "size", "smaller", quality, *tested, "ms", "faster (95%)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, metrics in [("-", baseline), *((str(row["trial"]), row["metrics"]) for row in rows)]:
+        cells = _cells(metrics, quality)
+        table.add_row(number, *cells[:3], *(cells[3:4] if tested else []), *cells[4:])
+    lines = [Text(f"{row['trial']:>5}  {recipe_line(row['recipe'])}") for row in rows]
+    return Group(table, *lines)
+
+
+def _cells(metrics: dict[str, float], quality: str) -> list[str]:
+    interval = ""
+    if "speedup_low" in metrics and metrics.get("speedup") != 1.0:
+        interval = f" ({metrics['speedup_low']:.2f}-{metrics['speedup_high']:.2f})"
+    return [
+        size(metrics["size_bytes"]) if "size_bytes" in metrics else "",
+        f"{metrics['compression_ratio']:.1f}x" if "compression_ratio" in metrics else "",
+        f"{metrics[quality]:.4f}" if quality in metrics else "",
+        f"{metrics[f'test_{quality}']:.4f}" if f"test_{quality}" in metrics else "",
+        f"{metrics['latency_ms']:.4f}" if "latency_ms" in metrics else "",
+        f"{metrics['speedup']:.2f}x{interval}" if "speedup" in metrics else "",
+    ]
+
+
+def verdict_lines(document: dict[str, Any], limits: Iterable[Any], quality: str) -> list[str]:
+    """The answer of a search, in sentences."""
+    counts = document["counts"]
+    total = sum(counts.values())
+    tally = ", ".join(f"{counts[name]} {name}" for name in TYPES if counts[name])
+    budget = ", ".join(limit_text(limit) for limit in limits) or "no limits"
+    lines = [f"{total} trials: {tally}" if total else "no trials ended"]
+    match document["verdict"]:
+        case "feasible":
+            lines.append(f"feasible: {len(document['front'])} on the front meet the budget ({budget})")
+        case "infeasible":
+            miss = document["nearest_miss"]
+            found = " ".join(_cells(miss["metrics"], quality)).strip()
+            lines.append(f"infeasible: nothing meets the budget ({budget})")
+            lines.append(f"nearest miss: trial {miss['trial']}: {found}: {recipe_line(miss['recipe'])}")
+            lines.append(f"the limit that binds: {document['binding_limit']}: loosen it, or search longer")
+        case _:
+            lines.append("nothing finished: see the reasons with `autocompress show`")
+    return lines
+
+
+def limit_text(limit: Any) -> str:
+    """A limit in words."""
+    bound = size(limit.bound) if limit.metric == "size_bytes" else f"{limit.bound:.4g}"
+    return f"{limit.metric} {'at most' if limit.sense == 'at_most' else 'at least'} {bound}"
+
+
+class PlainView:
+    """Plain lines on standard error, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._ended = console, -1
+
+    def phase(self, text: str) -> None:
+        """A line."""
+        self._print(text)
+
+    def note(self, text: str) -> None:
+        """A line."""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def update(self, state: Any) -> None:
+        """A line whenever a trial ends."""
+        ended = len(state.records)
+        if ended != self._ended and ended:
+            self._ended = ended
+            self._print(progress_line(state))
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+
+class LiveView:
+    """A panel on standard error that is redrawn while the search runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._status = console.status("")
+
+    def phase(self, text: str) -> None:
+        """A spinner until the next phase or the first trial."""
+        self._end_live()
+        self._status.update(text)
+        self._status.start()
+
+    def note(self, text: str) -> None:
+        """A line above the panel."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def update(self, state: Any) -> None:
+        """Redraw."""
+        if self._live is None:
+            self._status.stop()
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._live.update(panel(state))
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._status.stop()
+        self._end_live()
+
+
+def progress_line(state: Any) -> str:
+    """Where a search stands, in one line."""
+    best = "; ".join(f"{name} {value}" for name, value in best_so_far(state))
+    return f"[{clock(time.monotonic() - state.started)}] {_tally(state)}{f' | best: {best}' if best else ''}"
+
+
+def _tally(state: Any) -> str:
+    counts = state.front.counts if state.front else dict.fromkeys(TYPES, 0)
+    words = ", ".join(f"{counts[name]} {name}" for name in TYPES)
+    return f"{len(state.records)}/{state.target} trials ({words}), {len(state.running)} running"
+
+
+def seconds_left(state: Any) -> float | None:
+    """An estimate from the pace so far, and never past the time limit."""
+    done = len(state.records) - state.begun_with
+    now = time.monotonic()
+    left = None if done < 1 else (state.target - len(state.records)) * (now - state.started) / done
+    if state.deadline is not None:
+        until = max(0.0, state.deadline - now)
+        left = until if left is None else min(left, until)
+    return left
+
+
+def best_so_far(state: Any) -> list[tuple[str, str]]:
+    """The best value of each objective over the front."""
+    from ..config import MEASURED
+
+    rows = [state.records[number].outcome.metrics for number in (state.front.trials if state.front else ())]
+    if not rows:
+        return []
+    best = [(name, (min if MEASURED.get(name, False) else max)(row[name] for row in rows)) for name in state.objectives]
+    return [(name, size(value) if name == "size_bytes" else f"{value:.4g}") for name, value in best]
+
+
+def panel(state: Any) -> Group:
+    """Counts, time, best values, running recipes and the front."""
+    left = seconds_left(state)
+    elapsed = time.monotonic() - state.started
+    head = Text(f"{state.study}  {_tally(state)}", style="bold")
+    timing = f"{clock(elapsed)} elapsed" + ("" if left is None else f", about {clock(left)} left")
+    parts: list[Any] = [head, ProgressBar(state.target, len(state.records), width=60), Text(timing, style="dim")]
+    best = best_so_far(state)
+    if best:
+        parts.append(Text("best so far: " + "   ".join(f"{name} {value}" for name, value in best)))
+    parts += [Text(f"  running {number}: {recipe}", style="dim", overflow="ellipsis", no_wrap=True)
+              for number, recipe in state.running.items()]  # fmt: skip
+    if state.front and state.front.trials:
+        rows = [
+            {"trial": number, "metrics": state.records[number].outcome.metrics,
+             "recipe": state.records[number].recipe_data}
+            for number in state.front.trials[:12]
+        ]  # fmt: skip
+        parts.append(front_table("front so far", rows, state.baseline.metrics, state.quality))
+    return Group(*parts)
+
+
+@contextlib.contextmanager
+def on_standard_error() -> Iterator[PlainView | LiveView]:
+    """A view on standard error, where everything goes that tasks and libraries print meanwhile."""
+    console = Console(stderr=True, highlight=False)
+    view = LiveView(console) if console.is_terminal else PlainView(console)
+    with contextlib.redirect_stdout(sys.stderr), contextlib.closing(view):
+        yield view

@@ -1,0 +1,1 @@
+"""MLflow, and the pictures that it shows."""

@@ -1,0 +1,180 @@
+"""Pictures of a search: the front as an interactive page and as PNG."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..outcome import Limit, Metrics
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured trial."""
+
+    number: int
+    metrics: Metrics
+    recipe: str
+    feasible: bool
+    front: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a picture of a front shows: trials, baseline and limits; `quality` names the vertical axis."""
+
+    study: str
+    quality: str
+    points: Sequence[Point]
+    baseline: Metrics
+    limits: Sequence[Limit]
+
+    @property
+    def bounds(self) -> Mapping[str, Limit]:
+        """The limit on each metric."""
+        return {limit.metric: limit for limit in self.limits}
+
+    def staircase(self) -> list[Point]:
+        """The front's points, smallest first."""
+        return sorted((p for p in self.points if p.front), key=lambda p: p.metrics["size_bytes"])
+
+
+def front_html(picture: Picture) -> bytes:
+    """A page that needs no network: size against quality, coloured by latency, the recipe under the pointer."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    latencies = [p.metrics["latency_ms"] for p in picture.points] or [0.0]
+    for name, symbol, size, chosen in (
+        ("past a limit", "x-thin-open", 8, [p for p in picture.points if not p.feasible]),
+        ("within the budget", "circle-open", 9, [p for p in picture.points if p.feasible and not p.front]),
+        ("front", "circle", 13, picture.staircase()),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=[p.metrics["size_bytes"] / 1e3 for p in chosen],
+                y=[p.metrics[picture.quality] for p in chosen],
+                mode="markers",
+                name=f"{name} ({len(chosen)})",
+                text=[_hover(p, picture) for p in chosen],
+                hovertemplate="%{text}<extra></extra>",
+                marker={
+                    "symbol": symbol,
+                    "size": size,
+                    "color": [p.metrics["latency_ms"] for p in chosen],
+                    "coloraxis": "coloraxis",
+                    "line": {"width": 2 if size < 13 else 1},
+                },
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=[picture.baseline["size_bytes"] / 1e3],
+            y=[picture.baseline[picture.quality]],
+            mode="markers",
+            name="uncompressed",
+            marker={"symbol": "star", "size": 14, "color": "black"},
+            text=[f"uncompressed<br>{picture.baseline['latency_ms']:.3g} ms"],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    _draw_bounds(figure, picture)
+    figure.update_layout(
+        title=f"{picture.study}: {picture.quality} (validation) against size",
+        xaxis={"title": "size of the exported file, KB", "type": "log"},
+        yaxis={"title": f"{picture.quality}, validation"},
+        coloraxis={"colorscale": "Viridis", "colorbar": {"title": "latency, ms"}, "cmin": min(latencies),
+                   "cmax": max(latencies)},
+        legend={"orientation": "h", "y": -0.18},
+        template="plotly_white",
+    )  # fmt: skip
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    return page.encode()
+
+
+def _hover(point: Point, picture: Picture) -> str:
+    m = point.metrics
+    recipe = "<br>".join(point.recipe.split(" > "))
+    return (
+        f"<b>trial {point.number}</b><br>{recipe}<br>{m['size_bytes'] / 1e3:.1f} KB "
+        f"({m['compression_ratio']:.1f}x smaller)<br>"
+        f"{picture.quality} {m[picture.quality]:.4f}<br>{m['latency_ms']:.3g} ms ({m['speedup']:.2f}x faster)"
+    )
+
+
+def _draw_bounds(figure: Any, picture: Picture) -> None:
+    line = {"line_dash": "dash", "line_color": "firebrick"}
+    size, quality = picture.bounds.get("size_bytes"), picture.bounds.get(picture.quality)
+    if size:
+        figure.add_vline(x=size.bound / 1e3, **line)
+        # Annotations take the exponent on a logarithmic axis, where lines take the value.
+        place = {"x": math.log10(size.bound / 1e3), "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        figure.add_annotation(text=f"at most {size.bound / 1e3:g} KB", showarrow=False, **place)
+    if quality:
+        figure.add_hline(y=quality.bound, **line)
+        place = {"x": 1, "xref": "paper", "y": quality.bound, "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(text=f"at least {quality.bound:.4g}", showarrow=False, **place)
+    figure.update_yaxes(range=_zoom(picture))
+
+
+def _zoom(picture: Picture) -> tuple[float, float]:
+    """The range of quality in which the candidates differ that matter; collapsed ones lie below it."""
+    values = [p.metrics[picture.quality] for p in picture.points] + [picture.baseline[picture.quality]]
+    quality = picture.bounds.get(picture.quality)
+    top = max(values)
+    floor = quality.bound - 5 * max(top - quality.bound, 0.005) if quality else min(values)
+    low = max(min(values), floor)
+    margin = 0.08 * max(top - low, 0.01)
+    return low - margin, top + margin
+
+
+def front_png(picture: Picture) -> bytes:
+    """The same as a picture, zoomed to the candidates that come near the budget."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shown = list(picture.points)
+    colours = [p.metrics["latency_ms"] for p in shown] or [picture.baseline["latency_ms"]]
+    scale = {"norm": LogNorm(min(colours), max(colours) * 1.001), "cmap": "viridis"}
+    marks = None
+    for label, style, chosen in (
+        ("past a limit", {"marker": "x", "s": 36}, [p for p in shown if not p.feasible]),
+        ("within the budget", {"marker": "o", "s": 40, "alpha": 0.6}, [p for p in shown if p.feasible and not p.front]),
+        ("front", {"marker": "o", "s": 90, "edgecolors": "black", "zorder": 3}, picture.staircase()),
+    ):
+        x = [p.metrics["size_bytes"] / 1e3 for p in chosen]
+        y = [p.metrics[picture.quality] for p in chosen]
+        look: dict[str, Any] = {**style, **scale}
+        drawn = axes.scatter(x, y, c=[p.metrics["latency_ms"] for p in chosen], label=label, **look)
+        marks = drawn if chosen else marks
+    for point in picture.staircase():
+        place = (point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality])
+        axes.annotate(str(point.number), place, xytext=(6, 6), textcoords="offset points", fontsize=8)
+    base = (picture.baseline["size_bytes"] / 1e3, picture.baseline[picture.quality])
+    axes.scatter(*base, marker="*", s=160, color="black", label="uncompressed")
+    size, quality = picture.bounds.get("size_bytes"), picture.bounds.get(picture.quality)
+    if size:
+        axes.axvline(size.bound / 1e3, linestyle="--", color="firebrick", linewidth=1, label="budget")
+    if quality:
+        axes.axhline(quality.bound, linestyle="--", color="firebrick", linewidth=1, label=None if size else "budget")
+    axes.set_ylim(_zoom(picture))
+    axes.set(xscale="log", xlabel="size of the exported file, KB", ylabel=f"{picture.quality}, validation")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(picture.study)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="lower right", fontsize=8)
+    if marks is not None:
+        bar = figure.colorbar(marks, label="latency, ms", format=StrMethodFormatter("{x:g}"))
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,205 @@
+"""MLflow as a sink: what it holds can be rebuilt from the study at any time, and a search goes on without it."""
+
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ..outcome import Metrics
+from .protocol import Row, StudyInfo, Summary
+
+
+class MlflowTracker:
+    """One parent run a study and one nested child run a trial, found again by their tags after a crash."""
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self._uri, self._folder = uri, folder
+        self._client: Any = None
+        self._experiment = self._parent = ""
+        self._children: dict[int, str] = {}
+        self._finished: set[int] = set()
+        self._models: set[int] = set()
+        self._front: set[int] = set()
+        self._points: set[int] = set()
+
+    def begin(self, info: StudyInfo) -> None:
+        """Find or make experiment and parent run, and find the children that an earlier search left."""
+        self._client = _client(self._uri)
+        self._experiment = self._ensure_experiment(info.experiment)
+        tag = f"tags.`autocompress.study` = '{info.study}' AND tags.`autocompress.role` = 'parent'"
+        found = self._client.search_runs([self._experiment], tag, max_results=1)
+        if found:
+            self._parent = found[0].info.run_id
+            self._client.update_run(self._parent, status="RUNNING")
+            self._points = {point.step for point in self._client.get_metric_history(self._parent, "hypervolume")}
+        else:
+            tags = {"autocompress.study": info.study, "autocompress.role": "parent"}
+            self._parent = self._client.create_run(self._experiment, run_name=info.study, tags=tags).info.run_id
+        if not found or not found[0].data.params:
+            # Parameters come last: where they are, an earlier call got this far.
+            self._client.log_text(self._parent, info.config, "config.yaml")
+            self._batch(self._parent, info.params, {f"baseline_{key}": value for key, value in info.baseline.items()})
+        self._find_children()
+
+    def _ensure_experiment(self, name: str) -> str:
+        known = self._client.get_experiment_by_name(name)
+        if known is not None:
+            return str(known.experiment_id)
+        local = (
+            {} if self._uri.startswith("http") else {"artifact_location": (self._folder / "mlruns").resolve().as_uri()}
+        )
+        return str(self._client.create_experiment(name, **local))
+
+    def _find_children(self) -> None:
+        token = None
+        while True:
+            query = f"tags.mlflow.parentRunId = '{self._parent}'"
+            page = self._client.search_runs([self._experiment], query, max_results=1000, page_token=token)
+            for run in page:
+                if "autocompress.trial" not in run.data.tags:
+                    continue  # a run that somebody else nested here
+                number = int(run.data.tags["autocompress.trial"])
+                self._children[number] = run.info.run_id
+                if run.info.status != "RUNNING":
+                    self._finished.add(number)
+                if run.data.tags.get("autocompress.front") == "true":
+                    self._front.add(number)
+                if "autocompress.model" in run.data.tags:
+                    self._models.add(number)
+            token = page.token
+            if not token:
+                return
+
+    def log(self, row: Row) -> None:
+        """One child run; a half-written one from before a crash is completed."""
+        if row.number in self._finished:
+            return
+        if row.number not in self._children:
+            tags = {
+                "mlflow.parentRunId": self._parent,
+                "autocompress.study": self._client.get_run(self._parent).data.tags["autocompress.study"],
+                "autocompress.trial": str(row.number),
+            }
+            run = self._client.create_run(
+                self._experiment, start_time=row.started_ms, run_name=f"trial-{row.number}", tags=tags
+            )
+            self._children[row.number] = run.info.run_id
+        run_id = self._children[row.number]
+        outcome = row.outcome
+        metrics = getattr(outcome, "metrics", {})
+        seconds = {f"seconds_{name}": value for name, value in outcome.seconds.items()}
+        params = {
+            f"step{index}.{key}": value
+            for index, step in enumerate(row.recipe.steps, 1)
+            for key, value in step.to_data().items()
+        }
+        tags = {
+            "autocompress.outcome": outcome.type,
+            "autocompress.front": "false",
+            "autocompress.feasible": str(outcome.type == "completed").lower(),
+            "autocompress.fingerprint": row.recipe.fingerprint,
+            "autocompress.recipe": str(row.recipe)[:4000],
+            **({"autocompress.reason": outcome.reason[:4000]} if hasattr(outcome, "reason") else {}),
+        }
+        self._batch(run_id, params, {**metrics, **seconds}, tags)
+        self._client.log_text(run_id, row.recipe.to_yaml(), "recipe.yaml")
+        status = "FAILED" if outcome.type == "failed" else "FINISHED"
+        self._client.set_terminated(run_id, status, row.ended_ms)
+        self._finished.add(row.number)
+
+    def _batch(self, run_id: str, params: dict[str, Any], metrics: Metrics, tags: dict[str, str] | None = None) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)[:6000]) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+        )
+
+    def refresh(self, summary: Summary) -> None:
+        """Front tags, test metrics, hypervolume over trials, verdict and figures."""
+        from mlflow.entities import Metric
+
+        front = set(summary.front)
+        for number in front ^ self._front:
+            if number in self._children:
+                self._client.set_tag(self._children[number], "autocompress.front", str(number in front).lower())
+        self._front = {number for number in front if number in self._children}
+        now = int(time.time() * 1000)
+        new = {step: value for step, value in summary.hypervolume.items() if step not in self._points}
+        points = [Metric("hypervolume", value, now, step) for step, value in sorted(new.items())]
+        extra = [Metric(name, value, now, 0) for name, value in summary.metrics.items()]
+        self._client.log_batch(self._parent, metrics=[*points, *extra])
+        self._points |= new.keys()
+        self._client.set_tag(self._parent, "autocompress.verdict", summary.verdict)
+        for name, data in summary.files.items():
+            self._log_bytes(name, data)
+
+    def _log_bytes(self, name: str, data: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(data)
+            parent = Path(name).parent.as_posix()
+            self._client.log_artifact(self._parent, str(path), None if parent == "." else parent)
+
+    def log_test(self, number: int, metrics: Metrics) -> None:
+        """Test-split metrics of a trial that was logged before it was confirmed."""
+        if number in self._children:
+            self._batch(self._children[number], {}, metrics)
+
+    def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
+        """An MLflow model of the ONNX flavour, once a trial."""
+        if number in self._models or number not in self._children:
+            return
+        import mlflow
+        import mlflow.onnx
+        import onnx
+
+        run_id = self._children[number]
+        ended_ms = self._client.get_run(run_id).info.end_time
+        mlflow.set_tracking_uri(self._uri)
+        try:
+            with mlflow.start_run(run_id=run_id):
+                mlflow.onnx.log_model(
+                    onnx.load_from_string(data),
+                    name=f"trial-{number}",
+                    signature=mlflow.models.infer_signature(*example),
+                    pip_requirements=["onnxruntime", "numpy"],  # inferring them would start a process and take seconds
+                    save_as_external_data=False,
+                )
+        finally:
+            # The trial ended when it ended, and not when its model was logged.
+            self._client.set_terminated(run_id, "FINISHED", ended_ms)
+        self._client.set_tag(run_id, "autocompress.model", f"trial-{number}")
+        self._models.add(number)
+
+    def end(self, status: str) -> None:
+        """Close the parent run."""
+        self._client.set_terminated(self._parent, status)
+
+    def run_ids(self) -> dict[int, str]:
+        """The MLflow run of each logged trial."""
+        return {number: self._children[number] for number in self._finished}
+
+    def alive(self) -> bool:
+        """Ask the store for something small."""
+        self._client.search_experiments(max_results=1)
+        return True
+
+
+def _client(uri: str) -> Any:
+    # Without these a store that went away would hold each call up for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    return MlflowClient(tracking_uri=uri)

@@ -1,0 +1,112 @@
+"""What a place that keeps results is told, and one that keeps them in this process."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..outcome import Metrics, Outcome
+from ..recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """What the parent run says from the start."""
+
+    study: str
+    experiment: str
+    params: dict[str, Any]
+    config: str
+    baseline: Metrics
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished trial."""
+
+    number: int
+    recipe: Recipe
+    outcome: Outcome
+    started_ms: int
+    ended_ms: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is known of the whole study: refreshed while it runs."""
+
+    front: tuple[int, ...]
+    verdict: str
+    hypervolume: dict[int, float]
+    files: dict[str, bytes]
+    metrics: Metrics = field(default_factory=dict)
+
+
+class Tracker(Protocol):
+    """A place that keeps what searches found. Every call may be repeated without harm, and may raise."""
+
+    def begin(self, info: StudyInfo) -> None:
+        """Open the parent run, or the one that an earlier search of this study opened."""
+
+    def log(self, row: Row) -> None:
+        """Keep one finished trial."""
+
+    def refresh(self, summary: Summary) -> None:
+        """Mark the front and renew the figures."""
+
+    def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
+        """Keep the file of one trial as a model, with the signature of its example input and output."""
+
+    def log_test(self, number: int, metrics: Metrics) -> None:
+        """Add what the test split said of a trial."""
+
+    def end(self, status: str) -> None:
+        """Close the parent run as FINISHED, FAILED or KILLED."""
+
+    def run_ids(self) -> dict[int, str]:
+        """Where each trial was kept."""
+
+    def alive(self) -> bool:
+        """Whether the place answers; may raise where it does not."""
+
+
+class MemoryTracker:
+    """Keeps everything in this process: for tests, and for searches that need no record."""
+
+    def __init__(self) -> None:
+        self.info: StudyInfo | None = None
+        self.rows: dict[int, Row] = {}
+        self.summary: Summary | None = None
+        self.models: dict[int, bytes] = {}
+        self.tests: dict[int, Metrics] = {}
+        self.status = "RUNNING"
+
+    def begin(self, info: StudyInfo) -> None:
+        """Keep it."""
+        self.info = info
+
+    def log(self, row: Row) -> None:
+        """Keep it."""
+        self.rows[row.number] = row
+
+    def refresh(self, summary: Summary) -> None:
+        """Keep the newest."""
+        self.summary = summary
+
+    def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
+        """Keep the bytes."""
+        self.models[number] = data
+
+    def log_test(self, number: int, metrics: Metrics) -> None:
+        """Keep them."""
+        self.tests[number] = metrics
+
+    def end(self, status: str) -> None:
+        """Keep the status."""
+        self.status = status
+
+    def run_ids(self) -> dict[int, str]:
+        """Nothing here has an id."""
+        return {}
+
+    def alive(self) -> bool:
+        """Always."""
+        return True

@@ -1,0 +1,1 @@
+"""One trial: what a worker executes."""

@@ -1,0 +1,52 @@
+"""The uncompressed model: trained, exported and measured before anything is compressed."""
+
+import hashlib
+
+import torch
+
+from ..artifacts.export import check_parity, export_onnx, strip
+from ..artifacts.runtime import Model
+from ..measure.latency import measure_latency
+from ..measure.quality import measure_quality
+from ..measure.size import compare_size, measure_size
+from ..outcome import Baseline
+from ..tasks import TaskReference, load_task
+from ..tasks.examples import example_inputs, model_inputs
+from ..training import fit
+from .stages import pack_weights
+from .worker import Clock, use_threads
+
+EARLY = 0.1  # the share of the baseline's training after which the weights to rewind to are kept
+
+
+def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_size: int = 1) -> Baseline:
+    """Train the uncompressed model where the task asks for it, export it and measure it against itself."""
+    use_threads(threads)
+    clock = Clock()
+    with clock("load_task"):
+        task = load_task(reference)
+        torch.manual_seed(seed)
+        model = task.model()
+    early = b""
+
+    def keep_early(progress: float) -> None:
+        nonlocal early
+        if progress >= EARLY and not early:
+            early = pack_weights(model)
+
+    if task.baseline is not None:
+        with clock("train"):
+            fit(model, task.split("train"), lambda o, b: task.loss(o, b.targets), task.baseline, seed, keep_early)
+    with clock("export"):
+        exported = export_onnx(model.eval(), example_inputs(task))
+        check_parity(model, exported, example_inputs(task))
+        data = strip(exported).SerializeToString()
+    with clock("quality"):
+        metrics = {**measure_size(data), **measure_quality(Model(data, threads), task, "validation")}
+    with clock("latency"):
+        own = measure_latency(data, data, model_inputs(task, batch_size), 2.0, threads)
+    # A file against itself: how far this comes out from 1 is how far any speed-up here may be off.
+    own["aa_ratio"], own["speedup"] = own["speedup"], 1.0
+    metrics |= {**own, "speedup_low": 1.0, "speedup_high": 1.0, **compare_size(metrics, metrics)}
+    weights = pack_weights(model)
+    return Baseline(weights, early, data, metrics, clock.seconds, hashlib.sha256(weights).hexdigest())

@@ -1,0 +1,105 @@
+"""Stages: a model after a prefix of a recipe, rebuilt from architecture, decisions and weights, and cached by them."""
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import nn
+
+from ..recipe import Recipe, digest
+from ..techniques import Decision, Technique
+
+CACHE_BYTES = 2_000_000_000
+
+
+def pack_weights(model: nn.Module) -> bytes:
+    """A module's parameters and buffers as safetensors."""
+    return save({name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()})
+
+
+def rebuild(model: nn.Module, recipe: Recipe, decisions: list[Decision], weights: bytes) -> nn.Module:
+    """The compressed module, to the last bit, from its architecture, recorded decisions and weights.
+
+    model is the uncompressed architecture with any weights; it may be changed.
+    """
+    model = replay(model, recipe, decisions)
+    model.load_state_dict(load(weights))
+    return model.eval()
+
+
+def replay(model: nn.Module, recipe: Recipe, decisions: list[Decision]) -> nn.Module:
+    """The model with recorded decisions carried out on its own weights; encode steps act on files, not here."""
+    for step, decision in zip(recipe.steps, decisions, strict=False):
+        if isinstance(step, Technique) and step.kind != "encode":
+            model = step.apply(model, decision)
+    return model
+
+
+@dataclass(frozen=True)
+class StageCache:
+    """Trained stages in a folder of this node, found by everything that made them; the oldest go first.
+
+    base identifies task, baseline and seed. Entries are written whole or not at all, so that any process may be
+    killed at any time.
+    """
+
+    folder: Path
+    base: str
+
+    def _path(self, prefix: Recipe) -> Path:
+        return self.folder / digest([self.base, prefix.to_data()])[:32]
+
+    def longest(self, recipe: Recipe) -> tuple[int, list[Decision], bytes] | None:
+        """How many steps the longest cached prefix has, with its decisions and weights; None when there is none."""
+        for length in range(len(recipe.steps), 0, -1):
+            if recipe.steps[length - 1].kind != "train":
+                continue
+            path = self._path(recipe.prefix(length))
+            try:
+                decisions: list[Any] = json.loads((path / "decisions.json").read_text())
+                weights = (path / "weights.safetensors").read_bytes()
+            except (OSError, ValueError):
+                continue
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return length, decisions, weights
+        return None
+
+    def store(self, prefix: Recipe, decisions: list[Decision], model: nn.Module) -> None:
+        """Keep a stage; does nothing when it is there already."""
+        path = self._path(prefix)
+        if path.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        (temporary / "decisions.json").write_text(json.dumps(decisions))
+        (temporary / "weights.safetensors").write_bytes(pack_weights(model))
+        try:
+            temporary.rename(path)
+        except OSError:  # another worker was first, with the same bytes
+            _remove(temporary)
+        self._trim()
+
+    def _trim(self) -> None:
+        entries = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):
+                entries.append((path.stat().st_mtime, sum(f.stat().st_size for f in path.iterdir()), path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= CACHE_BYTES:
+                return
+            _remove(path)
+            total -= size
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()

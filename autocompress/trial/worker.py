@@ -1,0 +1,28 @@
+"""What a worker keeps to: its number of threads, and where its seconds go."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+
+class Clock:
+    """Seconds spent, by what they were spent on."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(seconds or {})
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def use_threads(threads: int) -> None:
+    """Keep torch to the target's threads: more on a busy machine is ruinous."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

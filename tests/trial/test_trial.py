@@ -1,0 +1,311 @@
+"""One trial from end to end in this process: its outcomes, its metrics, and what it does not do twice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from models import Plain, make_task, plain_baseline, plain_task, reference, seeded, trial_spec
+from torch import nn
+
+from autocompress.artifacts.runtime import Model
+from autocompress.outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit
+from autocompress.tasks.examples import example_inputs, model_inputs
+from autocompress.techniques import recipe_from_data
+from autocompress.trial.stages import pack_weights, rebuild
+from autocompress.trial.trial import TrialSpec, confirm, failure, measure, prepare
+from autocompress.trial.worker import Clock
+
+PRUNE = {"technique": "channel_pruning", "ratio": 0.5, "importance": "l1", "scope": "layer"}
+TRAIN = {"technique": "finetune", "epochs": 2, "batch_size": 16}
+METRICS = {
+    "size_bytes",
+    "params",
+    "nonzero_params",
+    "accuracy",
+    "compression_ratio",
+    "space_saving",
+    "latency_ms",
+    "latency_ms_low",
+    "latency_ms_high",
+    "latency_ms_p90",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+}
+
+
+def at_most(size: float) -> Limit:
+    return Limit("size_bytes", "at_most", size, "size")
+
+
+def made(spec: TrialSpec) -> Candidate:
+    candidate = prepare(spec, plain_baseline())
+    assert isinstance(candidate, Candidate), candidate
+    return candidate
+
+
+def test_the_baseline_is_trained_exported_and_measured_against_itself() -> None:
+    baseline = plain_baseline()
+    assert baseline.metrics.keys() == METRICS | {"aa_ratio"}
+    assert baseline.metrics["size_bytes"] == len(baseline.onnx)
+    assert baseline.metrics["accuracy"] > 0.8
+    assert baseline.metrics["compression_ratio"] == baseline.metrics["speedup"] == 1
+    assert baseline.metrics["space_saving"] == 0
+    assert baseline.seconds.keys() == {"load_task", "train", "export", "quality", "latency"}
+    weights = sum(parameter.numel() for parameter in Plain().parameters())
+    assert weights <= baseline.metrics["params"] <= weights + 100  # shapes and axes are numbers of the file too
+
+
+def test_a_trial_completes_with_every_metric_of_the_file() -> None:
+    spec = trial_spec(PRUNE, TRAIN, "int8_static")
+    baseline, candidate = plain_baseline(), made(spec)
+    outcome = measure(candidate, spec, baseline)
+    assert isinstance(outcome, Completed), outcome
+    metrics = outcome.metrics
+    assert metrics.keys() == METRICS
+    assert metrics["size_bytes"] == len(candidate.onnx)
+    assert metrics["compression_ratio"] == len(baseline.onnx) / len(candidate.onnx)
+    assert metrics["space_saving"] == 1 - len(candidate.onnx) / len(baseline.onnx)
+    assert 0 < metrics["latency_ms_low"] <= metrics["latency_ms"] <= metrics["latency_ms_high"]
+    assert metrics["speedup_low"] <= metrics["speedup"] <= metrics["speedup_high"]
+    assert outcome.violations == {}
+    assert [next(iter(decision)) for decision in candidate.decisions if decision] == ["layers", "per_channel"]
+
+
+def test_accuracy_is_that_of_the_file_on_the_validation_split() -> None:
+    candidate = made(trial_spec({"technique": "svd", "energy": 0.5}, "float16"))
+    inputs, targets = plain_task().validation
+    answers = Model(candidate.onnx)(inputs.numpy()).argmax(axis=1)
+    assert candidate.metrics["accuracy"] == np.mean(answers == targets.numpy())
+
+
+def test_the_test_split_is_measured_apart() -> None:
+    candidate = made(trial_spec("float16"))
+    inputs, targets = plain_task().test
+    answers = Model(candidate.onnx)(inputs.numpy()).argmax(axis=1)
+    assert confirm(candidate.onnx, reference()) == {"test_accuracy": np.mean(answers == targets.numpy())}
+
+
+def test_seconds_are_recorded_by_phase() -> None:
+    spec = trial_spec(PRUNE, TRAIN, "float16")
+    candidate = made(spec)
+    assert candidate.seconds.keys() == {"restore", "decide", "apply", "train", "export", "load", "quality"}
+    outcome = measure(candidate, spec, plain_baseline())
+    assert outcome.seconds.keys() == {*candidate.seconds, "latency"}
+    assert all(value >= 0 for value in outcome.seconds.values())
+    assert outcome.seconds["train"] > 0
+    assert "latency" not in candidate.seconds
+
+
+def test_an_empty_recipe_gives_the_baseline_again() -> None:
+    candidate = made(trial_spec())
+    assert candidate.onnx == plain_baseline().onnx
+    assert candidate.weights == plain_baseline().weights
+
+
+def test_the_files_numbers_are_rebuilt_from_its_decisions_and_weights() -> None:
+    spec = trial_spec(PRUNE, {"technique": "svd", "energy": 0.6}, TRAIN)
+    candidate = made(spec)
+    model = rebuild(seeded(Plain, 9), recipe_from_data(spec.recipe), candidate.decisions, candidate.weights)
+    inputs = plain_task().validation[0][:5]
+    with torch.no_grad():
+        expected = model(inputs).numpy()
+    np.testing.assert_allclose(Model(candidate.onnx)(inputs.numpy()), expected, rtol=1e-3, atol=1e-4)
+
+
+# Limits
+
+
+def test_a_candidate_past_a_limit_is_infeasible_and_keeps_its_metrics() -> None:
+    limits = (at_most(20_000), Limit("accuracy", "at_least", 1.5, "accuracy"))
+    spec = trial_spec(PRUNE, limits=limits)
+    outcome = measure(prepare(spec, plain_baseline()), spec, plain_baseline())
+    assert isinstance(outcome, Infeasible)
+    assert outcome.reason == "past the limit on accuracy"
+    assert outcome.metrics.keys() == METRICS
+    assert outcome.violations["accuracy"] == pytest.approx((1.5 - outcome.metrics["accuracy"]) / 1.5)
+    assert outcome.violations["size"] == pytest.approx((outcome.metrics["size_bytes"] - 20_000) / 20_000)
+    assert outcome.violations["size"] < 0
+
+
+def test_within_every_limit_a_candidate_is_completed_with_its_margins() -> None:
+    spec = trial_spec(PRUNE, limits=(at_most(20_000),))
+    outcome = measure(prepare(spec, plain_baseline()), spec, plain_baseline())
+    assert isinstance(outcome, Completed)
+    assert -1 < outcome.violations["size"] <= 0
+
+
+def test_weights_that_cannot_fit_are_rejected_before_training() -> None:
+    outcome = prepare(trial_spec(PRUNE, TRAIN, limits=(at_most(2_000),)), plain_baseline())
+    assert isinstance(outcome, Infeasible)
+    # Half of the channels: 8 of 3 x 3 x 3, 12 of 8 x 3 x 3, 16 of 12 x 4, and 4 outputs of 16.
+    numbers = 8 * 27 + 12 * 72 + 16 * 48 + 4 * 16
+    assert outcome.metrics == {"size_bytes": 4 * numbers}
+    assert outcome.violations == {"size": pytest.approx((4 * numbers - 2_000) / 2_000)}
+    assert outcome.reason == "weights alone need 7,648 bytes, more than 2,000"
+    assert outcome.seconds["train"] == 0
+    assert measure(outcome, trial_spec(), plain_baseline()) is outcome
+
+
+@pytest.mark.parametrize(
+    ("limit", "encoding", "fits"),
+    [
+        (7_647, [], False),
+        (7_648, [], True),
+        (3_823, ["float16"], False),
+        (3_824, ["float16"], True),
+        (955, ["int8_static"], False),  # 4 bits: a prefix code may take fewer than 8
+        (956, ["int8_static"], True),
+    ],
+)
+def test_the_bound_counts_the_bits_that_the_recipe_stores(limit: int, encoding: list[str], fits: bool) -> None:
+    outcome = prepare(trial_spec(PRUNE, TRAIN, *encoding, limits=(at_most(limit),)), plain_baseline())
+    assert isinstance(outcome, Candidate if fits else Infeasible)
+
+
+def test_a_structure_step_after_training_may_still_shrink_so_nothing_is_rejected_before_it() -> None:
+    spec = trial_spec(TRAIN, PRUNE, limits=(at_most(2_000),))
+    assert isinstance(prepare(spec, plain_baseline()), Candidate)
+
+
+# Failures are values
+
+
+def test_a_technique_that_refuses_gives_a_reason_without_a_traceback() -> None:
+    steps = [{**PRUNE, "ratio": 0.9}, {**PRUNE, "ratio": 0.9}, {**PRUNE, "ratio": 0.9}]
+    outcome = prepare(trial_spec(*steps), plain_baseline())
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.startswith("channel_pruning with ratio 0.9 finds no channel to remove")
+    assert outcome.details == ""
+    assert not outcome.lost
+    assert measure(outcome, trial_spec(), plain_baseline()) is outcome
+
+
+def test_training_that_diverges_is_a_failure_with_its_fix() -> None:
+    outcome = prepare(trial_spec({**TRAIN, "learning_rate": 9.9, "epochs": 40}), diverging_baseline())
+    assert isinstance(outcome, Failed)
+    assert "lower the learning rate" in outcome.reason
+    assert outcome.seconds["train"] > 0
+
+
+def diverging_baseline() -> Baseline:
+    """A baseline whose weights are so large that its loss is no number."""
+    model = seeded(Plain)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e30)
+    return replace(plain_baseline(), weights=pack_weights(model), fingerprint="diverging")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "ran out of memory"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError("two\nlines  here"), "ValueError: two lines here"),
+    ],
+)
+def test_other_errors_are_failures_with_their_traceback(error: Exception, reason: str) -> None:
+    outcome = failure(error, {"train": 1.0})
+    assert outcome.reason == reason
+    assert type(error).__name__ in outcome.details
+    assert outcome.seconds == {"train": 1.0}
+
+
+def test_a_baseline_of_another_model_is_a_failure() -> None:
+    other = replace(plain_baseline(), weights=pack_weights(nn.Linear(2, 2)), fingerprint="other")
+    outcome = prepare(trial_spec(), other)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.startswith("RuntimeError: Error(s) in loading state_dict for Plain")
+
+
+# The same again
+
+
+def test_the_same_seed_gives_the_same_file_to_the_last_byte() -> None:
+    steps = [{**PRUNE, "importance": "taylor"}, {"technique": "distill", "epochs": 2, "batch_size": 16}, "int8_static"]
+    first, second = made(trial_spec(*steps)), made(trial_spec(*steps, number=1))
+    assert first.onnx == second.onnx
+    assert first.decisions == second.decisions
+    assert first.weights == second.weights
+    assert made(trial_spec(*steps, seed=1)).weights != first.weights
+
+
+def test_a_variant_that_differs_in_its_encoding_is_not_trained_again(tmp_path: Path) -> None:
+    cache = str(tmp_path / "stages")
+    first = made(trial_spec(PRUNE, TRAIN, "float16", cache=cache))
+    assert first.seconds["train"] > 0
+    assert "store" in first.seconds
+    second = made(trial_spec(PRUNE, TRAIN, "int8_static", cache=cache))
+    assert second.seconds["train"] == 0
+    assert second.weights == first.weights
+    assert second.decisions[:2] == first.decisions[:2]
+    alone = made(trial_spec(PRUNE, TRAIN, "int8_static"))
+    assert second.onnx == alone.onnx, "the cache must not change what is made"
+
+
+def test_a_stage_of_other_versions_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = str(tmp_path / "stages")
+    made(trial_spec(PRUNE, TRAIN, cache=cache))
+    assert made(trial_spec(PRUNE, TRAIN, cache=cache)).seconds["train"] == 0
+    monkeypatch.setattr("autocompress.trial.trial.versions", lambda: {"autocompress": "another"})
+    assert made(trial_spec(PRUNE, TRAIN, cache=cache)).seconds["train"] > 0
+
+
+def test_training_goes_on_from_a_cached_stage_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    cache = str(tmp_path / "stages")
+    longer = [PRUNE, TRAIN, {"technique": "svd", "energy": 0.6}, {**TRAIN, "epochs": 1}]
+    made(trial_spec(*longer[:2], cache=cache))
+    resumed = made(trial_spec(*longer, cache=cache))
+    assert resumed.onnx == made(trial_spec(*longer)).onnx
+    assert resumed.decisions == made(trial_spec(*longer, cache=cache)).decisions
+
+
+def test_another_seed_or_baseline_does_not_share_stages(tmp_path: Path) -> None:
+    cache = str(tmp_path / "stages")
+    made(trial_spec(TRAIN, cache=cache))
+    assert made(trial_spec(TRAIN, cache=cache)).seconds["train"] == 0
+    assert made(trial_spec(TRAIN, cache=cache, seed=1)).seconds["train"] > 0
+    other = replace(plain_baseline(), fingerprint="another")
+    again = prepare(trial_spec(TRAIN, cache=cache), other)
+    assert isinstance(again, Candidate)
+    assert again.seconds["train"] > 0
+
+
+# Inputs
+
+
+def test_examples_for_the_exporter_are_two_or_more() -> None:
+    task = make_task(Plain)
+    assert example_inputs(task)[0].shape == (4, 3, 12, 12)
+    alone = replace(task, validation=(task.validation[0][:1], task.validation[1][:1]))
+    assert example_inputs(alone)[0].shape == (2, 3, 12, 12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32, 100])
+def test_inputs_for_the_latency_fill_the_batch(batch_size: int) -> None:
+    task = make_task(Plain)  # 32 validation images
+    (inputs,) = model_inputs(task, batch_size)
+    assert inputs.shape == (batch_size, 3, 12, 12)
+    images = task.validation[0].numpy()
+    assert all(np.array_equal(inputs[index], images[index % 32]) for index in range(batch_size))
+
+
+def test_the_file_takes_any_batch_whatever_the_target_says() -> None:
+    candidate = made(trial_spec("int8_static", batch_size=8))
+    shape = onnx.load_from_string(candidate.onnx).graph.input[0].type.tensor_type.shape.dim[0]
+    assert shape.dim_param
+    assert Model(candidate.onnx)(np.zeros((7, 3, 12, 12), np.float32)).shape == (7, 4)
+
+
+def test_a_clock_adds_up_and_starts_from_what_was_spent() -> None:
+    clock = Clock({"a": 1.0})
+    with clock("a"):
+        pass
+    with pytest.raises(ValueError, match="x"), clock("b"):
+        raise ValueError("x")
+    assert clock.seconds["a"] >= 1.0
+    assert clock.seconds["b"] >= 0
