@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from .errors import AutocompressError, ExecutorError
+from .errors import AutocompressError, ConfigError, ExecutorError, suggest
 from .outcome import Baseline, Candidate, Failed, Outcome
 from .tasks.loading import SHIPPED_FOLDER
 from .trial.trial import TrialSpec, failure, measure, prepare
 
 Value = TypeVar("Value")
+KINDS = ("ray", "inline")
 KNOCK_SECONDS = 10.0
 LATE = "ran past its time limit"
 SHIPPED_BYTES, SHIPPED_FILES = 20_000_000, 500
@@ -99,6 +100,21 @@ class _Job:
     prepared: Any
     measured: Any
     late_at: float
+
+
+@contextlib.contextmanager
+def opened(kind: str, address: str, workers: int, code: Path | None, resource: str | None) -> Iterator[Executor]:
+    """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
+
+    kind: ray or inline; the rest as RayExecutor takes it.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
+    executor = InlineExecutor() if kind == "inline" else RayExecutor(address, workers, code, resource)
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
 class RayExecutor:

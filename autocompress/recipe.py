@@ -25,6 +25,11 @@ class Range:
     step: float | None = None
     log: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether it holds whole numbers alone."""
+        return all(isinstance(part, int) for part in (self.low, self.high, 1 if self.step is None else self.step))
+
 
 @dataclass(frozen=True)
 class Choice:

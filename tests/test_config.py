@@ -15,7 +15,7 @@ from autocompress.errors import ConfigError
 from autocompress.outcome import Limit
 from autocompress.recipe import Choice, Range
 from autocompress.search.results import _with_units
-from autocompress.search.space import find_space, load_space
+from autocompress.search.space_file import find_space, load_space
 
 BASELINE = {
     "size_bytes": 1_000_000.0,

@@ -85,7 +85,7 @@ def test_bundled_names_resolve_inside_an_installation(unpacked: Path, tmp_path: 
         "import autocompress\n"
         "from pathlib import Path\n"
         "from autocompress.config import find_config, load_config\n"
-        "from autocompress.search.space import find_space, load_space\n"
+        "from autocompress.search.space_file import find_space, load_space\n"
         "config = find_config('mnist5k_lenet')\n"
         "checked = load_config(config)\n"
         "space = find_space('hybrid', Path('.'))\n"

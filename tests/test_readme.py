@@ -15,7 +15,7 @@ import pytest
 
 from autocompress.config import load_config
 from autocompress.documents import read_yaml
-from autocompress.search.space import find_space, load_space
+from autocompress.search.space_file import find_space, load_space
 from autocompress.techniques import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -19,10 +19,11 @@ from ..recipe import Recipe
 from ..tasks.examples import example_inputs, model_inputs
 from ..techniques import expanded, recipe_from_data
 from ..trial.stages import rebuild
-from ..trial.trial import TrialSpec, confirm, prepare
+from ..trial.trial import confirm, prepare
 from .files import write_folder
+from .plan import check_limits, obtain_baseline
 from .results import Results
-from .setup import Setup, check_limits, obtain_baseline, set_up
+from .setup import Setup, set_up
 from .store import StudyStore, study_names
 
 QUALITY_TOLERANCE = 0.005
@@ -70,22 +71,12 @@ def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path, pt2: bool = Fa
     check_target(out)
     setup = set_up(config)
     baseline = obtain_baseline(setup, InlineExecutor())
-    check_limits(setup, baseline)
+    check_limits(setup.config, setup.quality, baseline.metrics)
     return _write(_made(recipe, _run(recipe, setup, baseline), setup, pt2), setup, baseline, out, {})
 
 
 def _run(recipe: Recipe, setup: Setup, baseline: Baseline) -> Candidate:
-    target = setup.config.target
-    spec = TrialSpec(
-        number=0,
-        recipe=recipe.to_data(),
-        task=setup.reference,
-        seed=setup.config.search.seed,
-        threads=target.threads,
-        batch_size=target.batch_size,
-        cache=str(setup.files.stages),
-    )
-    made = prepare(spec, baseline)
+    made = prepare(setup.trial(0, recipe), baseline)
     if isinstance(made, Candidate):
         return made
     raise ArtifactError(f"the recipe could not be carried out: {getattr(made, 'reason', made)}")
@@ -118,7 +109,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         "target": setup.config.target.model_dump(mode="json"),
         "processor": processor(),
         "float_weights": candidate.float_weights,
-        "violations": violations(check_limits(setup, baseline), found),
+        "violations": violations(check_limits(setup.config, setup.quality, baseline.metrics), found),
         **({} if made.program is None else {"pt2_bytes": len(made.program)}),
     }
     inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]

@@ -1,18 +1,18 @@
 """Running a search from a config, and planning one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..config import SearchConfig
 from ..errors import StudyError
-from ..executors import Executor
+from ..executors import Executor, opened
 from ..front import Front
-from ..outcome import Baseline, Limit
-from ..tracking.mlflow import MlflowTracker
-from ..tracking.protocol import MemoryTracker, Tracker
-from .controller import Controller, View
-from .setup import Setup, check_limits, make_executor, objectives, obtain_baseline, set_up, warnings
+from .confirm import confirm_front
+from .controller import Controller
+from .interrupts import Interrupts
+from .plan import Plan, make_plan
+from .recorder import Recorder
+from .setup import Setup, set_up
+from .state import View
 from .store import StudyStore, study_names
 
 
@@ -25,41 +25,13 @@ class Result:
     interrupted: bool
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a search would start from."""
-
-    setup: Setup
-    baseline: Baseline
-    limits: tuple[Limit, ...]
-    objectives: tuple[str, ...]
-
-
-@contextmanager
-def workers(setup: Setup, kind: str, view: View) -> Iterator[Executor]:
-    """An executor that is closed at the end."""
-    view.phase("starting Ray" if kind == "ray" else "starting")
-    executor = make_executor(setup, kind)
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
 def plan(config: SearchConfig, kind: str, view: View) -> Plan:
     """Check everything, and train and measure the baseline; starts no study."""
     view.phase("checking the task")
     setup = set_up(config)
-    with workers(setup, kind, view) as executor:
+    view.phase(_starting(kind))
+    with opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource) as executor:
         return _plan(setup, executor, view)
-
-
-def _plan(setup: Setup, executor: Executor, view: View) -> Plan:
-    view.phase("training and measuring the baseline" if setup.task.baseline else "measuring the baseline")
-    baseline = obtain_baseline(setup, executor)
-    for text in warnings(setup, baseline):
-        view.note(f"warning: {text}")
-    return Plan(setup, baseline, check_limits(setup, baseline), objectives(setup, baseline))
 
 
 def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Result:
@@ -67,12 +39,36 @@ def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Res
     view.phase("checking the task")
     setup = set_up(config)
     _check_name(setup, resume)
-    with setup.files.lock(), workers(setup, kind, view) as executor:
-        planned = _plan(setup, executor, view)
-        store = _open(planned)
-        controller = Controller(setup, store, executor, make_tracker(config, setup), view)
-        front = controller.run(planned.baseline, planned.limits)
-        return Result(store, front, controller.interrupted)
+    with setup.files.lock():
+        view.phase(_starting(kind))
+        with opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource) as executor:
+            planned = _plan(setup, executor, view)
+            return _search(planned, _open(planned), executor, view)
+
+
+def _starting(kind: str) -> str:
+    return "starting Ray" if kind == "ray" else "starting"
+
+
+def _plan(setup: Setup, executor: Executor, view: View) -> Plan:
+    view.phase("training and measuring the baseline" if setup.task.baseline else "measuring the baseline")
+    return make_plan(setup, executor, view.note)
+
+
+def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:
+    """Run the trials, confirm the front on the test split, and keep both."""
+    interrupts, recorder = Interrupts(), Recorder(planned, store, view.note)
+    status = "KILLED"
+    try:
+        with interrupts.listening():
+            state = Controller(planned, store, executor, interrupts, (recorder, view), view.note).run()
+            test = confirm_front(state.front, planned, store, executor, view) if interrupts.level < 2 else {}
+            store.set("verdict", state.front.verdict)
+            recorder.conclude(state, test, interrupts.level > 0)
+        status = "KILLED" if interrupts.level else "FINISHED"
+        return Result(store, state.front, interrupts.level > 0)
+    finally:
+        recorder.close(status)
 
 
 def _check_name(setup: Setup, resume: bool) -> None:
@@ -109,10 +105,3 @@ def _open(planned: Plan) -> StudyStore:
         "limits": [vars(limit) for limit in planned.limits],
     }
     return StudyStore.create(config, planned.objectives, attributes)
-
-
-def make_tracker(config: SearchConfig, setup: Setup) -> Tracker:
-    """The tracker that a config asks for."""
-    if config.tracking is None:
-        return MemoryTracker()
-    return MlflowTracker(config.tracking.uri, setup.files.folder.parent)

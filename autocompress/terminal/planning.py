@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ..recipe import Range
-from ..search.run import Plan
+from ..search.plan import Plan
 from .views import clock, limit_text, size
 
 

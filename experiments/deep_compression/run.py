@@ -18,7 +18,8 @@ from autocompress.artifacts.packing import weights
 from autocompress.config import load_config
 from autocompress.executors import InlineExecutor
 from autocompress.outcome import Baseline, Candidate
-from autocompress.search.setup import Setup, obtain_baseline, set_up
+from autocompress.search.plan import obtain_baseline
+from autocompress.search.setup import Setup, set_up
 from autocompress.techniques import recipe_from_data
 from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
 

@@ -25,7 +25,8 @@ from autocompress.config import load_config
 from autocompress.data import batches
 from autocompress.executors import InlineExecutor
 from autocompress.outcome import Candidate
-from autocompress.search.setup import obtain_baseline, set_up
+from autocompress.search.plan import obtain_baseline
+from autocompress.search.setup import set_up
 from autocompress.tasks import Task
 from autocompress.techniques import recipe_from_data
 from autocompress.trial.trial import TrialSpec, confirm, prepare

@@ -11,7 +11,8 @@ import pandas as pd
 from autocompress.config import load_config
 from autocompress.executors import InlineExecutor
 from autocompress.outcome import Candidate, violations
-from autocompress.search.setup import check_limits, obtain_baseline, set_up
+from autocompress.search.plan import check_limits, obtain_baseline
+from autocompress.search.setup import set_up
 from autocompress.techniques import recipe_from_data
 from autocompress.trial.trial import TrialSpec, measure, prepare
 
@@ -34,7 +35,7 @@ def main() -> None:
     """Measure every case and write the table."""
     setup = set_up(load_config(HERE.parent / "mnist5k_lenet" / "search.yaml"))
     baseline = obtain_baseline(setup, InlineExecutor())
-    limits = check_limits(setup, baseline)
+    limits = check_limits(setup.config, setup.quality, baseline.metrics)
     rows = [{"case": "baseline", **baseline.metrics}]
     for step in (*PRUNING, *FACTORIZATION, *KRONECKER, *SHARING, *FEW, *ENCODING):
         steps = [TRAINING, step] if step in ENCODING else [step, TRAINING]

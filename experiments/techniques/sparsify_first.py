@@ -13,7 +13,8 @@ import pandas as pd
 from autocompress.config import load_config
 from autocompress.executors import InlineExecutor
 from autocompress.outcome import Candidate
-from autocompress.search.setup import obtain_baseline, set_up
+from autocompress.search.plan import obtain_baseline
+from autocompress.search.setup import set_up
 from autocompress.techniques import recipe_from_data
 from autocompress.trial.trial import TrialSpec, confirm, prepare
 

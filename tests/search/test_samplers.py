@@ -10,7 +10,8 @@ from autocompress.config import SAMPLERS
 from autocompress.outcome import Completed, Failed, Infeasible, Limit, Outcome, measured, violations
 from autocompress.recipe import Recipe
 from autocompress.search.samplers import STARTUP, make_sampler
-from autocompress.search.space import Space, load_space
+from autocompress.search.space import Space
+from autocompress.search.space_file import load_space
 from autocompress.search.store import StudyStore
 
 OBJECTIVES = ("size_bytes", "accuracy")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from autocompress.config import FOLDERS
 from autocompress.errors import ConfigError
 from autocompress.recipe import Choice, Range, Recipe
-from autocompress.search.space import Space, find_space, load_space
+from autocompress.search.space import Space
+from autocompress.search.space_file import find_space, load_space
 from autocompress.techniques import recipe_from_data, registry
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

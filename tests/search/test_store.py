@@ -11,7 +11,8 @@ from autocompress.config import SearchConfig
 from autocompress.errors import StudyError
 from autocompress.outcome import Completed, Failed, Infeasible, Outcome, Stopped, to_data
 from autocompress.recipe import Recipe
-from autocompress.search.space import Space, load_space
+from autocompress.search.space import Space
+from autocompress.search.space_file import load_space
 from autocompress.search.store import StudyStore, open_storage, study_names
 
 OBJECTIVES = ("size_bytes", "accuracy", "latency_ms")

@@ -15,7 +15,7 @@ from autocompress.artifacts.packing import weights as stored
 from autocompress.errors import ConfigError, RecipeError
 from autocompress.outcome import Completed
 from autocompress.recipe import Range
-from autocompress.search.space import load_space
+from autocompress.search.space_file import load_space
 from autocompress.techniques import GROUP, load_recipe, registry, technique
 from autocompress.terminal.details import technique_documents, technique_lines
 from autocompress.trial.trial import Candidate, measure, prepare

@@ -10,7 +10,7 @@ from rich.console import Console
 from autocompress.front import find_front
 from autocompress.outcome import Baseline, Completed, Failed, Infeasible, Limit, Metrics, Outcome
 from autocompress.recipe import Recipe, recipe_line
-from autocompress.search.controller import State
+from autocompress.search.state import State
 from autocompress.search.store import Record
 from autocompress.techniques import recipe_from_data
 from autocompress.terminal.views import (

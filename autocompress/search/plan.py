@@ -1,0 +1,93 @@
+"""What a search starts from: the baseline, the budget as bounds on its metrics, and the objectives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import MEASURED, SearchConfig
+from ..data import batches
+from ..errors import ConfigError, TaskError, suggest
+from ..executors import Executor
+from ..outcome import Baseline, Limit, Metrics
+from ..tasks import Classification, Task
+from ..trial.baseline import make_baseline
+from .setup import Setup
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A setup with its baseline, and what is searched for and within which limits."""
+
+    setup: Setup
+    baseline: Baseline
+    limits: tuple[Limit, ...]
+    objectives: tuple[str, ...]
+
+
+def make_plan(setup: Setup, executor: Executor, note: Callable[[str], None]) -> Plan:
+    """Train and measure the baseline, unless it is kept, and hold budget and objectives against it.
+
+    note is told what makes a search from this baseline doubtful. Raises ConfigError or TaskError.
+    """
+    baseline = obtain_baseline(setup, executor)
+    for text in doubts(setup.task, baseline.metrics):
+        note(f"warning: {text}")
+    limits = check_limits(setup.config, setup.quality, baseline.metrics)
+    return Plan(setup, baseline, limits, objectives(setup.config, setup.quality, baseline.metrics))
+
+
+def obtain_baseline(setup: Setup, executor: Executor) -> Baseline:
+    """The baseline that is kept, or a new one, trained and measured where the trials run. Raises TaskError."""
+    kept = setup.files.load_baseline(setup.baseline_key)
+    if kept is not None:
+        return kept
+    config = setup.config
+    baseline = executor.call(
+        make_baseline, setup.reference, config.search.seed, config.target.threads, config.target.batch_size
+    )
+    setup.files.store_baseline(setup.baseline_key, baseline)
+    return baseline
+
+
+def check_limits(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[Limit, ...]:
+    """The budget as bounds. Raises ConfigError for a metric nobody measures, TaskError for a baseline below them."""
+    try:
+        limits = config.budget.limits(baseline)
+    except ConfigError as error:
+        raise ConfigError(f"{config.document.source}: {error}") from None
+    own = {quality, *(set(baseline) - set(MEASURED))}
+    for limit in limits:
+        if limit.metric in own and limit.sense == "at_least" and limit.violation(baseline) > 0:
+            raise TaskError(
+                f"budget.{limit.label}: asks for {limit.metric} {limit.bound:.4g} but the uncompressed model reaches "
+                f"{baseline[limit.metric]:.4g}: lower the limit, or train the baseline better"
+            )
+    return limits
+
+
+def objectives(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[str, ...]:
+    """The metrics to search by; the default means the task's quality where it says accuracy. Raises ConfigError."""
+    names = config.objectives
+    if "objectives" not in config.model_fields_set:
+        names = tuple(quality if name == "accuracy" else name for name in names)
+    for index, name in enumerate(names):
+        if name not in baseline or (name not in MEASURED and name.startswith(("latency", "speedup", "aa_"))):
+            known = suggest(name, [key for key in baseline if not key.endswith(("_low", "_high", "_p90", "_ratio"))])
+            raise ConfigError(f"{config.document.place(('objectives', index))}: {name!r} is not measured; {known}")
+    return names
+
+
+def doubts(task: Task, baseline: Metrics) -> list[str]:
+    """What makes a search from this baseline doubtful, each in a sentence."""
+    if not isinstance(task, Classification):
+        return []
+    targets = np.concatenate([batch.targets.numpy() for batch in batches(task.split("validation"), 1024)])
+    chance = np.bincount(targets).max() / len(targets)
+    value = baseline.get("accuracy", 1.0)
+    if value > 1.1 * chance:
+        return []
+    return [
+        f"the uncompressed model's accuracy {value:.4f} is no better than always naming the most frequent class "
+        f"({chance:.4f}): train the baseline longer, or check data and learning rate"
+    ]

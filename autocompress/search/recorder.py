@@ -1,0 +1,150 @@
+"""A listener that hands on to MLflow what a search finds."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..artifacts.runtime import Model
+from ..front import Front, hypervolume
+from ..outcome import Completed, Metrics
+from ..tasks.examples import example_inputs
+from ..tracking.background import Background
+from ..tracking.figures import Picture, front_html, front_png
+from ..tracking.mlflow import MlflowTracker
+from ..tracking.protocol import MemoryTracker, Row, StudyInfo, Summary, Tracker
+from .plan import Plan
+from .results import points
+from .state import State
+from .store import StudyStore
+
+FIGURE_SECONDS = 60.0
+
+
+class Recorder:
+    """Logs every trial once, and renews front, hypervolume and figures; never waits for the tracker.
+
+    note is told of outages, and at the end of what could not be logged.
+    """
+
+    def __init__(self, plan: Plan, store: StudyStore, note: Callable[[str], None]) -> None:
+        self._setup, self._store, self._note = plan.setup, store, note
+        self._tracker = Background(make_tracker(plan), note)
+        self._logged: set[int] = set()
+        self._drawn: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
+        info = _study_info(plan)
+        self._tracker.put(lambda tracker: tracker.begin(info))
+
+    def update(self, state: State) -> None:
+        """Log the trials that ended since, and now and then draw the front where it changed."""
+        if len(self._logged) == len(state.records):
+            return
+        for number, record in state.records.items():
+            if number not in self._logged and record.outcome is not None:
+                row = Row(number, record.recipe, record.outcome, record.started_ms, record.ended_ms)
+                self._tracker.put(_logging(row))
+                self._logged.add(number)
+        self._save_run_ids()
+        now = time.monotonic()
+        if state.front.trials != self._drawn[1] and now - self._drawn[0] > FIGURE_SECONDS:
+            self._drawn = (now, state.front.trials)
+            self._summarize(state, figures=True)
+
+    def conclude(self, state: State, test: dict[str, Metrics], interrupted: bool) -> None:
+        """Log the last front, what the test split said of it and, where the search came to its end, its models."""
+        for key, metrics in test.items():
+            if key != "baseline":
+                self._tracker.put(_testing(int(key), metrics))
+        self._summarize(state, figures=bool(state.records))
+        if not interrupted:
+            self._log_models(state.front)
+
+    def close(self, status: str) -> None:
+        """End the parent run as FINISHED or KILLED, and say what is not logged."""
+        self._tracker.put(lambda tracker: tracker.end(status))
+        left = self._tracker.close()
+        self._save_run_ids()
+        if left:
+            self._note(
+                f"MLflow lacks {left} entries: run `autocompress search ... --resume` when it is back, which logs them"
+            )
+
+    def _save_run_ids(self) -> None:
+        ids = {str(number): run_id for number, run_id in self._tracker.run_ids().items()}
+        if ids and ids != self._store.get("run_ids"):
+            self._store.set("run_ids", ids)
+
+    def _summarize(self, state: State, figures: bool) -> None:
+        front = state.front
+        # A point is written once: those after a running trial would lack what it adds.
+        settled = min(state.running, default=math.inf)
+        volumes = {number: value for number, value in hypervolumes(state).items() if number < settled}
+        picture = Picture(
+            state.study, state.quality, points(state.records, front.trials), state.baseline.metrics, state.limits
+        )
+
+        def send(tracker: Tracker) -> None:
+            """Draw, in the tracker's thread, and hand on."""
+            files = (
+                {"figures/front.html": front_html(picture), "figures/front.png": front_png(picture)} if figures else {}
+            )
+            tracker.refresh(Summary(front.trials, front.verdict, volumes, files))
+
+        self._tracker.put(send)
+
+    def _log_models(self, front: Front) -> None:
+        inputs = tuple(tensor.numpy() for tensor in example_inputs(self._setup.task))
+        shown = inputs[0] if len(inputs) == 1 else {f"input_{i}": array for i, array in enumerate(inputs)}
+        for number in front.trials:
+            candidate = self._setup.files.load(number)
+            if candidate is not None:
+                output = Model(candidate.onnx)(*inputs)
+                self._tracker.put(_modelling(number, candidate.onnx, (shown, output)))
+
+
+def make_tracker(plan: Plan) -> Tracker:
+    """The tracker that a config asks for."""
+    tracking = plan.setup.config.tracking
+    if tracking is None:
+        return MemoryTracker()
+    return MlflowTracker(tracking.uri, Path(plan.setup.files.folder.parent))
+
+
+def _study_info(plan: Plan) -> StudyInfo:
+    config = plan.setup.config
+    data = config.model_dump(mode="json")
+    flat = {f"budget.{key}": value for key, value in data["budget"].items() if value not in (None, {})}
+    flat |= {f"search.{key}": value for key, value in data["search"].items()}
+    return StudyInfo(
+        config.study,
+        (config.tracking.experiment if config.tracking else None) or config.study,
+        {**flat, "objectives": ", ".join(plan.objectives), "search_space": config.search_space},
+        yaml.safe_dump(data, sort_keys=False),
+        plan.baseline.metrics,
+    )
+
+
+def _logging(row: Row) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.log(row)
+
+
+def _testing(number: int, metrics: Metrics) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.log_test(number, metrics)
+
+
+def _modelling(number: int, data: bytes, example: tuple[Any, Any]) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.log_model(number, data, example)
+
+
+def hypervolumes(state: State) -> dict[int, float]:
+    """The hypervolume of the feasible trials after each trial, by number."""
+    done: list[Metrics] = []
+    values: dict[int, float] = {}
+    for number, record in sorted(state.records.items()):
+        if isinstance(record.outcome, Completed):
+            done.append(record.outcome.metrics)
+        values[number] = hypervolume(done, state.objectives, state.baseline.metrics)
+    return values
