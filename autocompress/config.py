@@ -39,6 +39,7 @@ def quantity(units: dict[str, float], example: str) -> Callable[[Any], Any]:
     """A reader of numbers with a unit, such as `60 KB`; raises ValueError for an unknown unit."""
 
     def read(value: Any) -> Any:
+        """The number in the smallest unit; raises ValueError that says what to write."""
         if not isinstance(value, str):
             raise ValueError(f"{value!r}: needs a unit; write for example {example!r}")
         match = re.fullmatch(r"\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]+)\s*", value)

@@ -138,9 +138,18 @@ def test_a_python_tag_runs_nothing(tmp_path: Path) -> None:
     assert not made.exists()
 
 
-@pytest.mark.parametrize("value", ["!!int abc", "!!float abc", "!!bool maybe", "!!int [1]", "9" * 5000])
-def test_a_value_that_its_tag_cannot_hold_is_refused(value: str) -> None:
-    refused(f"key: {value}")
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("!!int abc", "invalid literal for int"),
+        ("!!float abc", "could not convert string to float"),
+        ("!!bool maybe", "maybe"),
+        ("!!int [1]", "expected a scalar node"),
+        ("9" * 5000, "Exceeds the limit"),
+    ],
+)
+def test_a_value_that_its_tag_cannot_hold_is_refused(value: str, why: str) -> None:
+    assert why in refused(f"key: {value}")
 
 
 def test_an_alias_bomb_is_refused() -> None:
@@ -193,11 +202,11 @@ def test_broken_yaml_is_refused_with_its_line(text: str, line: int) -> None:
 
 
 def test_two_documents_in_one_file_are_refused() -> None:
-    refused("a: 1\n---\nb: 2\n")
+    assert refused("a: 1\n---\nb: 2\n") == "some.yaml:2: is not plain YAML: but found another document"
 
 
 def test_control_characters_are_refused() -> None:
-    refused("a: \x00\n")
+    assert "special characters are not allowed" in refused("a: \x00\n")
 
 
 def test_lines_of_keys_and_list_entries_are_known() -> None:

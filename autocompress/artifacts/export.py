@@ -124,6 +124,7 @@ def _short_names() -> Iterator[str]:
 
 def _shorten(graph: onnx.GraphProto, names: dict[str, str], short: Iterator[str], version: int) -> None:
     def new(name: str) -> str:
+        """The short name that stands for a name, always the same."""
         if name not in names:
             names[name] = next(short)
         return names[name]

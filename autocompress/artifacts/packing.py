@@ -73,6 +73,7 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
     found = {tensor.name: ways(tensor) for tensor in model.graph.initializer}
 
     def estimate(chosen: dict[str, Call]) -> int:
+        """Bytes that the file would have less, as a negative number, counting the decoders that these calls need."""
         saved: int = sum(plain[name] - call.size_bytes for name, call in chosen.items())
         return decoders.size_bytes(functions_of(chosen)) - saved
 
@@ -250,6 +251,7 @@ def weights(model: onnx.ModelProto) -> Iterator[tuple[str, Array]]:
     stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in parts}
 
     def kind(name: str) -> int:
+        """The type of a value: that of the tensor which it comes from."""
         return kind(calls[name].input[VALUES[calls[name].op_type]]) if name in calls else stored[name].data_type
 
     names = [name for name in calls if name not in parts]

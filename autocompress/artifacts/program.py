@@ -50,6 +50,7 @@ def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...]) ->
         raise ArtifactError(f"model.pt2 cannot be loaded again: {str(error).strip()[:300]}: leave out --pt2") from error
 
     def run(*arrays: Array) -> Array:
+        """The loaded program over arrays."""
         with torch.no_grad():
             return np.asarray(loaded(*(torch.from_numpy(array) for array in arrays)))
 

@@ -219,12 +219,15 @@ class _Recorder:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
+        """The given number, or the lowest."""
         value = self.given.get(name, low)
         return float(self._take(name, low, isinstance(value, int | float) and low <= value <= high))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """The given whole number, or the lowest."""
         value = self.given.get(name, low)
         return int(self._take(name, low, isinstance(value, int) and low <= value <= high and (value - low) % step == 0))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """The given choice, or the first."""
         return self._take(name, choices[0], self.given.get(name, choices[0]) in choices)

@@ -92,6 +92,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Ca
     factory = _model_factory(config, root, len(classes), load)
 
     def make_model() -> nn.Module:
+        """A new model, with the config's weights where it names some."""
         model = factory()
         if weights is not None:
             _load_weights(model, weights, config.weights or "")
@@ -131,6 +132,7 @@ def _model_factory(
     made = load(config.model, root)
 
     def call() -> nn.Module:
+        """The user's model, told the number of classes where it takes it."""
         try:
             return made(num_classes=classes)  # type: ignore[no-any-return]
         except TypeError:

@@ -29,6 +29,7 @@ def blended(context: Context, alpha: float, temperature: float) -> Loss:
     teacher = Teacher(context) if alpha else None
 
     def loss(output: Tensor, batch: Batch) -> Tensor:
+        """Both losses of one batch in their shares."""
         own = context.task.loss(output, batch.targets) if alpha < 1 else output.new_zeros(())
         soft = distillation_loss(output, teacher(batch), temperature) if teacher else output.new_zeros(())
         return alpha * soft + (1 - alpha) * own

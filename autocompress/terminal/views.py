@@ -160,7 +160,7 @@ def progress_line(state: Any) -> str:
 
 
 def _tally(state: Any) -> str:
-    counts = state.front.counts if state.front else dict.fromkeys(TYPES, 0)
+    counts = state.front.counts
     words = ", ".join(f"{counts[name]} {name}" for name in TYPES)
     return f"{len(state.records)}/{state.target} trials ({words}), {len(state.running)} running"
 
@@ -180,7 +180,7 @@ def best_so_far(state: Any) -> list[tuple[str, str]]:
     """The best value of each objective over the front."""
     from ..config import MEASURED
 
-    rows = [state.records[number].outcome.metrics for number in (state.front.trials if state.front else ())]
+    rows = [state.records[number].outcome.metrics for number in state.front.trials]
     if not rows:
         return []
     best = [(name, (min if MEASURED.get(name, False) else max)(row[name] for row in rows)) for name in state.objectives]
@@ -199,7 +199,7 @@ def panel(state: Any) -> Group:
         parts.append(Text("best so far: " + "   ".join(f"{name} {value}" for name, value in best)))
     parts += [Text(f"  running {number}: {recipe}", style="dim", overflow="ellipsis", no_wrap=True)
               for number, recipe in state.running.items()]  # fmt: skip
-    if state.front and state.front.trials:
+    if state.front.trials:
         rows = [
             {"trial": number, "metrics": state.records[number].outcome.metrics,
              "recipe": state.records[number].recipe_data}

@@ -30,6 +30,7 @@ def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_s
     early = b""
 
     def keep_early(progress: float) -> None:
+        """Keep the weights once, when the early share of training is done."""
         nonlocal early
         if progress >= EARLY and not early:
             early = pack_weights(model)

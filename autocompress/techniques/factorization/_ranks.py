@@ -205,6 +205,7 @@ class Factorization(Technique):
         total = sum(layer.weights for layer in layers.values())
 
         def held(energy: float) -> int:
+            """How many weights all layers hold together at that kept energy."""
             return sum(layer.held(layer.by_energy(energy)) for layer in layers.values())
 
         if layers and held(0.0) > self.keep * total:

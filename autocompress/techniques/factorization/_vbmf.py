@@ -32,6 +32,7 @@ def _threshold(alpha: float) -> float:
     """The squared singular value, in units of the long side and the noise variance, past which a component is kept."""
 
     def balance(tau: float) -> float:
+        """Zero where a component is as likely kept as not (Nakajima et al., 2013, theorem 2)."""
         return _phi(tau) + _phi(tau / alpha)
 
     tau = float(brentq(balance, 1e-6, 1e3))
@@ -52,6 +53,7 @@ def _noise_variance(squares: Array, short: int, long: int, threshold: float) -> 
         return high
 
     def energy(log_variance: float) -> float:
+        """The free energy at a noise variance, given as its logarithm."""
         return float(_free_energy(squares / (long * math.exp(log_variance)), alpha, threshold))
 
     grid = np.linspace(math.log(low), math.log(high), GRID)

@@ -26,6 +26,7 @@ def by_weights(measure: Callable[[Tensor], Tensor]) -> Score:
     """The sum, over all weights that make or read a channel, of a measure of each (Fang et al., 2023, section 3.2)."""
 
     def score(group: Group) -> Tensor | None:
+        """The measure of a group's channels; None where nothing in it has weights."""
         found = [(part, weights_of(part, measure)) for part in group.parts]
         return _total(group, [(part, rows.sum(1)[part.positions]) for part, rows in found if rows is not None])
 
@@ -52,6 +53,7 @@ def by_output(values: dict[str, Tensor]) -> Score:
     """The sum over the layers that make a channel of a value of each layer's outputs."""
 
     def score(group: Group) -> Tensor | None:
+        """The value of a group's channels; None where no layer that makes them has one."""
         makers = [part for part in group.producers if part.name in values]
         return _total(group, [(part, values[part.name][part.positions]) for part in makers])
 
@@ -183,7 +185,10 @@ def _flow(
     values: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[Any, Any, Any], Any]:
+        """A hook that keeps the outputs of one layer."""
+
         def hook(module: Any, args: Any, output: Any) -> Any:
+            """Keep the first output, and hand on a copy."""
             first, *others = output if isinstance(output, tuple) else (output,)
             values[name] = first
             copied = first.clone()  # what follows may change its input in place

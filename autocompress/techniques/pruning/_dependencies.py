@@ -138,6 +138,7 @@ def _obstacle(items: Any, group: Group) -> str | None:
 
 def _with_positions(build: Any, kinds: Any) -> Any:
     def built(nodes: Any) -> None:
+        """Build as torch-pruning does, then say how positions map."""
         build(nodes)
         map_positions(list(nodes.values()), kinds)
 
@@ -149,6 +150,7 @@ class _Opaque(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, outputs: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs as they are, now made from the inputs alone."""
         return tuple(output.clone() for output in outputs)
 
 
@@ -171,6 +173,7 @@ def _in_one_piece(module: nn.Module) -> Any:
     forward, own = module.forward, next(module.parameters())  # one parameter, for where the inputs have no gradient
 
     def opaque(*args: Any, **kwargs: Any) -> Any:
+        """The layer's own forward pass, seen as one operation."""
         with torch.no_grad():
             outputs, form = tree_flatten(forward(*args, **kwargs))
         inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]

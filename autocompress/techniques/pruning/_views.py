@@ -158,6 +158,7 @@ def _flatten(channels: int, features: int, last: bool) -> Mapping:
     repeat = features // channels
 
     def spread(indices: list[Any]) -> list[Any]:
+        """The features that channels become."""
         return [
             index._replace(idx=index.idx + channels * place if last else index.idx * repeat + place)
             for index in indices
@@ -171,6 +172,7 @@ def _unflatten(channels: int, features: int, last: bool) -> Mapping:
     repeat = features // channels
 
     def gather(indices: list[Any]) -> list[Any]:
+        """The channels that features come from."""
         found = {(index.idx % channels if last else index.idx // repeat): index for index in reversed(indices)}
         return [index._replace(idx=channel) for channel, index in sorted(found.items())]
 

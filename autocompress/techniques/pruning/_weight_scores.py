@@ -130,6 +130,7 @@ def _unit_attribution(model: nn.Module, layer: nn.Module, inputs: tuple[Tensor, 
         ) from error
 
     def along(*arguments: Tensor) -> Tensor:
+        """The outputs along a direction, one number an example; the direction is the last argument."""
         output: Tensor = model(*arguments[:-1]) * arguments[-1]
         return output.flatten(1).sum(1)
 

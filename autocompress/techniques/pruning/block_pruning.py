@@ -104,6 +104,7 @@ def find_blocks(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]
     calls: dict[nn.Module, list[bool]] = {}
 
     def record(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        """Note of one call whether it returned a tensor like its first input."""
         ends = [*[*inputs, *named.values()][:1], output]
         alike = {(end.shape, end.dtype) if isinstance(end, Tensor) else None for end in ends}
         calls.setdefault(module, []).append(len(ends) == 2 and len(alike) == 1 and None not in alike)

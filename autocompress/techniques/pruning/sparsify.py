@@ -47,6 +47,7 @@ class Sparsify(Technique):
         held = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
 
         def after_step(progress: float) -> None:
+            """The proximal step, which also holds what is zero already."""
             pruned.restore(progress)
             amount = self.learning_rate * self.strength * schedule(progress)
             with torch.no_grad():

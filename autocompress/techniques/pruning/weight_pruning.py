@@ -119,9 +119,11 @@ class WeightPruning(Technique):
 
         @functools.cache
         def scores() -> dict[str, Tensor]:
+            """The scores of the uncompressed model's weights, computed when first needed."""
             return self._scores(fixed.teacher, list(prunable(fixed.teacher)), fixed)[0]
 
         def damage(work: nn.Module, name: str, strength: float) -> None:
+            """Prune one weight of a copy by a share."""
             weight = work.get_parameter(name)
             ranked = with_zeros_lowest(scores()[name], weight == 0)
             keep_only(weight, masks_of_best({name: ranked}, strength, 1.0)[name])

@@ -68,9 +68,11 @@ def watching(model: nn.Module, calls: Calls) -> Iterator[None]:
     names = {id(vars(module)): name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:
+        """The module that calls from now on."""
         calls.modules.append(names.get(id(vars(module)), calls.modules[-1]))
 
     def leave(*_: Any) -> None:
+        """The module before it calls again."""
         calls.modules.pop()
 
     handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
@@ -104,6 +106,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:
     alive: list[Any] = []  # an identity must not be that of a tensor that is gone
 
     def visit(key: str, name: str, module: str, given: Any, result: Any) -> Any:
+        """Write one call down, and the values that it makes."""
         tensors = [part for part in tree_flatten(given)[0] if isinstance(part, Tensor)]
         reads = [made[id(tensor)] for tensor in tensors if id(tensor) in made]
         first = made.get(id(tensors[0])) if tensors else None

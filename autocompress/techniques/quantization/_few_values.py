@@ -83,8 +83,10 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, weight: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """The function's values."""
         return function(weight)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient as it comes."""
         return gradient, None

@@ -27,6 +27,7 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, zero: float, low: float, high: float) -> Tensor:
+        """Round to the grid, and keep what the gradients need."""
         ratio = values / scale
         codes = (torch.round(ratio) + zero).clamp(low, high)
         whole = codes - zero
@@ -37,6 +38,7 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """The gradients of values inside the grid, and of the scale."""
         inside, slope = ctx.saved_tensors
         scale = (grads[0] * slope).sum_to_size(ctx.shape) if len(ctx.shape) else (grads[0] * slope).sum()
         return grads[0] * inside, scale, None, None, None

@@ -155,10 +155,12 @@ def find_ranges(model: nn.Module, values: Sequence[str], sample: Iterable[Batch]
     edges: dict[str, list[Tensor]] = {value: [] for value in values}
 
     def see(name: str, tensor: Tensor) -> None:
+        """Widen the range of a value by one tensor."""
         if name in wanted and tensor.numel():
             edges[name] += tensor.aminmax()
 
     def visit(key: str, function: str, module: str, given: Any, made: Any) -> Any:
+        """See every value that a call makes."""
         for name, part in value_names(key, made).items():
             see(name, part)
         return made

@@ -136,6 +136,7 @@ class _Reader:
         self.rows: Iterator[Any] = context.sample(examples)
 
     def get_next(self) -> dict[str, Any] | None:
+        """The next batch by input name; None at the end."""
         batch = next(self.rows, None)
         if batch is None:
             return None

@@ -78,6 +78,7 @@ def scan(
     whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
 
     def moved(name: str, found: Grid) -> float:
+        """The divergence with one weight on one grid, averaged over the sample."""
         changed = {name: _uniform.dequantized(weights[name].values, found)}
         pairs = zip(batches, whole, strict=True)
         rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0)) for x, y in pairs]

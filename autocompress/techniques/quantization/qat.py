@@ -97,6 +97,7 @@ class Qat(Technique):
         teacher = Teacher(context) if self.alpha else None
 
         def loss(output: Tensor, batch: Batch) -> Tensor:
+            """The task's loss and the teacher's, in the shares that alpha says."""
             task: Tensor = context.task.loss(output, batch.targets)
             if teacher is None:
                 return task

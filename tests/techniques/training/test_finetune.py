@@ -96,7 +96,9 @@ def test_rewinding_keeps_what_the_decisions_pruned() -> None:
 def test_without_rewind_early_weights_are_not_asked_for() -> None:
     context = context_of("plain")
     context.early = lambda: pytest.fail("asked for")
-    Finetune(epochs=1, batch_size=16).train(copy.deepcopy(teacher_of("plain")), context)
+    model = copy.deepcopy(teacher_of("plain"))
+    Finetune(epochs=1, batch_size=16).train(model, context)
+    assert pack_weights(model) != pack_weights(teacher_of("plain"))
 
 
 def test_rewinding_a_model_that_came_trained_is_refused() -> None:
