@@ -1,6 +1,7 @@
-"""Batches of a split, and fair splits of one set."""
+"""Batches of a split, from whatever a dataset yields, and fair splits of one set."""
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,32 +9,95 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from .errors import TaskError
 
 SPLITS = ("train", "validation", "test")
+# What the target is called in examples that are mappings.
+TARGETS = ("target", "targets", "label", "labels", "y")
 
 
 @dataclass(frozen=True)
 class Batch:
     """Some examples of a split: inputs (each with the batch first), targets, and their positions in the split."""
 
-    inputs: tuple[Tensor, ...]
+    given: tuple[Tensor, ...]
     targets: Tensor
     index: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The inputs, a copy at each call: a model may work in place on what it is given."""
+        return tuple(tensor.clone() for tensor in self.given)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator that a user's code may draw from: torch's, numpy's and Python's own."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
 
 def batches(dataset: Dataset[Any], size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
-    """Go once through a split in batches of `size`: in order, or shuffled where a generator is given."""
+    """Go once through a split in batches of `size`: in order, or shuffled where a generator is given.
+
+    An example is (input, target), (input, ..., target), ((input, ...), target), or a mapping with one of TARGETS among
+    its keys, whose other values are the inputs in their order. Raises TaskError for anything else.
+    """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-    if isinstance(dataset, TensorDataset):
-        for index in torch.split(order, size):
-            *inputs, targets = dataset[index]
-            yield Batch(tuple(inputs), targets, index)
+    parts = torch.split(order, size)
+    if in_memory(dataset):
+        yield from (_batch(_taken(dataset, index), index) for index in parts)
         return
     loader = DataLoader(dataset, batch_size=size, sampler=_Order(order))
-    for index, (inputs, targets) in zip(torch.split(order, size), loader, strict=True):
-        yield Batch(tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), targets, index)
+    yield from (_batch(rows, index) for index, rows in zip(parts, loader, strict=True))
+
+
+def in_memory(dataset: Dataset[Any]) -> bool:
+    """Whether a dataset holds tensors alone, so that many examples are taken at once and are the same each time."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return type(dataset) is TensorDataset or bool(getattr(dataset, "in_memory", False))
+
+
+def _taken(dataset: Any, index: Tensor) -> Any:
+    while isinstance(dataset, Subset):
+        index = torch.as_tensor(dataset.indices)[index]
+        dataset = dataset.dataset
+    return dataset[index]
+
+
+def _batch(rows: Any, index: Tensor) -> Batch:
+    """What a dataset yields for some examples, as inputs and targets; numbers of 64 bits become 32, as models are."""
+    inputs, targets = _parted(rows)
+    given = [_tensor(value, len(index)) for value in inputs]
+    return Batch(tuple(given), _tensor(targets, len(index)), index)
+
+
+def _parted(rows: Any) -> tuple[Sequence[Any], Any]:
+    if isinstance(rows, Mapping):
+        names = [key for key in rows if key in TARGETS]
+        if len(names) != 1 or len(rows) < 2:
+            raise TaskError(
+                f"an example is a mapping of {', '.join(map(repr, rows))}: name its target, and nothing else, one of "
+                f"{', '.join(TARGETS)}"
+            )
+        return [value for key, value in rows.items() if key not in TARGETS], rows[names[0]]
+    if not isinstance(rows, list | tuple) or len(rows) < 2:
+        raise TaskError(f"an example is a {type(rows).__name__}: yield (input, target), with a tuple of several inputs")
+    *inputs, targets = rows
+    if len(inputs) == 1 and isinstance(inputs[0], list | tuple | Mapping):
+        inputs = list(inputs[0].values() if isinstance(inputs[0], Mapping) else inputs[0])
+    return inputs, targets
+
+
+def _tensor(value: Any, count: int) -> Tensor:
+    if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != count:
+        kind = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TaskError(f"a batch of {count} examples holds a {kind}: yield tensors, arrays or numbers of equal shapes")
+    return value.float() if value.dtype == torch.float64 else value
 
 
 class _Order(torch.utils.data.Sampler[int]):

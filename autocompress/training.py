@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from .data import Batch, batches
+from .data import Batch, batches, seed_all
 from .errors import TaskError
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -56,7 +56,7 @@ def fit(
     weights are held at zero, and those that share a value share it still. Raises TaskError when the loss stops being
     a number.
     """
-    torch.manual_seed(seed)
+    seed_all(seed)
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
-from autocompress.data import batches, stratified_split
+from autocompress.data import batches, in_memory, stratified_split
+from autocompress.errors import TaskError
 
 labels = st.lists(st.integers(-2, 6), min_size=1, max_size=200)
 shares = st.lists(st.integers(1, 20), min_size=1, max_size=4).map(lambda parts: [part / sum(parts) for part in parts])
@@ -111,3 +112,75 @@ def test_an_input_may_be_several_tensors(dataset: Dataset[Any]) -> None:
     assert torch.equal(first, INPUTS[:4])
     assert torch.equal(second, INPUTS[:4] + 100)
     assert torch.equal(batch.targets, TARGETS[:4])
+
+
+class Yields(Dataset[Any]):
+    """A split whose examples a function makes of their numbers."""
+
+    def __init__(self, example: Any) -> None:
+        self.example = example
+
+    def __getitem__(self, index: int) -> Any:
+        return self.example(index)
+
+    def __len__(self) -> int:
+        return 5
+
+
+NUMBERS = torch.arange(5)
+SPELLINGS: dict[str, Dataset[Any]] = {
+    "three tensors": TensorDataset(NUMBERS.float(), NUMBERS + 10, NUMBERS % 2),
+    "a subset of three tensors": Subset(TensorDataset(NUMBERS.float(), NUMBERS + 10, NUMBERS % 2), range(5)),
+    "three values": Yields(lambda i: (float(i), i + 10, i % 2)),
+    "a pair and a target": Yields(lambda i: ((float(i), i + 10), i % 2)),
+    "arrays": Yields(lambda i: (np.float32(i), np.int64(i + 10), np.int64(i % 2))),
+    "a mapping": Yields(lambda i: {"value": float(i), "labels": i % 2, "mask": i + 10}),
+    "a mapping and a target": Yields(lambda i: ({"value": float(i), "mask": i + 10}, i % 2)),
+}
+
+
+@pytest.mark.parametrize("name", list(SPELLINGS))
+@pytest.mark.parametrize("cut", [False, True])
+def test_inputs_and_target_are_the_same_however_examples_are_written(name: str, cut: bool) -> None:
+    split = Subset(SPELLINGS[name], [4, 2, 1]) if cut else SPELLINGS[name]
+    places = torch.tensor([4, 2, 1]) if cut else NUMBERS
+    (batch,) = batches(split, 10)
+    assert [tensor.tolist() for tensor in batch.inputs] == [places.tolist(), (places + 10).tolist()]
+    assert batch.inputs[0].dtype == torch.float32  # also where Python's own numbers have 64 bits
+    assert batch.targets.tolist() == (places % 2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (lambda i: {"value": 1.0, "other": 2}, r"a mapping of 'value', 'other': name its target.*one of target, targ"),
+        (lambda i: {"value": 1.0, "label": 2, "y": 3}, r"a mapping of 'value', 'label', 'y': name its target"),
+        (lambda i: ("word", 1), r"a batch of 5 examples holds a str: yield tensors, arrays or numbers"),
+        (lambda i: 3.0, r"an example is a Tensor: yield \(input, target\)"),
+    ],
+)
+def test_examples_that_leave_a_guess_are_refused(example: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        next(batches(Yields(example), 5))
+
+
+def test_what_a_model_does_to_its_inputs_does_not_reach_the_batch() -> None:
+    batch = next(batches(TensorDataset(torch.ones(3, 2), torch.zeros(3)), 3))
+    batch.inputs[0].zero_()
+    assert batch.inputs[0].sum() == 6
+
+
+class Noisy(TensorDataset):
+    """Tensors in memory, with noise that is drawn for one example at a time."""
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, targets = super().__getitem__(index)
+        return inputs + np.random.rand(), targets
+
+
+def test_a_dataset_with_reading_of_its_own_is_read_one_by_one() -> None:
+    assert in_memory(Subset(TensorDataset(torch.ones(3, 2), torch.zeros(3)), [0, 2]))
+    noisy = Noisy(torch.ones(3, 2), torch.zeros(3))
+    assert not in_memory(noisy)
+    (batch,) = batches(noisy, 3)
+    assert len({float(row[0]) for row in batch.inputs[0]}) == 3

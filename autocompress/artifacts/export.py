@@ -32,8 +32,8 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     try:
         with quietly(), torch.no_grad():
             program = torch.onnx.export(
-                kept_apart(model.eval(), example),
-                example,
+                kept_apart(model.eval(), _copied(example)),
+                _copied(example),
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in example),
                 input_names=names,
@@ -177,6 +177,11 @@ def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema.Attri
     ) == helper.get_attribute_value(attribute)
 
 
+def _copied(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs for a model that may work in place on what it is given."""
+    return tuple(tensor.clone() for tensor in inputs)
+
+
 def check_parity(
     model: nn.Module, exported: onnx.ModelProto, example: tuple[Tensor, ...], tolerance: float = TOLERANCE
 ) -> float:
@@ -199,7 +204,7 @@ def check_outputs(
     for count in (1, len(example[0])):
         inputs = tuple(tensor[:count] for tensor in example)
         with torch.no_grad():
-            expected = model.eval()(*inputs).numpy()
+            expected = model.eval()(*_copied(inputs)).numpy()
         try:
             actual = run(*(tensor.numpy() for tensor in inputs))
         except Exception as error:

@@ -5,9 +5,10 @@ import math
 import numpy as np
 
 from ..artifacts.runtime import Model
-from ..data import batches
+from ..data import batches, seed_all
 from ..errors import ArtifactError
 from ..tasks import Task
+from ..tasks.protocol import task_metrics
 
 
 def measure_quality(model: Model, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
@@ -15,11 +16,12 @@ def measure_quality(model: Model, task: Task, split: str, batch_size: int = 64) 
 
     Raises ArtifactError for a metric that is no finite number, which no limit could hold and no front could order.
     """
+    seed_all(0)  # for splits that draw random numbers
     outputs, targets = [], []
     for batch in batches(task.split(split), batch_size):
         outputs.append(model(*(tensor.numpy() for tensor in batch.inputs)))
         targets.append(batch.targets.numpy())
-    metrics = {name: float(value) for name, value in task.metrics(*map(np.concatenate, (outputs, targets))).items()}
+    metrics = task_metrics(task, split, np.concatenate(outputs), np.concatenate(targets))
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise ArtifactError(

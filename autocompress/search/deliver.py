@@ -17,6 +17,7 @@ from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, violations
 from ..recipe import Recipe
 from ..tasks.examples import example_inputs, model_inputs
+from ..tasks.models import build_model
 from ..techniques import expanded, recipe_from_data
 from ..trial.stages import rebuild
 from ..trial.trial import confirm, prepare
@@ -86,7 +87,9 @@ def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made
     if not pt2:
         return Made(recipe, candidate, None)
     try:
-        model = rebuild(setup.task.model(), expanded(recipe), candidate.decisions, candidate.weights)
+        model = rebuild(
+            build_model(setup.task, setup.config.search.seed), expanded(recipe), candidate.decisions, candidate.weights
+        )
     except Exception as error:
         first = (str(error).splitlines() or [repr(error)])[0]
         raise ArtifactError(

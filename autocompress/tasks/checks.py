@@ -3,14 +3,19 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
 
-from ..data import SPLITS, Batch, batches
+from ..data import SPLITS, Batch, batches, in_memory, seed_all
 from ..errors import TaskError, suggest
 from ..training import Training
-from .protocol import Classification, Task
+from .blame import blaming
+from .examples import example_inputs
+from .models import alike, build_model, check_repeatable
+from .protocol import Classification, Task, task_metrics
 
 # Datasets that are read example by example may be large; their first examples stand for the rest.
 SAMPLE = 256
@@ -20,11 +25,13 @@ def check_task(task: Task) -> None:
     """Raise TaskError, with the fix, when model, data, loss and metrics do not fit together."""
     if task.baseline is not None and not isinstance(task.baseline, Training):
         raise TaskError(f"task.baseline is a {type(task.baseline).__name__}: give a Training, or None if trained")
-    model = _model(task)
+    model = build_model(task, 0)
     heads: dict[str, Batch] = {}
     for name in SPLITS:
         dataset = _dataset(task, name)
-        for batch in _sample(dataset):
+        with blaming(f"split {name!r}", "yield (input, target) of equal shapes"):
+            sample = _sample(dataset)
+        for batch in sample:
             _finite(batch, name)
             heads.setdefault(name, batch)
     model.eval()
@@ -34,13 +41,6 @@ def check_task(task: Task) -> None:
             for batch in _sample(task.split(name)):
                 _labels(batch.targets, classes, name)
     _loss_and_metrics(task, model, heads["validation"])
-
-
-def _model(task: Task) -> nn.Module:
-    model = task.model()
-    if not isinstance(model, nn.Module):
-        raise TaskError(f"task.model() returned a {type(model).__name__}: return a torch.nn.Module")
-    return model
 
 
 def _dataset(task: Task, name: str) -> Dataset[Any]:
@@ -55,19 +55,20 @@ def _dataset(task: Task, name: str) -> Dataset[Any]:
 
 
 def _sample(dataset: Dataset[Any]) -> list[Batch]:
-    if isinstance(dataset, TensorDataset):
+    seed_all(0)
+    if in_memory(dataset):
         return list(batches(dataset, 1024))
     return [next(batches(dataset, min(SAMPLE, len(dataset))))]  # type: ignore[arg-type]
 
 
 def _finite(batch: Batch, name: str) -> None:
-    for tensor in (*batch.inputs, batch.targets):
-        if not isinstance(tensor, Tensor):
-            raise TaskError(f"split {name!r} yields a {type(tensor).__name__}: yield (input, target) tensors")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int(torch.nonzero(~torch.isfinite(tensor).flatten(1).all(1) if tensor.dim() > 1
-                                    else ~torch.isfinite(tensor))[0])  # fmt: skip
-            position = int(batch.index[bad])
+    for tensor in (*batch.given, batch.targets):
+        if not tensor.is_floating_point():
+            continue
+        # Minus infinity is what masks hold that are added to attention.
+        wrong = (tensor.isnan() | (tensor == torch.inf)).flatten(1).any(1) if tensor.dim() > 1 else ~tensor.isfinite()
+        if bool(wrong.any()):
+            position = int(batch.index[int(torch.nonzero(wrong)[0])])
             raise TaskError(f"split {name!r} holds NaN or infinity, first in example {position}: clean the data")
 
 
@@ -100,23 +101,77 @@ def _labels(targets: Tensor, classes: int, name: str) -> None:
 
 def _loss_and_metrics(task: Task, model: nn.Module, batch: Batch) -> None:
     output = model(*batch.inputs)
-    try:
+    fits = f"it got the model's output {tuple(output.shape)} and targets {tuple(batch.targets.shape)}"
+    with blaming("task.loss()", fits):
         loss = task.loss(output, batch.targets)
-    except Exception as error:
-        raise TaskError(
-            f"the model's output {tuple(output.shape)} does not fit the loss with targets "
-            f"{tuple(batch.targets.shape)}: {_first(error)}"
-        ) from error
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise TaskError(f"task.loss() returned {shape}: return a scalar tensor, for example the mean over the batch")
     if not math.isfinite(float(loss.detach())):
         raise TaskError(f"task.loss() is {float(loss.detach())} on the first validation batch: check data and model")
-    metrics = task.metrics(output.detach().numpy(), batch.targets.numpy())
-    if not isinstance(metrics, dict) or not all(isinstance(value, int | float) for value in metrics.values()):
-        raise TaskError(f"task.metrics() returned {metrics!r}: return a dictionary of names to numbers")
+    metrics = task_metrics(task, "validation", output.detach().numpy(), batch.targets.numpy())
     if task.quality not in metrics:
         raise TaskError(f"task.quality is {task.quality!r}, not among task.metrics(): {suggest(task.quality, metrics)}")
+
+
+def check_trainable(task: Task, seed: int) -> None:
+    """Raise TaskError, with the fix, for what would go wrong in training or in the last measurement, before either.
+
+    Builds the model twice, takes one training step, and asks for the metrics of the whole validation and test splits.
+    """
+    check_repeatable(task, seed)
+    model = build_model(task, seed)
+    _independent(model.eval(), task)
+    for name in ("validation", "test"):
+        whole_metrics(model, task, name)
+    _one_step(model, task)
+
+
+def whole_metrics(model: nn.Module, task: Task, name: str) -> None:
+    """Ask for the metrics of a whole split, whose classes or values may be such that a metric is not defined."""
+    rows = []
+    with torch.no_grad():
+        for batch in batches(task.split(name), 64):
+            rows.append((model(*batch.inputs).numpy(), batch.targets.numpy()))
+    outputs, targets = (np.concatenate(part) for part in zip(*rows, strict=True))
+    task_metrics(task, name, outputs, targets)
+
+
+def _independent(model: nn.Module, task: Task) -> None:
+    """The output for an example must not depend on the others in its batch, or every batch size is another model."""
+    wrong = "the model's output for an example depends on the others in its batch"
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise TaskError(f"{wrong}: layer {name!r} has track_running_stats=False: leave that out")
+    inputs = example_inputs(task)
+    with torch.no_grad():
+        together, alone = (model(*(part.clone()[:count] for part in inputs)) for count in (len(inputs[0]), 1))
+    if not alike(together[:1], alone):
+        raise TaskError(f"{wrong}: find the operation in forward() that mixes examples")
+
+
+def _one_step(model: nn.Module, task: Task) -> None:
+    """One step of training on a fresh model, whose output and gradients may be others than when it is evaluated."""
+    batch = next(batches(task.split("train"), 8))
+    model.train()
+    with blaming("one training step of the model"):
+        output = model(*batch.inputs)
+    if not isinstance(output, Tensor):
+        raise TaskError(
+            f"in training the model returns a {type(output).__name__}: return one tensor in both modes, without "
+            "auxiliary outputs"
+        )
+    with blaming("task.loss() in training"):
+        loss = task.loss(output, batch.targets)
+    if not loss.requires_grad:
+        raise TaskError(
+            "the loss has no gradients: forward() or loss() runs under torch.no_grad(), or turns tensors into numbers; "
+            "keep to tensors"
+        )
+    with blaming("one training step of the model, backwards,"):
+        loss.backward()  # type: ignore[no-untyped-call]
+    if not any(parameter.grad is not None for parameter in model.parameters()):
+        raise TaskError("the loss does not depend on any parameter of the model: check forward() and loss()")
 
 
 def _first(error: Exception) -> str:

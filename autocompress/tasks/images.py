@@ -56,6 +56,8 @@ class ImageClassificationConfig(BaseModel):
 class ImageTensors(TensorDataset):
     """Images kept as bytes (N, C, H, W) and normalized when they are read."""
 
+    in_memory = True
+
     def __init__(self, images: Tensor, targets: Tensor) -> None:
         super().__init__(images, targets)
         channels = images.shape[1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ..errors import TaskError
 from ..training import Training
+from .blame import blaming
 
 Array = NDArray[Any]
 
@@ -20,8 +21,9 @@ Array = NDArray[Any]
 class Task(Protocol):
     """A model, its data, its loss and its metrics.
 
-    quality names the metric that searches maximize and budgets bound. baseline says how to train the model
-    first; None means that model() returns trained weights.
+    quality names the metric that searches improve and budgets bound. baseline says how to train the model
+    first; None means that model() returns trained weights. Two more attributes may be there: `lower_is_better`, the
+    names of metrics of which less is better, and `classifies = True` where outputs are logits, classes on axis 1.
     """
 
     quality: str
@@ -31,13 +33,35 @@ class Task(Protocol):
         """The uncompressed model: the same architecture at every call."""
 
     def split(self, name: str) -> Dataset[Any]:
-        """The "train", "validation" or "test" split: (input, target) pairs; an input may be a tuple of tensors."""
+        """The "train", "validation" or "test" split, which yields what autocompress.data.batches takes."""
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """A scalar to minimize, for one batch."""
 
     def metrics(self, output: Array, target: Array) -> dict[str, float]:
-        """Measures of a whole split, from the outputs of the exported file; holds at least `quality`."""
+        """Measures of a whole split, numpy arrays of the exported file's outputs and the targets; holds `quality`."""
+
+
+def task_metrics(task: Task, split: str, output: Array, target: Array) -> dict[str, float]:
+    """What a task measures on a split. Raises TaskError, naming where, for what it raises or what is no number."""
+    with blaming(f"task.metrics() on the {split} split", "it gets numpy arrays, where loss() gets tensors"):
+        found = task.metrics(output, target)
+    if not isinstance(found, dict) or not all(isinstance(value, int | float | np.number) for value in found.values()):
+        raise TaskError(f"task.metrics() returned {found!r}: return a dictionary of names to numbers")
+    return {name: float(value) for name, value in found.items()}
+
+
+def classifies(task: Task) -> bool:
+    """Whether outputs are logits with their classes on axis 1, so that they can be compared as distributions.
+
+    A Classification's are; another task says so by an attribute `classifies = True`.
+    """
+    return bool(getattr(task, "classifies", False))
+
+
+def lower_is_better(task: Task) -> tuple[str, ...]:
+    """The task's own metrics of which less is better, as its attribute `lower_is_better` names them."""
+    return tuple(getattr(task, "lower_is_better", ()))
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,7 @@ class Classification:
     test: Any
     baseline: Training | None = field(default_factory=lambda: Training())
     quality: str = "accuracy"
+    classifies: ClassVar[bool] = True
 
     def model(self) -> nn.Module:
         """A new model."""

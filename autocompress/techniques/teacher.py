@@ -3,35 +3,35 @@
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
-from torch.utils.data import TensorDataset
 
-from ..data import Batch, batches
+from ..data import Batch, batches, in_memory
+from ..tasks.protocol import classifies
 from ..training import Loss
 from .base import Context
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, logits: bool) -> Tensor:
     """Kullback-Leibler divergence of softened distributions, times temperature squared (Hinton et al., 2015, 2).
 
-    student, teacher: logits, classes last; averaged over all other dimensions. Outputs without classes, of shape (N,)
-    or (N, 1), are matched by squared error (Ba and Caruana, 2014, 2.2).
+    student, teacher: (N, classes, ...), averaged over all other dimensions. Outputs that are no logits, or of a single
+    class, are matched by squared error (Ba and Caruana, 2014, 2.2).
     """
-    if teacher.dim() < 2 or teacher.shape[-1] < 2:
+    if not logits or teacher.dim() < 2 or teacher.shape[1] < 2:
         return mse_loss(student, teacher)
-    classes = student.shape[-1]
-    student, teacher = student.reshape(-1, classes), teacher.reshape(-1, classes)
+    classes = student.shape[1]
+    student, teacher = (output.movedim(1, -1).reshape(-1, classes) for output in (student, teacher))
     divergence = kl_div(log_softmax(student / temperature, 1), softmax(teacher / temperature, 1), reduction="batchmean")
     return divergence * temperature**2
 
 
 def blended(context: Context, alpha: float, temperature: float) -> Loss:
     """A loss of which a share `alpha` is distillation and the rest the task's own."""
-    teacher = Teacher(context) if alpha else None
+    teacher, logits = Teacher(context) if alpha else None, classifies(context.task)
 
     def loss(output: Tensor, batch: Batch) -> Tensor:
         """Both losses of one batch in their shares."""
         own = context.task.loss(output, batch.targets) if alpha < 1 else output.new_zeros(())
-        soft = distillation_loss(output, teacher(batch), temperature) if teacher else output.new_zeros(())
+        soft = distillation_loss(output, teacher(batch), temperature, logits) if teacher else output.new_zeros(())
         return alpha * soft + (1 - alpha) * own
 
     return loss
@@ -42,7 +42,7 @@ class Teacher:
 
     def __init__(self, context: Context) -> None:
         self.model = context.teacher
-        self.stored = self._all(context) if isinstance(context.train, TensorDataset) else None
+        self.stored = self._all(context) if in_memory(context.train) else None
 
     def _all(self, context: Context) -> Tensor:
         return context.cached("logits", lambda: torch.cat([self._forward(b) for b in batches(context.train, 256)]))

@@ -2,8 +2,6 @@
 
 import hashlib
 
-import torch
-
 from ..artifacts.export import check_parity, export_onnx, strip
 from ..artifacts.runtime import Model
 from ..measure.latency import measure_latency
@@ -11,7 +9,9 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline
 from ..tasks import TaskReference, load_task
+from ..tasks.checks import check_trainable
 from ..tasks.examples import example_inputs, model_inputs
+from ..tasks.models import build_model
 from ..training import fit
 from .stages import pack_weights
 from .worker import Clock, use_threads
@@ -25,8 +25,8 @@ def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_s
     clock = Clock()
     with clock("load_task"):
         task = load_task(reference)
-        torch.manual_seed(seed)
-        model = task.model()
+        check_trainable(task, seed)
+        model = build_model(task, seed)
     early = b""
 
     def keep_early(progress: float) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from ..data import Batch, batches
+from ..data import Batch, batches, seed_all
 from ..errors import TaskError
 from ..outcome import Infeasible, Limit
 from ..tasks import Task
@@ -39,6 +39,7 @@ def find_collapse(model: nn.Module, teacher: nn.Module, task: Task, learning_rat
     copy: pruning often takes the accuracy to chance, from where most networks recover and dead ones do not. Where the
     outputs of the uncompressed teacher say nothing either, as with targets that are all alike, nobody can tell.
     """
+    seed_all(0)
     train = task.split("train")
     count = len(train)  # type: ignore[arg-type]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()

@@ -15,14 +15,16 @@ from ..artifacts.directory import versions
 from ..artifacts.export import TOLERANCE, check_parity, export_onnx, strip
 from ..artifacts.packing import float_weights, pack
 from ..artifacts.runtime import Model
-from ..errors import AutocompressError, TechniqueError
+from ..data import seed_all
+from ..errors import AutocompressError, TaskError, TechniqueError
 from ..measure.latency import measure_latency
 from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit, Metrics, Outcome, violations
 from ..recipe import Recipe, digest
-from ..tasks import TaskReference, load_task
+from ..tasks import Task, TaskReference, load_task
 from ..tasks.examples import example_inputs, model_inputs
+from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from .screening import find_collapse, too_large
 from .stages import StageCache, pack_weights, rebuild, replay
@@ -49,11 +51,28 @@ class TrialSpec:
 
 
 @functools.lru_cache(maxsize=2)
-def _teacher(reference: TaskReference, baseline: Baseline) -> tuple[nn.Module, dict[str, Any]]:
+def _teacher(reference: TaskReference, baseline: Baseline, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """The uncompressed model, and an empty cache that lives as long, once a process."""
-    model = load_task(reference).model()
+    task = load_task(reference)
+    model = build_model(task, seed)
     model.load_state_dict(load(baseline.weights))
-    return model.eval().requires_grad_(False), {}
+    _check_same(model.eval(), task, baseline)
+    return model.requires_grad_(False), {}
+
+
+def _check_same(model: nn.Module, task: Task, baseline: Baseline) -> None:
+    """Raise TaskError unless the model that was built here computes what the baseline's file does."""
+    example = example_inputs(task)
+    expected = torch.from_numpy(Model(baseline.onnx)(*(tensor.numpy() for tensor in example)))
+    with torch.no_grad():
+        output = model(*(tensor.clone() for tensor in example))
+    if not alike(output, expected, TOLERANCE):
+        names = ", ".join(name for name, _ in kept_apart(model)) or "none"
+        raise TaskError(
+            "task.model() makes another network here than the one that the baseline was measured on: it has tensors "
+            f"that its state_dict leaves out ({names}), or reads files or settings that differ here; register such "
+            "tensors as persistent buffers, or make them from a fixed seed"
+        )
 
 
 def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
@@ -118,12 +137,12 @@ class _Run:
     def start(cls, spec: TrialSpec, baseline: Baseline) -> "_Run":
         """Load the task and go on from the longest stage that is cached, or from the uncompressed model."""
         task = load_task(spec.task)
-        teacher, shared = _teacher(spec.task, baseline)
+        teacher, shared = _teacher(spec.task, baseline, spec.seed)
         recipe = expanded(recipe_from_data(spec.recipe))
         base = digest([baseline.fingerprint, vars(spec.task), spec.seed, versions()])
         cache = StageCache(Path(spec.cache), base) if spec.cache else None
         found = cache.longest(recipe) if cache else None
-        model = task.model()
+        model = build_model(task, spec.seed)
         if found is None:
             model.load_state_dict(load(baseline.weights))
             decisions: list[Decision] = []
@@ -154,12 +173,12 @@ class _Run:
     def _context(self, index: int) -> Context:
         """The seed of a step comes from the recipe up to it, so that stages can be shared between trials."""
         seed = int(digest([self.context.seed, self.recipe.prefix(index + 1).to_data()])[:7], 16)
-        torch.manual_seed(seed)
+        seed_all(seed)
         return replace(self.context, seed=seed, early=self._early if self.early else None)
 
     def _early(self) -> nn.Module:
         """The architecture with early weights, compressed by the decisions so far."""
-        model = self.context.task.model()
+        model = build_model(self.context.task, self.context.seed)
         model.load_state_dict(load(self.early))
         return replay(model, self.recipe, self.decisions)
 

@@ -189,7 +189,7 @@ class Streaming(IterableDataset[Any]):
 
 class Words(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
-        return {"a": 1}, torch.tensor(0)
+        return "three", torch.tensor(0)
 
     def __len__(self) -> int:
         return 3
@@ -236,7 +236,7 @@ BAD: dict[str, tuple[Task, str]] = {
     "unlike lengths": (replace(GOOD, test=(X, Y[:5])), r"split 'test' has 12 inputs but 5 targets: give one each"),
     "no length": (replace(GOOD, train=Streaming()), r"split 'train' has no length: give a map-style Dataset"),
     "empty": (replace(GOOD, validation=(X[:0], Y[:0])), r"split 'validation' is empty"),
-    "no tensors": (replace(GOOD, train=Words()), r"split 'train' yields a dict: yield \(input, target\) tensors"),
+    "no tensors": (replace(GOOD, train=Words()), r"a batch of 3 examples holds a str: yield tensors, arrays"),
     "nan": (replace(GOOD, test=(with_nan(7), Y)), r"split 'test' holds NaN or infinity, first in example 7: clean"),
     "infinity": (replace(GOOD, train=(X / 0, Y)), r"split 'train' holds NaN or infinity, first in example 0"),
     "wrong shape": (replace(GOOD, validation=(X[:, :2], Y)), r"does not take the data's inputs of shape \(2, 12, 12\)"),
@@ -252,7 +252,10 @@ BAD: dict[str, tuple[Task, str]] = {
     "loss per example": (changed(own_loss=lambda o, t: o.sum(1)), r"task.loss\(\) returned \(12,\): return a scalar"),
     "loss a number": (changed(own_loss=lambda o, t: 1.0), r"task.loss\(\) returned float: return a scalar tensor"),
     "loss infinite": (changed(own_loss=lambda o, t: o.sum() / 0), r"task.loss\(\) is -?inf on the first validation"),
-    "loss does not fit": (changed(own_loss=lambda o, t: (o - t).mean()), r"\(12, 4\) does not fit the loss with targ"),
+    "loss does not fit": (
+        changed(own_loss=lambda o, t: (o - t).mean()),
+        r"task.loss\(\) raised RuntimeError: .* \(test_tasks.py, line \d+\); it got .*\(12, 4\) and targets \(12,\)",
+    ),
     "no metrics": (changed(own_metrics=[0.5]), r"task.metrics\(\) returned \[0.5\]: return a dictionary"),
     "other quality": (
         changed(own_metrics={"f1": 1.0}),

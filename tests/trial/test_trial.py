@@ -10,8 +10,10 @@ import torch
 from models import Plain, make_task, plain_baseline, plain_task, reference, seeded, trial_spec
 from torch import nn
 
+from autocompress.artifacts.export import export_onnx
 from autocompress.artifacts.runtime import Model
 from autocompress.outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit
+from autocompress.tasks import load_task
 from autocompress.tasks.examples import example_inputs, model_inputs
 from autocompress.techniques import recipe_from_data
 from autocompress.trial.stages import pack_weights, rebuild
@@ -197,7 +199,10 @@ def diverging_baseline() -> Baseline:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1e30)
-    return replace(plain_baseline(), weights=pack_weights(model), fingerprint="diverging")
+    exported = export_onnx(model, example_inputs(load_task(reference())))
+    return replace(
+        plain_baseline(), weights=pack_weights(model), onnx=exported.SerializeToString(), fingerprint="diverging"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pydantic import Field
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ...recipe import Choice, Kind, Range
+from ...tasks.protocol import classifies
 from ..base import Context, Decision, Technique
 from ..teacher import distillation_loss
 from . import _uniform
@@ -73,7 +74,7 @@ def scan(
     examples: int,
 ) -> Costs:
     """How far outputs move with one weight at a time on each grid: the divergence from those of the file as it is."""
-    run = _uniform.Variable(model, list(weights))
+    run, logits = _uniform.Variable(model, list(weights)), classifies(context.task)
     batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
     whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
 
@@ -81,7 +82,7 @@ def scan(
         """The divergence with one weight on one grid, averaged over the sample."""
         changed = {name: _uniform.dequantized(weights[name].values, found)}
         pairs = zip(batches, whole, strict=True)
-        rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0)) for x, y in pairs]
+        rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0, logits)) for x, y in pairs]
         return sum(rows) / len(rows)
 
     return {name: [moved(name, found) for found in choices] for name, choices in grids.items()}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...data import Batch
 from ...errors import TechniqueError
 from ...recipe import Choice, Kind, Range
+from ...tasks.protocol import classifies
 from ...training import Training, fit
 from ..base import Context, Decision, Technique
 from ..layers import replace
@@ -94,13 +95,13 @@ class Qat(Technique):
             batch_size=self.batch_size,
             sharpness=self.sharpness,
         )
-        teacher = Teacher(context) if self.alpha else None
+        teacher, logits = Teacher(context) if self.alpha else None, classifies(context.task)
 
         def loss(output: Tensor, batch: Batch) -> Tensor:
             """The task's loss and the teacher's, in the shares that alpha says."""
             task: Tensor = context.task.loss(output, batch.targets)
             if teacher is None:
                 return task
-            return self.alpha * distillation_loss(output, teacher(batch), TEMPERATURE) + (1 - self.alpha) * task
+            return self.alpha * distillation_loss(output, teacher(batch), TEMPERATURE, logits) + (1 - self.alpha) * task
 
         fit(model, context.train, loss, settings, context.seed)

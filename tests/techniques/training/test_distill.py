@@ -1,5 +1,6 @@
 """Distillation: its loss against other libraries, and its limits alpha = 0 and alpha = 1."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -45,20 +46,22 @@ def test_the_loss_is_scipys_divergence_of_softened_distributions(temperature: fl
     p = scipy.special.softmax(teacher.numpy() / temperature, axis=1)
     q = scipy.special.softmax(student.numpy() / temperature, axis=1)
     expected = temperature**2 * scipy.special.rel_entr(p, q).sum(axis=1).mean()
-    assert float(distillation_loss(student, teacher, temperature)) == pytest.approx(expected, rel=1e-9)
+    assert float(distillation_loss(student, teacher, temperature, True)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_loss_is_torchs_divergence_with_targets_in_logarithms() -> None:
     student, teacher = logits(2), logits(3)
     criterion = nn.KLDivLoss(reduction="batchmean", log_target=True)
     expected = 9 * criterion((student / 3).log_softmax(1), (teacher / 3).log_softmax(1))
-    torch.testing.assert_close(distillation_loss(student, teacher, 3.0), expected)
+    torch.testing.assert_close(distillation_loss(student, teacher, 3.0, True), expected)
 
 
-def test_all_dimensions_before_the_classes_are_averaged() -> None:
-    student, teacher = logits(4, (2, 3, 7)), logits(5, (2, 3, 7))
-    rows = [distillation_loss(student[i, j][None], teacher[i, j][None], 2.0) for i in range(2) for j in range(3)]
-    torch.testing.assert_close(distillation_loss(student, teacher, 2.0), torch.stack(rows).mean())
+def test_classes_are_the_second_axis_and_all_others_are_averaged() -> None:
+    """As torch's own losses have it, so that an image's pixels are examples and not classes."""
+    student, teacher = logits(4, (2, 7, 3, 5)), logits(5, (2, 7, 3, 5))
+    pixels = itertools.product(range(2), range(3), range(5))
+    rows = [distillation_loss(student[i, :, h, w][None], teacher[i, :, h, w][None], 2.0, True) for i, h, w in pixels]
+    torch.testing.assert_close(distillation_loss(student, teacher, 2.0, True), torch.stack(rows).mean())
 
 
 def test_temperature_squared_keeps_gradients_from_vanishing() -> None:
@@ -66,7 +69,7 @@ def test_temperature_squared_keeps_gradients_from_vanishing() -> None:
     student, teacher = logits(6), logits(7)
     student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
     student.requires_grad_(True)
-    distillation_loss(student, teacher, 1000.0).backward()
+    distillation_loss(student, teacher, 1000.0, True).backward()
     expected = (student.detach() - teacher) / 7 / 5  # seven classes, averaged over five rows
     torch.testing.assert_close(student.grad, expected, rtol=0.02, atol=1e-3)
 
@@ -76,8 +79,8 @@ def test_the_loss_is_zero_for_equal_distributions_and_else_positive(
     seed: int, shift: float, temperature: float
 ) -> None:
     student, teacher = logits(seed), logits(seed + 5000)
-    assert float(distillation_loss(teacher + shift, teacher, temperature)) == pytest.approx(0, abs=1e-9)
-    assert float(distillation_loss(student, teacher, temperature)) > 0
+    assert float(distillation_loss(teacher + shift, teacher, temperature, True)) == pytest.approx(0, abs=1e-9)
+    assert float(distillation_loss(student, teacher, temperature, True)) > 0
 
 
 def with_other_labels(context: Context) -> Context:
@@ -113,7 +116,7 @@ def test_the_student_comes_closer_to_the_teacher() -> None:
 
     def distance() -> float:
         with torch.no_grad():
-            return float(distillation_loss(student.eval()(inputs), context.teacher(inputs), 4.0))
+            return float(distillation_loss(student.eval()(inputs), context.teacher(inputs), 4.0, True))
 
     before = distance()
     Distill(alpha=1.0, **{**QUICK, "epochs": 4}).train(student, context)
@@ -148,8 +151,8 @@ def test_the_teacher_stays_as_it_is() -> None:
     assert not context.teacher.training
 
 
-@pytest.mark.parametrize("shape", [(5,), (5, 1)])
-def test_outputs_without_classes_are_matched_by_squared_error(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("shape", "classes"), [((5,), True), ((5, 1), True), ((5,), False), ((5, 3), False)])
+def test_outputs_without_classes_are_matched_by_squared_error(shape: tuple[int, ...], classes: bool) -> None:
     student, teacher = logits(8, shape), logits(9, shape)
     expected = float(np.mean((student.numpy() - teacher.numpy()) ** 2))
-    assert float(distillation_loss(student, teacher, 4.0)) == pytest.approx(expected, rel=1e-9)
+    assert float(distillation_loss(student, teacher, 4.0, classes)) == pytest.approx(expected, rel=1e-9)
