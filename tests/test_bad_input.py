@@ -379,7 +379,7 @@ TASKS = [
     Case(
         "output that does not fit the loss",
         task(REGRESSION, "Regression"),
-        ("the model's output (8, 4) does not fit the loss with targets (8, 3): ",),
+        ("it got the model's output (8, 4) and targets (8, 3)",),
     ),
     Case("quality that nobody measures", task(PERHAPS), ("task.quality is 'accuracy', not among task.metrics()",)),
     Case(
@@ -485,14 +485,14 @@ STUDIES = [
     Case(
         "study of another config",
         named("other.yaml", objectives=["size_bytes", "accuracy"]),
-        ("study 'tiny' in ", "belongs to another config", "choose another `study:` name"),
+        ("study 'tiny' in ", "was begun with another config: ", "choose another `study:` name"),
         "search other.yaml --resume",
         studied=True,
     ),
     Case(
         "study of another task file",
         both(named("other.yaml", task="twin.py:tiny"), text("twin.py", TASK)),
-        ("belongs to another config, search space or task file",),
+        ("was begun with another config, code: ",),
         "search other.yaml --resume",
         studied=True,
     ),

@@ -24,10 +24,11 @@ from ..trial.trial import confirm, prepare
 from .files import write_folder
 from .plan import check_limits, obtain_baseline
 from .results import Results
-from .setup import Setup, set_up
+from .setup import Setup, changed, set_up
 from .store import StudyStore, study_names
 
 QUALITY_TOLERANCE = 0.005
+TASK = ("settings", "data", "model")  # by what a task is known again; its code may have been tidied
 
 
 def choose(results: Results, trial: int | None, how: str | None) -> int:
@@ -48,20 +49,33 @@ class Made:
     program: bytes | None
 
 
-def export_trial(results: Results, number: int, out: Path, pt2: bool = False) -> dict[str, Any]:
+def export_trial(
+    results: Results, number: int, out: Path, pt2: bool = False, config: SearchConfig | None = None
+) -> dict[str, Any]:
     """Write the artifact directory of a trial, measured anew; returns its measurement.
 
-    A trial whose file is not kept is run again, which gives the same weights. pt2: with a torch program. Raises
-    ArtifactError or StudyError.
+    A trial whose file is not kept is run again, which gives the same weights. pt2: with a torch program. config: where
+    the task lies now, if no longer where it was. Raises ArtifactError or StudyError.
     """
     check_target(out)
-    setup = set_up(results.config())
+    setup = set_up(config or results.config())
+    _check_task(results, setup)
     baseline = results.kept_baseline() or obtain_baseline(setup, InlineExecutor())
     record = results.record(number)
     if isinstance(record.outcome, Failed):
         raise StudyError(f"trial {number} failed ({record.outcome.reason}): export a trial of the front")
     candidate = results.candidate(number) or _run(record.recipe, setup, baseline)
     return _write(_made(record.recipe, candidate, setup, pt2), setup, baseline, out, results.metrics(number))
+
+
+def _check_task(results: Results, setup: Setup) -> None:
+    """Raise StudyError where the task is another than the one that was searched on: its numbers would be others."""
+    other = [name for name in changed(results.store.get("made_of") or {}, setup.identity) if name in TASK]
+    if other:
+        raise StudyError(
+            f"the {' and the '.join(other)} of study {results.name!r} are others now than when it was searched: put "
+            "them back, or search again"
+        )
 
 
 def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path, pt2: bool = False) -> dict[str, Any]:

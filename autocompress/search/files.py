@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +90,18 @@ class StudyFiles:
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def store_baseline(self, key: str, baseline: Baseline) -> None:
-        """Keep a trained baseline, for every study that starts from the same task and seed."""
-        facts = {"metrics": baseline.metrics, "seconds": baseline.seconds, "fingerprint": baseline.fingerprint}
+    def store_baseline(self, key: str, baseline: Baseline, code: str, made_of: Mapping[str, str]) -> None:
+        """Keep a trained baseline, for every study that starts from the same task and seed.
+
+        code is what the config calls the task; made_of are the facts that the key stands for.
+        """
+        facts = {
+            "metrics": baseline.metrics,
+            "seconds": baseline.seconds,
+            "fingerprint": baseline.fingerprint,
+            "code": code,
+            "made_of": dict(made_of),
+        }
         files = {
             "model.onnx": baseline.onnx,
             "weights.safetensors": baseline.weights,
@@ -100,6 +109,16 @@ class StudyFiles:
             "baseline.json": json.dumps(facts).encode(),
         }
         write_folder(self.folder / "baselines" / key, files)
+
+    def latest_facts(self, code: str) -> dict[str, str]:
+        """What the newest kept baseline of a task of that name was made of; empty where none is kept."""
+        rows = []
+        for path in (self.folder / "baselines").glob("*/baseline.json"):
+            with contextlib.suppress(OSError, ValueError):
+                facts = json.loads(path.read_text())
+                if facts.get("code") == code:
+                    rows.append((path.stat().st_mtime, facts["made_of"]))
+        return dict(max(rows, key=lambda row: row[0])[1]) if rows else {}
 
     def load_baseline(self, key: str) -> Baseline | None:
         """The baseline of that key, or None when it is not kept."""

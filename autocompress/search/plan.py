@@ -1,6 +1,5 @@
 """What a search starts from: the baseline, the budget as bounds on its metrics, and the objectives."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,10 @@ from ..errors import ConfigError, TaskError, suggest
 from ..executors import Executor
 from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
+from ..tasks.models import model_notes
 from ..trial.baseline import make_baseline
-from .setup import Setup
+from .setup import Setup, changed
+from .state import View
 
 
 @dataclass(frozen=True)
@@ -25,28 +26,39 @@ class Plan:
     objectives: tuple[str, ...]
 
 
-def make_plan(setup: Setup, executor: Executor, note: Callable[[str], None]) -> Plan:
+def make_plan(setup: Setup, executor: Executor, view: View) -> Plan:
     """Train and measure the baseline, unless it is kept, and hold budget and objectives against it.
 
-    note is told what makes a search from this baseline doubtful. Raises ConfigError or TaskError.
+    view is told what makes a search from this baseline doubtful. Raises ConfigError or TaskError.
     """
-    baseline = obtain_baseline(setup, executor)
+    baseline = obtain_baseline(setup, executor, view)
+    for text in model_notes(setup.task):
+        view.note(f"note: {text}")
     for text in doubts(setup.task, baseline.metrics):
-        note(f"warning: {text}")
+        view.note(f"warning: {text}")
     limits = check_limits(setup.config, setup.quality, baseline.metrics)
     return Plan(setup, baseline, limits, objectives(setup.config, setup.quality, baseline.metrics))
 
 
-def obtain_baseline(setup: Setup, executor: Executor) -> Baseline:
-    """The baseline that is kept, or a new one, trained and measured where the trials run. Raises TaskError."""
+def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) -> Baseline:
+    """The baseline that is kept, or a new one, trained and measured where the trials run. Raises TaskError.
+
+    A task that is another than when its last baseline was kept is said to view.
+    """
     kept = setup.files.load_baseline(setup.baseline_key)
     if kept is not None:
         return kept
     config = setup.config
+    before = setup.files.latest_facts(setup.reference.code)
+    if view is not None:
+        if before:
+            names = ", ".join(changed(before, setup.baseline_facts))
+            view.note(f"the baseline is made anew: {names} changed since the last one was kept")
+        view.phase("training and measuring the baseline" if setup.task.baseline else "measuring the baseline")
     baseline = executor.call(
         make_baseline, setup.reference, config.search.seed, config.target.threads, config.target.batch_size
     )
-    setup.files.store_baseline(setup.baseline_key, baseline)
+    setup.files.store_baseline(setup.baseline_key, baseline, setup.reference.code, setup.baseline_facts)
     return baseline
 
 

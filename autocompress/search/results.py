@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SearchConfig
+from ..documents import Document
 from ..errors import StudyError
 from ..front import Front, find_front, front_document
 from ..outcome import Baseline, Candidate, Completed, Limit, Metrics, measured
@@ -92,9 +93,10 @@ class Results:
         """The config that the study was made with. Raises StudyError when its file moved away."""
         root = Path(self.store.get("root", "."))
         if not root.is_dir():
-            raise StudyError(f"the study's config folder {root} is gone: put it back")
-        config = SearchConfig.model_validate(_with_units(self.store.get("config")))
-        config._root = root
+            raise StudyError(f"the study's config folder {root} is gone: put it back, or give --config")
+        data = _with_units(self.store.get("config"))
+        config = SearchConfig.model_validate(data)
+        config._root, config._document = root, Document(self.store.get("config_path", "config"), data)
         return config
 
 

@@ -11,7 +11,7 @@ from .controller import Controller
 from .interrupts import Interrupts
 from .plan import Plan, make_plan
 from .recorder import Recorder
-from .setup import Setup, set_up
+from .setup import Setup, changed, set_up
 from .state import View
 from .store import StudyStore, study_names
 
@@ -31,7 +31,7 @@ def plan(config: SearchConfig, kind: str, view: View) -> Plan:
     setup = set_up(config)
     view.phase(_starting(kind))
     with opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource) as executor:
-        return _plan(setup, executor, view)
+        return make_plan(setup, executor, view)
 
 
 def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Result:
@@ -42,17 +42,12 @@ def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Res
     with setup.files.lock():
         view.phase(_starting(kind))
         with opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource) as executor:
-            planned = _plan(setup, executor, view)
+            planned = make_plan(setup, executor, view)
             return _search(planned, _open(planned), executor, view)
 
 
 def _starting(kind: str) -> str:
     return "starting Ray" if kind == "ray" else "starting"
-
-
-def _plan(setup: Setup, executor: Executor, view: View) -> Plan:
-    view.phase("training and measuring the baseline" if setup.task.baseline else "measuring the baseline")
-    return make_plan(setup, executor, view.note)
 
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:
@@ -76,10 +71,11 @@ def _check_name(setup: Setup, resume: bool) -> None:
     if config.study not in study_names(config.storage):
         return
     store = StudyStore.open(config.storage, config.study)
-    if store.get("identity") != setup.identity:
+    other = changed(store.get("made_of") or {}, setup.identity)
+    if other:
         raise StudyError(
-            f"study {config.study!r} in {config.storage} belongs to another config, search space or task file: "
-            "choose another `study:` name"
+            f"study {config.study!r} in {config.storage} was begun with another {', '.join(other)}: its trials cannot "
+            "be compared with new ones; put that back, or choose another `study:` name"
         )
     if not resume:
         raise StudyError(
@@ -93,7 +89,7 @@ def _open(planned: Plan) -> StudyStore:
     if config.study in study_names(config.storage):
         return StudyStore.open(config.storage, config.study)
     attributes = {
-        "identity": setup.identity,
+        "made_of": setup.identity,
         "config": config.model_dump(mode="json"),
         "config_path": config.document.source,
         "root": str(config.root),

@@ -1,14 +1,17 @@
 """From a config to everything that a search needs, with all checks made before anything is started."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..artifacts.directory import processor, versions
 from ..config import SearchConfig
 from ..documents import validate
 from ..errors import ConfigError
 from ..outcome import Limit
 from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task, refer
+from ..tasks.identity import task_facts
 from ..tasks.images import ImageClassificationConfig
 from ..trial.trial import TrialSpec
 from .files import StudyFiles, work_folder
@@ -18,13 +21,14 @@ from .space_file import find_space, load_space
 
 @dataclass(frozen=True)
 class Setup:
-    """A checked config with its task, space and files."""
+    """A checked config with its task, space and files; made_of are the digests of what the task is."""
 
     config: SearchConfig
     reference: TaskReference
     task: Task
     space: Space
     files: StudyFiles
+    made_of: Mapping[str, str]
 
     @property
     def quality(self) -> str:
@@ -37,16 +41,29 @@ class Setup:
         return self.config.root if ".py:" in self.reference.code else None
 
     @property
-    def identity(self) -> str:
-        """What must be equal for a study to be gone on with: config, space and task."""
-        space = Path(self.space.source).read_text()
-        return digest([self.config.identity(), space, vars(self.reference)])
+    def baseline_facts(self) -> dict[str, str]:
+        """What a trained and measured baseline depends on, each as a digest: none of them says where the task lies."""
+        target = self.config.target
+        return {
+            **self.made_of,
+            "target": digest([self.config.search.seed, target.threads, target.batch_size]),
+            "versions": digest(versions()),
+            "processor": digest(processor()["name"]),
+        }
 
     @property
     def baseline_key(self) -> str:
-        """What a trained and measured baseline depends on."""
-        target = self.config.target
-        return digest([vars(self.reference), self.config.search.seed, target.threads, target.batch_size])[:32]
+        """What a baseline is kept under."""
+        return digest(self.baseline_facts)[:32]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must be equal for a study to be gone on with."""
+        return {
+            "config": self.config.identity(),
+            "search space": digest(Path(self.space.source).read_text()),
+            **self.baseline_facts,
+        }
 
     def trial(self, number: int, recipe: Recipe, limits: tuple[Limit, ...] = ()) -> TrialSpec:
         """What a worker is told of one trial; candidates past the limits are rejected before they are trained."""
@@ -68,8 +85,14 @@ def set_up(config: SearchConfig) -> Setup:
     space = load_space(find_space(config.search_space, config.root))
     reference = task_reference(config)
     task = load_task(reference)
+    made_of = task_facts(reference, task, config.search.seed)
     files = StudyFiles(work_folder(config.storage), config.study)
-    return Setup(config, reference, task, space, files)
+    return Setup(config, replace(reference, content=digest(made_of)), task, space, files, made_of)
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The words under which two sets of facts differ."""
+    return [name for name in dict.fromkeys((*now, *before)) if before.get(name) != now.get(name)]
 
 
 def task_reference(config: SearchConfig) -> TaskReference:

@@ -52,6 +52,10 @@ class ImageClassificationConfig(BaseModel):
     split: SplitShares = SplitShares()
     baseline: Training | None = None
 
+    def places(self) -> list[str]:
+        """Where data and weights lie, from the config's folder."""
+        return [self.data.partition(":")[2], *([self.weights] if self.weights else [])]
+
 
 class ImageTensors(TensorDataset):
     """Images kept as bytes (N, C, H, W) and normalized when they are read."""

@@ -1,18 +1,20 @@
 """From what a config says of a task to the task itself, here or on a worker."""
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from ..errors import TaskError, suggest
+from ..recipe import digest
+from .blame import one_line, place
 from .checks import check_task
+from .code import code_digest, file_stamp, forget_others
 from .images import ImageClassificationConfig, image_classification
 from .protocol import Task
 
@@ -24,32 +26,37 @@ class TaskReference:
     """Where a task comes from, as a value that can travel.
 
     code is `file.py:name` or `module:name`: the task's factory, or its model where `settings` (the JSON of a config
-    mapping) describe the rest. root is the folder of the config; file_digest tells one version of the file from
-    the next.
+    mapping) describe the rest. root is the folder of the config; code_digest tells one version of the code from
+    the next, and stamp one version of weights and data, by their times. content says what all of them come to, once
+    that is known: what is kept of a task is kept under it, and not under its place.
     """
 
     code: str
     root: str
     settings: str = ""
-    file_digest: str = ""
+    code_digest: str = ""
+    stamp: str = ""
+    content: str = field(default="", compare=False)
+
+    @property
+    def key(self) -> str:
+        """What results of this task are kept under."""
+        return self.content or digest([self.code, self.settings, self.code_digest])
 
 
 def refer(task: str | ImageClassificationConfig, root: Path) -> TaskReference:
     """A reference to what a config says of its task. Raises TaskError when its file is not there."""
     code, settings = (task, "") if isinstance(task, str) else (task.model, task.model_dump_json())
+    stamp = "" if isinstance(task, str) else file_stamp([root / place for place in task.places()])
     name, _, attribute = code.rpartition(":")
     if not name or not attribute:
         raise TaskError(f"task: {code!r}: write file.py:factory or package.module:factory")
     if not name.endswith(".py"):
-        return TaskReference(code, str(root), settings)
+        return TaskReference(code, str(root), settings, stamp=stamp)
     path = root / name
     if not path.is_file():
         raise TaskError(f"task: {path}: no such file: check the path, which starts at the config's folder")
-    return TaskReference(code, str(root), settings, _digest(path))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return TaskReference(code, str(root), settings, code_digest(path, root), stamp)
 
 
 def locate(reference: TaskReference) -> Path:
@@ -59,7 +66,7 @@ def locate(reference: TaskReference) -> Path:
     if not name.endswith(".py"):
         return original
     path = original / name
-    if path.is_file() and _digest(path) == reference.file_digest:
+    if path.is_file() and code_digest(path, original) == reference.code_digest:
         return original
     return next(
         (Path(entry) / SHIPPED_FOLDER for entry in sys.path if (Path(entry) / SHIPPED_FOLDER).is_dir()), original
@@ -86,14 +93,14 @@ def load_task(reference: TaskReference) -> Task:
         text = str(error)
         raise TaskError(text if text.startswith("task") else f"task {reference.code}: {text}") from None
     except (Exception, SystemExit) as error:
-        raise TaskError(f"task {reference.code}: raised {_in_one_line(error)}") from error
+        raise TaskError(f"task {reference.code}: raised {one_line(error)}{place(error)}") from error
     return task
 
 
 def load_callable(source: str, root: Path) -> Any:
     """The callable behind `file.py:name` or `package.module:name`. Raises TaskError when there is none."""
     name, _, attribute = source.rpartition(":")
-    module = _load_file(root / name) if name.endswith(".py") else _load_module(name)
+    module = _load_file(root / name, root) if name.endswith(".py") else _load_module(name)
     found = getattr(module, attribute, None)
     if found is None:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -111,10 +118,11 @@ class _Uncached(SourceFileLoader):
         raise OSError(f"{path} is read anew")
 
 
-def _load_file(path: Path) -> ModuleType:
+def _load_file(path: Path, root: Path) -> ModuleType:
     if not path.is_file():
         raise TaskError(f"{path}: no such file: check the path, which starts at the config's folder")
-    name = f"autocompress_task_{hashlib.sha256(f'{path} {_digest(path)}'.encode()).hexdigest()[:12]}"
+    forget_others(path, root)
+    name = f"autocompress_task_{digest([str(path), code_digest(path, root)])[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
@@ -122,13 +130,13 @@ def _load_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    # First, so that what it imports is not found beside another task's file.
+    sys.path[:] = [str(path.parent), *(entry for entry in sys.path if entry != str(path.parent))]
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise TaskError(f"{path}: cannot be imported: {_in_one_line(error)}") from error
+        raise TaskError(f"{path}: cannot be imported: {one_line(error)}") from error
     return module
 
 
@@ -138,8 +146,4 @@ def _load_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise TaskError(f"{name}: no module {error.name!r}: install it, or write file.py:name") from None
     except (Exception, SystemExit) as error:
-        raise TaskError(f"{name}: cannot be imported: {_in_one_line(error)}") from error
-
-
-def _in_one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise TaskError(f"{name}: cannot be imported: {one_line(error)}") from error

@@ -242,6 +242,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     trial: Annotated[int | None, typer.Option(help="A trial's number.")] = None,
     pick: Annotated[Pick | None, typer.Option(help="Choose from the front; knee if nothing is said.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="The study's config, where its folder is no longer where it was.")
+    ] = None,
     pt2: ProgramOption = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
@@ -250,12 +253,14 @@ def export(
     if trial is not None and pick is not None:
         raise AutocompressError("--trial and --pick both choose a trial: give one of them")
     results = _results(study, storage)
+    from ..config import find_config, load_config
     from ..search.deliver import choose, export_trial
 
+    checked = load_config(find_config(config)) if config else None
     number = choose(results, trial, pick.value if pick else None)
     Console(stderr=True).print(f"exporting trial {number}: {results.record(number).recipe}", markup=False)
     with contextlib.redirect_stdout(sys.stderr):
-        measurement = export_trial(results, number, out, pt2)
+        measurement = export_trial(results, number, out, pt2, checked)
     from .details import delivery_parts
 
     _print(measurement, as_json, delivery_parts(measurement, out))

@@ -139,7 +139,7 @@ class _Run:
         task = load_task(spec.task)
         teacher, shared = _teacher(spec.task, baseline, spec.seed)
         recipe = expanded(recipe_from_data(spec.recipe))
-        base = digest([baseline.fingerprint, vars(spec.task), spec.seed, versions()])
+        base = digest([baseline.fingerprint, spec.task.key, spec.seed, versions()])
         cache = StageCache(Path(spec.cache), base) if spec.cache else None
         found = cache.longest(recipe) if cache else None
         model = build_model(task, spec.seed)
