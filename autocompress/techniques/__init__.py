@@ -15,11 +15,23 @@ from ..documents import Document, parse_yaml, read_yaml
 from ..errors import RecipeError, suggest
 from ..recipe import VERSION, Recipe, Step, parse_recipe
 from .base import Context, Decision, Technique
+from .replacing import replace_layers, unreplaceable
 
 GROUP = "autocompress.techniques"
 _COMPLETE = {"technique", "family", "kind"}
 
-__all__ = ["Context", "Decision", "Technique", "expanded", "load_recipe", "recipe_from_data", "registry", "technique"]
+__all__ = [
+    "Context",
+    "Decision",
+    "Technique",
+    "expanded",
+    "load_recipe",
+    "recipe_from_data",
+    "registry",
+    "replace_layers",
+    "technique",
+    "unreplaceable",
+]
 
 
 @functools.lru_cache(maxsize=1)

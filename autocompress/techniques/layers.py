@@ -1,6 +1,5 @@
-"""What factorizations share: ranks, what another layer costs, and putting layers in the place of one."""
+"""What factorizations share: ranks, what another layer costs, and several layers in a row for one."""
 
-import copy
 from typing import Any, TypeGuard
 
 import torch
@@ -98,70 +97,3 @@ def chain(module: nn.Module, layers: list[Any], weights: list[Tensor]) -> nn.Seq
         if isinstance(module.bias, Tensor):
             layers[-1].bias.copy_(module.bias)
     return nn.Sequential(*layers).train(module.training)
-
-
-def replace(model: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    """The model with new layers in the place of those whose identity they stand under, however often they occur."""
-    if id(model) in made:
-        return made[id(model)]
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is not None and id(child) in made:
-                setattr(parent, name, made[id(child)])
-        if isinstance(parent, nn.TransformerEncoderLayer) and not _plain(parent.linear1, parent.linear2):
-            parent.activation_relu_or_gelu = 0  # its fused path reads the weights of both layers and calls neither
-    return model
-
-
-def _plain(*layers: nn.Module) -> bool:
-    return all(isinstance(layer, nn.Linear) for layer in layers)
-
-
-def unreplaceable(model: nn.Module, names: list[str], example: tuple[Tensor, ...]) -> dict[str, str]:
-    """The layers among `names` that the model does not merely call, so that nothing can stand for them, and why."""
-    layers = {name: model.get_submodule(name) for name in names}
-    fixed = {name: "its weight is that of another layer too" for name in names if _tied(model, layers[name])}
-    called = _called(model, example)
-    fixed |= {name: "the model never calls it" for name in names if id(layers[name]) not in called}
-    free = [name for name in names if name not in fixed]
-    if not _runs_with_others(model, free, example):
-        read = [name for name in free if not _runs_with_others(model, [name], example)]
-        fixed |= dict.fromkeys(read, "the model reads its weight")
-    return fixed
-
-
-def _tied(model: nn.Module, layer: nn.Module) -> bool:
-    own = {id(parameter) for parameter in layer.parameters()}
-    others = (module for module in model.modules() if module is not layer)
-    return any(id(p) in own for module in others for p in module._parameters.values() if p is not None)
-
-
-def _called(model: nn.Module, example: tuple[Tensor, ...]) -> set[int]:
-    called: set[int] = set()
-    hooks = [m.register_forward_pre_hook(lambda module, _: called.add(id(module))) for m in model.modules()]
-    try:
-        _run(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return called
-
-
-def _runs_with_others(model: nn.Module, names: list[str], example: tuple[Tensor, ...]) -> bool:
-    trial = copy.deepcopy(model)
-    wrapped = {id(layer): nn.Sequential(layer) for layer in map(trial.get_submodule, names)}
-    try:
-        _run(replace(trial, dict(wrapped)), example)
-    except (AttributeError, TypeError, RuntimeError):
-        return False
-    return True
-
-
-def _run(model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            model(*example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)

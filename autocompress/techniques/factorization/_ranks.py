@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ...errors import TechniqueError, suggest
 from ...recipe import Kind, Range
 from ..base import Context, Decision, Technique
-from ..layers import rank_by_energy, replace, shrinks, singular_values, unreplaceable
+from ..layers import rank_by_energy, shrinks, singular_values
+from ..replacing import replace_layers, unreplaceable
 from ..sensitivity import scan, strongest
 from ._vbmf import vbmf_rank
 
@@ -144,12 +145,12 @@ class Factorization(Technique):
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Factorize the recorded layers to their ranks; a layer with several names stays shared."""
-        made: dict[int, nn.Module] = {}
+        made: dict[nn.Module, nn.Module] = {}
         for name, module in list(model.named_modules(remove_duplicate=False)):
             ranks = decision["ranks"].get(name)
-            if ranks is not None and id(module) not in made:
-                made[id(module)] = self.factorize(module, ranks if isinstance(ranks, list) else [ranks])
-        return replace(model, made)
+            if ranks is not None and module not in made:
+                made[module] = self.factorize(module, ranks if isinstance(ranks, list) else [ranks])
+        return replace_layers(model, made)
 
     def by_energy(self, layer: Candidate) -> Ranks | str:
         """The ranks of the rule `energy`, or why there are none."""
@@ -236,5 +237,5 @@ class Factorization(Technique):
         unfolded = self.unfold(module)
         assert unfolded is not None
         factors = self.factorize(module, unfolded.share(1 - strength))
-        if replace(model, {id(module): factors}) is not model:
+        if replace_layers(model, {module: factors}) is not model:
             setattr(model, "forward", factors.forward)  # noqa: B010  a model that is a single layer

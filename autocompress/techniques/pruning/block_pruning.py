@@ -15,7 +15,7 @@ from ...errors import TechniqueError
 from ...recipe import Kind, Range
 from ...tasks import Task
 from ..base import Context, Decision, Technique
-from ..layers import replace
+from ..replacing import replace_layers
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
 UNCLEAR = 0.01  # differences below this share of the loss say nothing: parameters decide then
@@ -86,14 +86,13 @@ class Skip(nn.Module):
 
 def without(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """The model with blocks passed over; it is changed. Layers of torch's own transformers leave their list."""
-    # The blocks are held until the end: what is made meanwhile must not get the identity of one that is gone.
-    blocks = [model.get_submodule(name) for name in names]
-    gone = {id(block) for block in blocks}
+    blocks = {model.get_submodule(name) for name in names}
     for module in model.modules():
         # It asks its first layer for its settings, which a Skip does not have.
         if isinstance(module, nn.TransformerEncoder):
-            module.layers = nn.ModuleList([layer for layer in module.layers if id(layer) not in gone])
-    return replace(model, {id(block): Skip().train(block.training) for block in blocks})
+            module.layers = nn.ModuleList([layer for layer in module.layers if layer not in blocks])
+    left = blocks & set(model.modules())
+    return replace_layers(model, {block: Skip().train(block.training) for block in left})
 
 
 def find_blocks(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:

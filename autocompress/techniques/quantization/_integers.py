@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from ...data import Batch
-from ..layers import replace, unreplaceable
+from ..replacing import replace_layers, unreplaceable
 from ._calls import Call, Calls, Trace, trace, value_names, watching
 from ._grids import PASSING
 from ._kept import REASON
@@ -86,7 +86,7 @@ def _foldable(model: nn.Module, norm: str) -> bool:
 
 def fold(model: nn.Module, norms: dict[str, str]) -> nn.Module:
     """The model with batch normalizations multiplied into the layers before them (Jacob et al., 2018, section 3.2)."""
-    gone = {}
+    gone: dict[nn.Module, nn.Module] = {}
     for name, other in norms.items():
         layer, norm = model.get_submodule(name), model.get_submodule(other)
         assert isinstance(norm, _BatchNorm)
@@ -96,8 +96,8 @@ def fold(model: nn.Module, norms: dict[str, str]) -> nn.Module:
             weight, bias = fuse(*fuse_inputs)
         trains = any(parameter.requires_grad for parameter in layer.parameters())
         layer.weight, layer.bias = nn.Parameter(weight.detach(), trains), nn.Parameter(bias.detach(), trains)
-        gone[id(norm)] = nn.Identity().train(norm.training)
-    return replace(model, dict(gone))
+        gone[norm] = nn.Identity().train(norm.training)
+    return replace_layers(model, gone)
 
 
 def find_values(found: Trace, layers: Iterable[str]) -> tuple[dict[str, list[str]], list[str], dict[str, str]]:

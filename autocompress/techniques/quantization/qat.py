@@ -13,7 +13,7 @@ from ...recipe import Choice, Kind, Range
 from ...tasks.protocol import classifies
 from ...training import Training, fit
 from ..base import Context, Decision, Technique
-from ..layers import replace
+from ..replacing import replace_layers
 from ..teacher import Teacher, distillation_loss
 from ._grids import INPUTS, IntegerModel, Quantized
 from ._integers import find_layers, find_norms, find_ranges, find_values, fold, layer_order, traced
@@ -79,12 +79,12 @@ class Qat(Technique):
         fold(model, decision["norms"])
         wrapped = IntegerModel(nn.Identity(), decision["ranges"], decision["moved"])
         scales = wrapped.scales()
-        made: dict[int, nn.Module] = {}
+        made: dict[nn.Module, nn.Module] = {}
         for name, reads in decision["layers"].items():
             layer: Any = model.get_submodule(name)
             read = {value: float(scales[value]) for value in reads}
-            made[id(layer)] = Quantized(layer, decision["bits"], read).train(layer.training)
-        wrapped.model = replace(model, made)
+            made[layer] = Quantized(layer, decision["bits"], read).train(layer.training)
+        wrapped.model = replace_layers(model, made)
         return wrapped.train(model.training)
 
     def train(self, model: nn.Module, context: Context) -> None:

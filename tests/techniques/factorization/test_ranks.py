@@ -16,7 +16,7 @@ from autocompress.techniques import Context, registry
 from autocompress.techniques.factorization._ranks import Candidate, Factorization
 from autocompress.techniques.factorization.svd import Svd
 from autocompress.techniques.factorization.tucker import Tucker
-from autocompress.techniques.layers import shrinks, unreplaceable
+from autocompress.techniques.layers import shrinks
 from autocompress.techniques.sensitivity import scan, strongest
 
 ALL = ["svd", "tucker", "cp", "tensor_train", "kronecker"]
@@ -245,33 +245,6 @@ def test_an_encoder_computes_the_same_with_factors_of_full_rank() -> None:
     small = Svd().apply(copy.deepcopy(model), {"ranks": ranks}).eval()
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), rtol=1e-3, atol=1e-4)
-
-
-class Reader(nn.Module):
-    """Calls one layer and also reads its weight, ties another's, and leaves a third unused."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read = nn.Linear(12, 12)
-        self.first = nn.Linear(12, 12)
-        self.tied = nn.Linear(12, 12)
-        self.tied.weight = self.first.weight
-        self.unused = nn.Linear(12, 12)
-        self.free = nn.Linear(12, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.free(self.tied(self.first(self.read(x) @ self.read.weight)))
-
-
-def test_layers_that_are_more_than_called_are_told_apart() -> None:
-    model = Reader().eval()
-    names = [name for name, _ in model.named_children()]
-    assert unreplaceable(model, names, (torch.randn(2, 12),)) == {
-        "read": "the model reads its weight",
-        "first": "its weight is that of another layer too",
-        "tied": "its weight is that of another layer too",
-        "unused": "the model never calls it",
-    }
 
 
 @pytest.mark.parametrize("name", ALL)
