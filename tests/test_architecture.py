@@ -27,7 +27,7 @@ LAYERS = (
     ("artifacts",),
     ("measure",),
     ("trial",),
-    ("executors",),
+    ("executors", "testing"),
     ("search",),
     ("terminal",),
 )
@@ -99,6 +99,12 @@ def test_only_tracking_imports_mlflow() -> None:
     assert importers("mlflow") == {"tracking/mlflow.py"}
 
 
+def test_only_tests_import_the_contract_suites_and_pytest() -> None:
+    used = {part(path) for path in FILES for name, _ in imports(path) if name.startswith("autocompress.testing")}
+    assert used <= {"testing"}
+    assert {name.split("/")[0] for name in importers("pytest")} == {"testing"}
+
+
 TECHNIQUES = ROOT / "techniques"
 FAMILIES = sorted(folder.parent.name for folder in TECHNIQUES.glob("*/__init__.py"))
 
@@ -120,6 +126,14 @@ def test_what_families_share_imports_from_none_of_them(path: Path) -> None:
 
 
 PROJECT = ROOT.parent
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_held_to_the_contract(family: str) -> None:
+    found = (PROJECT / "tests" / "techniques" / family / "test_contract.py").read_text(encoding="utf-8")
+    assert f'own_techniques("{family}")' in found
+
+
 OUTSIDE = [path for folder in ("experiments", "tests") for path in sorted((PROJECT / folder).rglob("*.py"))]
 
 

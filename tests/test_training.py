@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Plain, Residual, make_task, seeded
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autocompress.data import Batch
 from autocompress.errors import TaskError
+from autocompress.testing.models import Plain, Residual, make_task, seeded
 from autocompress.training import Training, Zeros, ascended, fit, schedule
 from autocompress.trial.stages import pack_weights
 

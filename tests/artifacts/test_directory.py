@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from models import Plain, seeded
 from torch import Tensor, nn
 
 import autocompress
@@ -33,6 +32,7 @@ from autocompress.recipe import Recipe
 from autocompress.search.deliver import card
 from autocompress.search.files import write_folder
 from autocompress.techniques import recipe_from_data
+from autocompress.testing.models import Plain, seeded
 
 RECIPE = recipe_from_data({"version": 1, "steps": [{"technique": "finetune", "epochs": 2}, {"technique": "float16"}]})
 MEASUREMENT = {

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import Plain, Residual, seeded
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
@@ -16,6 +15,7 @@ from torch.nn.functional import max_pool2d
 from autocompress.artifacts.export import cast_weights, check_parity, export_onnx, strip
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
+from autocompress.testing.models import Plain, Residual, seeded
 
 
 class LeNet5(nn.Module):

@@ -8,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from onnx import numpy_helper
 from torch import nn
 
@@ -16,6 +15,7 @@ from autocompress.artifacts.export import check_parity, export_onnx, strip
 from autocompress.artifacts.norms import Affine, kept_apart
 from autocompress.artifacts.packing import pack
 from autocompress.techniques.quantization.weight_clustering import WeightClustering
+from autocompress.testing.work import context_of, teacher_of
 
 
 @pytest.mark.parametrize(("norm", "shape"), [

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from contracts import context_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -22,6 +21,7 @@ from autocompress.artifacts.packing import LEAST, choose, float_weights, pack, p
 from autocompress.artifacts.runtime import Model
 from autocompress.techniques.quantization.float16 import Float16
 from autocompress.techniques.quantization.int8_static import Int8Static
+from autocompress.testing.work import context_of
 
 Array = np.ndarray[Any, Any]
 DECODERS = {

@@ -5,11 +5,11 @@ import zipfile
 
 import pytest
 import torch
-from models import Plain, seeded
 from torch import Tensor, nn
 
 from autocompress.artifacts.program import check_program, export_program
 from autocompress.errors import ArtifactError
+from autocompress.testing.models import Plain, seeded
 
 
 class Recurrent(nn.Module):

@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import Plain, seeded
 from onnx import helper, numpy_helper
 
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.measure.size import compare_size, measure_size
+from autocompress.testing.models import Plain, seeded
 
 
 def file(nodes: list[onnx.NodeProto], **tensors: np.ndarray) -> bytes:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import CLASSES, Mlp, Plain, make_task, seeded
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from autocompress.tasks import Classification, Task, TaskReference, load_task, l
 from autocompress.tasks.checks import check_task
 from autocompress.tasks.images import MEAN, STD, ImageClassificationConfig, read_weights
 from autocompress.tasks.loading import SHIPPED_FOLDER
+from autocompress.testing.models import CLASSES, Mlp, Plain, make_task, seeded
 from autocompress.training import Training
 
 TASK_FILE = """
@@ -90,7 +90,7 @@ def test_a_factory_in_a_file_is_found_from_the_configs_folder(root: Path) -> Non
 
 
 def test_a_factory_in_a_module_is_found(tmp_path: Path) -> None:
-    task = load_task(refer("models:plain_task", tmp_path))
+    task = load_task(refer("plain:plain_task", tmp_path))
     assert isinstance(task.model(), Plain)
 
 

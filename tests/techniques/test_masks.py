@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import TwoNames, seeded
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -22,6 +21,7 @@ from autocompress.techniques.masks import (
     weights_to_prune,
     with_zeros_lowest,
 )
+from autocompress.testing.models import TwoNames, seeded
 
 
 class Everything(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import optuna
 import pytest
-from models import plain_baseline, trial_spec
+from plain import plain_baseline, trial_spec
 
 from autocompress.artifacts.packing import weights as stored
 from autocompress.errors import ConfigError, RecipeError

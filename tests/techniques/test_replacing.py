@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from models import Plain, TwoNames, seeded
 from torch import Tensor, nn
 
 from autocompress.techniques import replace_layers, unreplaceable
+from autocompress.testing.models import Plain, TwoNames, seeded
 
 
 def test_a_layer_is_replaced_under_all_of_its_names_and_stays_shared() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Plain, make_task
 from torch import Tensor, nn
 
 from autocompress import Classification
 from autocompress.techniques import Context
 from autocompress.techniques.sensitivity import STRENGTHS, scan, strongest
+from autocompress.testing.models import Plain, make_task
 
 
 class TwoScales(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from models import CLASSES, SHAPE, Plain, Residual, make_task, plain_baseline, seeded, trial_spec
+from plain import plain_baseline, trial_spec
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -15,6 +15,7 @@ from autocompress.data import Batch, batches
 from autocompress.outcome import Candidate, Infeasible, Limit
 from autocompress.recipe import Kind
 from autocompress.techniques import Technique
+from autocompress.testing.models import CLASSES, SHAPE, Plain, Residual, make_task, seeded
 from autocompress.training import fit
 from autocompress.trial import trial
 from autocompress.trial.screening import bytes_at_least, find_collapse, informs, too_large

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from contracts import context_of, example_of
-from models import Mlp, Plain, Residual, seeded
 from torch import nn
 
 from autocompress.recipe import Recipe
 from autocompress.techniques import Decision, Technique, recipe_from_data
+from autocompress.testing.models import Mlp, Plain, Residual, seeded
+from autocompress.testing.work import context_of, example_of
 from autocompress.trial import stages
 from autocompress.trial.stages import StageCache, pack_weights, rebuild
 

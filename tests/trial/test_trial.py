@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from models import Plain, make_task, plain_baseline, plain_task, reference, seeded, trial_spec
+from plain import plain_baseline, plain_task, reference, trial_spec
 from torch import nn
 
 from autocompress.artifacts.export import export_onnx
@@ -16,6 +16,7 @@ from autocompress.outcome import Baseline, Candidate, Completed, Failed, Infeasi
 from autocompress.tasks import load_task
 from autocompress.tasks.examples import example_inputs, model_inputs
 from autocompress.techniques import recipe_from_data
+from autocompress.testing.models import Plain, make_task, seeded
 from autocompress.trial.stages import pack_weights, rebuild
 from autocompress.trial.trial import TrialSpec, confirm, failure, measure, prepare
 from autocompress.trial.worker import Clock

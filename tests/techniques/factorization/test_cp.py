@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from contracts import context_of
-from models import Mlp, Plain, make_task, seeded
 from tensorly.decomposition import parafac
 from torch import Tensor, nn
 
@@ -13,6 +11,8 @@ from autocompress.errors import TechniqueError
 from autocompress.techniques import Context
 from autocompress.techniques.factorization.cp import Cp, cp_als, error_of, factorize, from_slices
 from autocompress.techniques.layers import singular_values
+from autocompress.testing.models import Mlp, Plain, make_task, seeded
+from autocompress.testing.work import context_of
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

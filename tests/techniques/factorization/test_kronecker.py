@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of
-from models import Plain, seeded
 from torch import Tensor, nn
 
 from autocompress.techniques.factorization.kronecker import Kronecker, factorize, rearranged
 from autocompress.techniques.layers import balanced
+from autocompress.testing.models import Plain, seeded
+from autocompress.testing.work import context_of
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

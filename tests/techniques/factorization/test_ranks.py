@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, teacher_of
-from models import SHAPE, Mlp, Plain, make_task, seeded
 from torch import Tensor, nn
 
 from autocompress import Classification
@@ -18,6 +16,8 @@ from autocompress.techniques.factorization.svd import Svd
 from autocompress.techniques.factorization.tucker import Tucker
 from autocompress.techniques.layers import shrinks
 from autocompress.techniques.sensitivity import scan, strongest
+from autocompress.testing.models import SHAPE, Mlp, Plain, make_task, seeded
+from autocompress.testing.work import context_of, teacher_of
 
 ALL = ["svd", "tucker", "cp", "tensor_train", "kronecker"]
 

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CalledTwice, Mlp, TwoNames, make_task, seeded
 from torch import nn
 
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Context
 from autocompress.techniques.factorization.svd import Svd, Variant, as_matrix, factorize
 from autocompress.techniques.layers import rank_by_energy
+from autocompress.testing.models import CalledTwice, Mlp, TwoNames, make_task, seeded
+from autocompress.testing.work import context_of, teacher_of
 
 FULL = [
     (nn.Linear(7, 5), (4, 7)),

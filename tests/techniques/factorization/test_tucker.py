@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from contracts import context_of
-from models import Mlp, Plain, make_task, seeded
 from tensorly.decomposition import partial_tucker
 from tensorly.tenalg import multi_mode_dot
 from torch import nn
@@ -13,6 +11,8 @@ from autocompress.errors import TechniqueError
 from autocompress.techniques import Context
 from autocompress.techniques.factorization.tucker import Tucker, factorize, hooi, numbers_held
 from autocompress.techniques.layers import rank_by_energy
+from autocompress.testing.models import Mlp, Plain, make_task, seeded
+from autocompress.testing.work import context_of
 
 FULL = [
     (nn.Conv2d(3, 8, 3), (2, 3, 9, 9)),

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from contracts import context_of, teacher_of
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CLASSES, SHAPE, Concat, Plain, Residual, make_task, seeded
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -20,6 +18,8 @@ from autocompress.errors import TechniqueError
 from autocompress.recipe import Recipe
 from autocompress.techniques import Context
 from autocompress.techniques.pruning.block_pruning import BlockPruning, Skip, can_go, find_blocks, least_missed, without
+from autocompress.testing.models import CLASSES, SHAPE, Concat, Plain, Residual, make_task, seeded
+from autocompress.testing.work import context_of, teacher_of
 from autocompress.trial.stages import pack_weights, rebuild
 
 IMAGES = torch.randn((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))

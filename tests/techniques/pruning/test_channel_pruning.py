@@ -6,8 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, example_of, teacher_of
-from models import MODELS, Plain, make_task, plain_baseline, seeded, trial_spec
+from plain import plain_baseline, trial_spec
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -17,6 +16,8 @@ from autocompress.outcome import Candidate
 from autocompress.techniques import Context, Decision, expanded, recipe_from_data
 from autocompress.techniques.outputs import output_layers
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
+from autocompress.testing.models import MODELS, Plain, make_task, seeded
+from autocompress.testing.work import context_of, example_of, teacher_of
 from autocompress.trial.trial import prepare
 
 

@@ -6,10 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Plain, make_task, seeded
 from torch import Tensor, nn
 
 from autocompress import Classification
@@ -28,6 +26,8 @@ from autocompress.techniques.pruning._channel_scores import (
 )
 from autocompress.techniques.pruning._dependencies import Group, find_groups
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
+from autocompress.testing.models import Plain, make_task, seeded
+from autocompress.testing.work import context_of, teacher_of
 
 
 class Grouped(nn.Module):

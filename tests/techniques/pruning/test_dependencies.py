@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from contracts import json_copy
 from torch import Tensor, nn
 
 from autocompress import Classification
@@ -18,6 +17,7 @@ from autocompress.techniques import Context
 from autocompress.techniques.outputs import output_layers
 from autocompress.techniques.pruning._dependencies import find_groups
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
+from autocompress.testing.work import json_copy
 from autocompress.trial.stages import pack_weights, rebuild
 
 SEQUENCE = (6, 12)

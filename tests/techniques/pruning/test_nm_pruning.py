@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Plain, make_task, plain_baseline, seeded, trial_spec
+from plain import plain_baseline, trial_spec
 from torch import Tensor, nn
 
 from autocompress.errors import ConfigError, TechniqueError
@@ -18,6 +17,8 @@ from autocompress.outcome import Candidate
 from autocompress.techniques import Context, Decision, expanded, recipe_from_data, recipe_from_yaml
 from autocompress.techniques.masks import unpack_mask
 from autocompress.techniques.pruning.nm_pruning import NmPruning, largest
+from autocompress.testing.models import Plain, make_task, seeded
+from autocompress.testing.work import context_of, teacher_of
 from autocompress.trial.stages import rebuild
 from autocompress.trial.trial import prepare
 

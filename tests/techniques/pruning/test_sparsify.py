@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from hypothesis import given
 from hypothesis import strategies as st
-from models import MODELS, Plain, seeded
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -18,6 +16,8 @@ from autocompress.techniques import Context
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
 from autocompress.techniques.pruning.sparsify import Sparsify, filters, group_soft_threshold, penalized, soft_threshold
 from autocompress.techniques.training.finetune import Finetune
+from autocompress.testing.models import MODELS, Plain, seeded
+from autocompress.testing.work import context_of, teacher_of
 from autocompress.trial.stages import pack_weights
 
 QUICK: dict[str, Any] = {"epochs": 8, "learning_rate": 1e-2, "batch_size": 8}

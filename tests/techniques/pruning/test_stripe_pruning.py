@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, example_of, teacher_of
-from models import Grouped, Mlp, Plain, make_task, plain_baseline, seeded, trial_spec
+from plain import plain_baseline, trial_spec
 from torch import Tensor, nn
 
 from autocompress.errors import ConfigError, TechniqueError
@@ -15,6 +14,8 @@ from autocompress.outcome import Candidate
 from autocompress.techniques import Context, Decision, expanded, recipe_from_data, recipe_from_yaml
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
 from autocompress.techniques.pruning.stripe_pruning import StripePruning
+from autocompress.testing.models import Grouped, Mlp, Plain, make_task, seeded
+from autocompress.testing.work import context_of, example_of, teacher_of
 from autocompress.trial.stages import rebuild
 from autocompress.trial.trial import prepare
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, example_of, exported_of, teacher_of
-from models import Mlp, Plain, make_task, plain_baseline, plain_task, seeded, trial_spec
+from plain import plain_baseline, plain_task, trial_spec
 from pydantic import ValidationError
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -33,6 +32,8 @@ from autocompress.techniques.pruning.channel_pruning import ChannelPruning
 from autocompress.techniques.pruning.weight_pruning import WeightPruning
 from autocompress.techniques.sensitivity import strongest
 from autocompress.terminal.details import decision_lines
+from autocompress.testing.models import Mlp, Plain, make_task, seeded
+from autocompress.testing.work import context_of, example_of, exported_of, teacher_of
 from autocompress.trial.stages import rebuild
 from autocompress.trial.trial import prepare
 

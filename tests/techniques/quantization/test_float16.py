@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from contracts import context_of, example_of, given
 from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.artifacts.export import strip
 from autocompress.artifacts.runtime import Model
 from autocompress.techniques.quantization.float16 import Float16
+from autocompress.testing.work import context_of, example_of, given
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -20,9 +20,9 @@ def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def halved(name: str) -> tuple[onnx.ModelProto, dict[str, list[str]], onnx.ModelProto]:
     """A float file, the decision for it, and the file in half."""
-    step, model = Float16(), given("float16", name)
+    step, model = Float16(), given("encode", name)
     decision = step.decide(model, context_of(name))
-    return model, decision, step.apply(given("float16", name), decision)
+    return model, decision, step.apply(given("encode", name), decision)
 
 
 @pytest.mark.parametrize("name", ["plain", "residual"])

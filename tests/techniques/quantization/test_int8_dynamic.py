@@ -8,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from contracts import context_of, exported_of, given, relative_rms
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from autocompress.artifacts.runtime import Model
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Decision
 from autocompress.techniques.quantization.int8_dynamic import Int8Dynamic
+from autocompress.testing.work import context_of, exported_of, given, relative_rms
 
 
 class Words(nn.Module):
@@ -126,7 +126,7 @@ def test_what_the_recipe_keeps_stays_in_float(words: tuple[nn.Module, onnx.Model
 
 
 def test_convolutions_stay_in_float_with_the_reason(tmp_path: Path) -> None:
-    decision, encoded = quantized(given("int8_dynamic", "plain"))
+    decision, encoded = quantized(given("encode", "plain"))
     assert decision["skipped"].keys() == {"conv1", "conv2"}
     assert "use int8_static" in decision["skipped"]["conv1"]
     found = operators(encoded, tmp_path / "loaded.onnx")
@@ -142,14 +142,14 @@ def test_a_file_without_linear_layers_is_refused_with_the_fix() -> None:
     with pytest.raises(TechniqueError, match=r"int8_dynamic finds no linear layer or LSTM.*0: convol.*use int8_static"):
         Int8Dynamic().decide(exported, context_of("plain"))
     with pytest.raises(TechniqueError, match=r"fc1: kept in float by the recipe.*use int8_static"):
-        Int8Dynamic(keep=("fc*",)).decide(given("int8_dynamic", "plain"), context_of("plain"))
+        Int8Dynamic(keep=("fc*",)).decide(given("encode", "plain"), context_of("plain"))
 
 
 def test_standard_output_and_error_stay_clean(capfd: pytest.CaptureFixture[str]) -> None:
-    quantized(given("int8_dynamic", "plain"))
+    quantized(given("encode", "plain"))
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(TechniqueError, match=r"int8_dynamic: keep: 'fc3' is no layer .*did you mean 'fc2'\?"):
-        Int8Dynamic(keep=("fc3",)).decide(given("int8_dynamic", "plain"), context_of("plain"))
+        Int8Dynamic(keep=("fc3",)).decide(given("encode", "plain"), context_of("plain"))

@@ -9,22 +9,22 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from contracts import context_of, exported_of, given, relative_rms, task_of, teacher_of
-from models import MODELS, make_task
 from onnx import numpy_helper
 
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Context, Decision
 from autocompress.techniques.quantization.int8_static import Int8Static
+from autocompress.testing.models import MODELS, make_task
+from autocompress.testing.work import context_of, exported_of, given, relative_rms, task_of, teacher_of
 
 CALIBRATIONS = ("minmax", "entropy", "percentile")
 
 
 def quantized(name: str, **settings: Any) -> tuple[Decision, onnx.ModelProto]:
     step = Int8Static(**settings)
-    decision = step.decide(given("int8_static", name), context_of(name))
-    return decision, step.apply(given("int8_static", name), decision)
+    decision = step.decide(given("encode", name), context_of(name))
+    return decision, step.apply(given("encode", name), decision)
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -58,7 +58,7 @@ def test_minmax_ranges_are_the_extremes_of_each_activation(name: str) -> None:
 def test_percentile_ranges_leave_out_a_thousandth_of_a_percent_of_the_magnitudes() -> None:
     context = Context(make_task(MODELS["plain"], examples=256), teacher_of("plain"), 0)
     step = Int8Static(calibration="percentile", examples=256)
-    ranges = step.decide(given("int8_static", "plain"), context)["ranges"]
+    ranges = step.decide(given("encode", "plain"), context)["ranges"]
     found = activations("plain", context, 256)
     sizes = np.sort(np.abs(found["conv2d"]))
     assert sizes.size == 256 * 16 * 10 * 10  # a thousandth of a percent of these is 4
@@ -82,7 +82,7 @@ def with_outlier(value: float) -> Context:
 def test_entropy_cuts_an_outlier_that_minmax_keeps() -> None:
     widest = {
         calibration: Int8Static(calibration=calibration).decide(
-            given("int8_static", "plain"), with_outlier(60.0)
+            given("encode", "plain"), with_outlier(60.0)
         )["ranges"]["input"][1]
         for calibration in ("minmax", "entropy")
     }  # fmt: skip
@@ -143,7 +143,7 @@ def test_the_sample_follows_the_seed_and_the_number_of_examples() -> None:
         task = task_of("plain")
         many = replace(task, train=tuple(part.repeat_interleave(4, 0) for part in task.train))
         context = Context(many, teacher_of("plain"), seed)
-        return step.decide(given("int8_static", "plain"), context)["ranges"]["linear"]
+        return step.decide(given("encode", "plain"), context)["ranges"]["linear"]
 
     assert edges(0, 64) == edges(0, 64)
     assert edges(0, 64) != edges(1, 64)
@@ -152,7 +152,7 @@ def test_the_sample_follows_the_seed_and_the_number_of_examples() -> None:
 
 def broken(bad: float) -> onnx.ModelProto:
     """The plain model with weights of its first layer that overflow, or are no numbers."""
-    model = given("int8_static", "plain")
+    model = given("encode", "plain")
     for tensor in model.graph.initializer:
         if tensor.name in ("conv1.weight", "conv2.weight"):
             values = numpy_helper.to_array(tensor) * np.float32(bad)
@@ -177,14 +177,14 @@ def test_what_the_recipe_keeps_stays_in_float_and_all_else_is_quantized() -> Non
         assert stored[f"{name}_quantized"].dtype == np.int8
         assert name not in stored
     with pytest.raises(TechniqueError, match=r"int8_static: keep: 'fc3' is no layer .*did you mean 'fc2'\?"):
-        Int8Static(keep=("fc3",)).decide(given("int8_static", "plain"), context_of("plain"))
+        Int8Static(keep=("fc3",)).decide(given("encode", "plain"), context_of("plain"))
     with pytest.raises(TechniqueError, match="int8_static: keep leaves no layer to quantize: keep fewer"):
-        Int8Static(keep=("*",)).decide(given("int8_static", "plain"), context_of("plain"))
+        Int8Static(keep=("*",)).decide(given("encode", "plain"), context_of("plain"))
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_what_reads_or_writes_an_activation_without_a_range_stays_in_float(calibration: str) -> None:
-    model = given("int8_static", "plain")
+    model = given("encode", "plain")
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "conv1.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(16, -100, np.float32), bias.name))  # the activation is 0 throughout
     step = Int8Static(calibration=calibration)

@@ -3,7 +3,6 @@
 import onnx
 import pytest
 import torch
-from contracts import exported_of
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from autocompress.artifacts.export import export_onnx
 from autocompress.errors import TechniqueError
 from autocompress.techniques.quantization._constants import with_stored
 from autocompress.techniques.quantization._kept import file_layers, kept_layers, layer_name, stored_values
+from autocompress.testing.work import exported_of
 
 LAYERS = ("stem", "blocks.0.conv", "blocks.1.conv", "head.0", "head.1", "stem")  # the first is called once more
 

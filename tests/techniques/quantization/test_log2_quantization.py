@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contracts import context_of, teacher_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from autocompress.artifacts.export import export_onnx
 from autocompress.techniques.quantization.log2_quantization import Log2Quantization, powers_of_two
+from autocompress.testing.work import context_of, teacher_of
 
 
 @settings(max_examples=50, deadline=None)

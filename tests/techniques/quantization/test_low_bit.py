@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from contracts import context_of, teacher_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -29,6 +28,7 @@ from autocompress.techniques.quantization._uniform import (
 from autocompress.techniques.quantization.low_bit import LowBit
 from autocompress.techniques.quantization.mixed_precision import SCANNED, WIDTHS, MixedPrecision, best_widths, in_parts
 from autocompress.terminal.details import decision_lines
+from autocompress.testing.work import context_of, teacher_of
 
 Array = np.ndarray[Any, Any]
 

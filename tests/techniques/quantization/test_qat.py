@@ -13,9 +13,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from contracts import context_of, damaged, task_of, teacher_of
-from models import CLASSES, MODELS, make_task, plain_baseline, seeded, trial_spec
 from onnx import numpy_helper
+from plain import plain_baseline, trial_spec
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -36,6 +35,8 @@ from autocompress.techniques.quantization._calls import trace
 from autocompress.techniques.quantization._grids import Quantized, first_scales, rounded
 from autocompress.techniques.quantization._integers import fold
 from autocompress.techniques.quantization.qat import Qat
+from autocompress.testing.models import CLASSES, MODELS, make_task, seeded
+from autocompress.testing.work import context_of, damaged, task_of, teacher_of
 from autocompress.training import fit
 from autocompress.trial.stages import pack_weights, rebuild
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from torch import Tensor, nn
 
 from autocompress.techniques.quantization._few_values import FewValues, _Rounded
 from autocompress.techniques.quantization.binary import Binary
 from autocompress.techniques.quantization.ternary import Ternary
+from autocompress.testing.work import context_of, teacher_of
 
 
 def test_the_ternary_threshold_and_size_are_those_of_the_paper() -> None:

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from contracts import context_of, teacher_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
@@ -15,6 +14,7 @@ from autocompress.errors import TechniqueError
 from autocompress.techniques.pruning.weight_pruning import WeightPruning
 from autocompress.techniques.quantization.weight_clustering import WeightClustering, inertia, k_means, nearest
 from autocompress.techniques.training.finetune import Finetune
+from autocompress.testing.work import context_of, teacher_of
 from autocompress.training import Held, shared_values
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
-from contracts import context_of, damaged, task_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from autocompress.techniques import Context
 from autocompress.techniques.teacher import distillation_loss
 from autocompress.techniques.training.distill import Distill
 from autocompress.techniques.training.finetune import Finetune
+from autocompress.testing.work import context_of, damaged, task_of
 from autocompress.trial.stages import pack_weights
 
 QUICK = {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16}

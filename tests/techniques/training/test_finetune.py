@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from contracts import context_of, damaged, teacher_of, training_loss
-from models import MODELS, Plain, plain_baseline, seeded, trial_spec
+from plain import plain_baseline, trial_spec
 from pydantic import ValidationError
 from safetensors.torch import load
 from torch import nn
@@ -17,6 +16,8 @@ from autocompress.outcome import Candidate, Failed
 from autocompress.recipe import Recipe
 from autocompress.techniques import recipe_from_data
 from autocompress.techniques.training.finetune import Finetune
+from autocompress.testing.models import MODELS, Plain, seeded
+from autocompress.testing.work import context_of, damaged, teacher_of, training_loss
 from autocompress.training import Training, fit
 from autocompress.trial.stages import pack_weights, rebuild, replay
 from autocompress.trial.trial import prepare

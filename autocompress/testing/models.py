@@ -1,19 +1,13 @@
 """Small odd models and a task that they learn in seconds: random prototypes of four classes, seen through noise."""
 
-import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
-from autocompress import Classification, Training
-from autocompress.outcome import Baseline
-from autocompress.tasks import TaskReference, refer
-from autocompress.trial.baseline import make_baseline
-from autocompress.trial.trial import TrialSpec
+from ..tasks import Classification
+from ..training import Training
 
 CLASSES = 4
 SHAPE = (3, 12, 12)
@@ -32,7 +26,8 @@ class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = max_pool2d(torch.relu(self.conv1(x)), 2)
         x = adaptive_avg_pool2d(torch.relu(self.conv2(x)), 2)
-        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+        output: Tensor = self.fc2(torch.relu(self.fc1(x.flatten(1))))
+        return output
 
 
 class Mlp(nn.Module):
@@ -64,7 +59,8 @@ class Residual(nn.Module):
         x = self.stem(x)
         x = torch.relu(x + self.inner1(x))
         x = torch.relu(self.project(x) + self.inner2(x))
-        return self.head(x.mean((2, 3)))
+        output: Tensor = self.head(x.mean((2, 3)))
+        return output
 
 
 def _conv_bn(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
@@ -85,7 +81,8 @@ class Concat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(torch.cat([self.left(x), self.right(x)], 1))
         x = torch.cat([torch.relu(self.mix(x)), x], 1)
-        return self.head(max_pool2d(x, 4).mean((2, 3)))
+        output: Tensor = self.head(max_pool2d(x, 4).mean((2, 3)))
+        return output
 
 
 class Grouped(nn.Module):
@@ -102,7 +99,8 @@ class Grouped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.depthwise(torch.relu(self.stem(x))))
         x = torch.relu(self.grouped(torch.relu(self.pointwise(x))))
-        return self.head(x.mean((2, 3)))
+        output: Tensor = self.head(x.mean((2, 3)))
+        return output
 
 
 class CalledTwice(nn.Module):
@@ -117,7 +115,8 @@ class CalledTwice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.again(torch.relu(self.stem(x))))
         x = torch.relu(self.again(x))
-        return self.head(adaptive_avg_pool2d(x, 2).flatten(1))
+        output: Tensor = self.head(adaptive_avg_pool2d(x, 2).flatten(1))
+        return output
 
 
 class TwoNames(nn.Module):
@@ -132,7 +131,8 @@ class TwoNames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(torch.relu(self.stem(x.flatten(1)))))
-        return self.head(torch.relu(self.second(x)))
+        output: Tensor = self.head(torch.relu(self.second(x)))
+        return output
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -165,32 +165,3 @@ def seeded(model: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A model with the initial weights of that seed, in evaluation mode."""
     torch.manual_seed(seed)
     return model().eval()
-
-
-def plain_task() -> Classification:
-    """The plain model with a baseline that is trained first."""
-    return make_task(Plain, baseline=Training(epochs=8, learning_rate=5e-3, batch_size=16))
-
-
-def mlp_task() -> Classification:
-    """The same for linear layers alone."""
-    return make_task(Mlp, baseline=Training(epochs=4, learning_rate=5e-3, batch_size=16))
-
-
-def reference() -> TaskReference:
-    """Where `plain_task` comes from, as trials are told."""
-    return refer("models:plain_task", Path(__file__).parent)
-
-
-@functools.cache
-def plain_baseline() -> Baseline:
-    """Its trained, exported and measured baseline, made once."""
-    return make_baseline(reference(), seed=0)
-
-
-def trial_spec(*steps: dict[str, Any], **settings: Any) -> TrialSpec:
-    """A trial of that task with a short latency measurement."""
-    recipe = {"version": 1, "steps": list(steps)}
-    return TrialSpec(
-        **{"number": 0, "recipe": recipe, "task": reference(), "seed": 0, "latency_seconds": 0.05, **settings}
-    )

@@ -1,36 +1,33 @@
-"""What every registered technique must hold, whatever it does: used by techniques/test_contract.py.
-
-A technique that is added as one file is tested by these without an edit here. It must take the settings that it
-has defaults for; those that only cost time are made small below.
-"""
+"""What a technique does to the odd models: decided, applied, trained and exported once a process, then looked at."""
 
 import copy
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from models import MODELS, make_task, seeded
 from torch import Tensor, nn
 
-from autocompress.artifacts.export import export_onnx, strip
-from autocompress.artifacts.packing import pack
-from autocompress.data import batches
-from autocompress.errors import TechniqueError
-from autocompress.tasks import Classification
-from autocompress.techniques import Context, Decision, Technique, registry
-from autocompress.training import Training, fit
-from autocompress.trial.stages import pack_weights
+from ..artifacts.export import export_onnx, strip
+from ..artifacts.packing import pack
+from ..data import batches
+from ..errors import TechniqueError
+from ..recipe import Kind
+from ..tasks import Classification
+from ..techniques import Context, Decision, Technique
+from ..training import Training, fit
+from ..trial.stages import pack_weights
+from .models import MODELS, make_task, seeded
 
+# Settings that only cost time, made small where a technique has them.
 QUICK = {"epochs": 3, "examples": 48, "batch_size": 16, "learning_rate": 5e-3}
 
 
-def quick(name: str) -> Technique:
-    """The technique with its defaults, but little work."""
-    kind = registry()[name]
+def quick(kind: type[Technique]) -> Technique:
+    """A technique with its defaults, but little work."""
     return kind.model_validate({key: value for key, value in QUICK.items() if key in kind.model_fields})
 
 
@@ -51,7 +48,8 @@ def teacher_of(model: str) -> nn.Module:
 
 def context_of(model: str, seed: int = 7) -> Context:
     """A fresh context, whose cache nobody has filled."""
-    return Context(task_of(model), copy.deepcopy(teacher_of(model)).requires_grad_(False), seed)
+    task: Any = task_of(model)
+    return Context(task, copy.deepcopy(teacher_of(model)).requires_grad_(False), seed)
 
 
 def example_of(model: str, count: int = 3) -> tuple[Tensor, ...]:
@@ -65,7 +63,8 @@ def damaged(model: str) -> nn.Module:
     found = copy.deepcopy(teacher_of(model))
     with torch.no_grad():
         for parameter in found.parameters():
-            parameter += 0.5 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator)
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.5 * parameter.std(correction=0) * noise)
     return found
 
 
@@ -75,9 +74,8 @@ def exported_of(model: str) -> onnx.ModelProto:
     return export_onnx(copy.deepcopy(teacher_of(model)), example_of(model))
 
 
-def given(name: str, model: str) -> Any:
-    """What the technique is applied to: a fresh copy."""
-    kind = registry()[name].kind
+def given(kind: Kind, model: str) -> Any:
+    """What techniques of that kind are applied to, a fresh copy: a module, or its file for encode techniques."""
     if kind == "encode":
         found = onnx.ModelProto()
         found.CopyFrom(exported_of(model))
@@ -102,12 +100,13 @@ class Work:
     @property
     def file(self) -> bytes:
         """The file that would be delivered."""
-        return strip(pack(self.exported)).SerializeToString()
+        file: bytes = strip(pack(self.exported)).SerializeToString()
+        return file
 
 
-def carry_out(name: str, model: str) -> tuple[Decision, Any]:
+def carry_out(step: Technique, model: str) -> tuple[Decision, Any]:
     """Decide, apply and train as a trial does. Raises TechniqueError when the technique refuses the model."""
-    step, context, found = quick(name), context_of(model), given(name, model)
+    context, found = context_of(model), given(step.kind, model)
     torch.manual_seed(context.seed)
     decision = step.decide(found, context)
     found = step.apply(found, decision)
@@ -116,15 +115,28 @@ def carry_out(name: str, model: str) -> tuple[Decision, Any]:
     return decision, found.eval() if isinstance(found, nn.Module) else found
 
 
+@dataclass(frozen=True)
+class _Key:
+    """A step as the key of a cache: settings such as lists have no hash of their own."""
+
+    kind: type[Technique]
+    settings: str
+    step: Technique = field(compare=False)
+
+
+def work(step: Technique, model: str) -> Work | TechniqueError:
+    """The work of a step on a model, done once for its settings; or the TechniqueError that it refused with."""
+    return _work(_Key(type(step), json.dumps(step.to_data(), sort_keys=True), step), model)
+
+
 @functools.cache
-def work(name: str, model: str) -> Work | TechniqueError:
-    """The work of a technique on a model, done once; or the TechniqueError that it refused with."""
+def _work(key: _Key, model: str) -> Work | TechniqueError:
     try:
-        decision, after = carry_out(name, model)
+        decision, after = carry_out(key.step, model)
     except TechniqueError as error:
         return error
     exported = export_onnx(after, example_of(model)) if isinstance(after, nn.Module) else after
-    return Work(given(name, model), decision, after, exported)
+    return Work(given(key.step.kind, model), decision, after, exported)
 
 
 def plain_bytes(model: str) -> int:

@@ -1,0 +1,244 @@
+"""What every technique must hold, whatever it does, on every odd model."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ..artifacts.export import check_parity
+from ..artifacts.runtime import Model
+from ..errors import TechniqueError
+from ..recipe import Choice, Kind, Range, Recipe
+from ..techniques import GROUP, Technique, recipe_from_yaml, registry
+from ..trial.screening import bytes_at_least
+from ..trial.stages import pack_weights, rebuild
+from .models import CLASSES, MODELS, seeded
+from .work import (
+    Work,
+    carry_out,
+    contents,
+    context_of,
+    example_of,
+    given,
+    json_copy,
+    plain_bytes,
+    quick,
+    relative_rms,
+    teacher_of,
+    training_loss,
+    work,
+)
+
+# Below this many bytes of weights, what an encoding adds to a file may outweigh what it takes away.
+ENOUGH_BYTES = 20_000
+
+every_model = pytest.mark.parametrize("model", list(MODELS))
+
+
+class TechniqueContract:
+    """What every technique must hold; a subclass gives it by the fixture `technique`.
+
+    That is a step with its settings, or a class of steps, whose defaults are then used with few epochs and examples.
+    The models are small and odd: residual blocks, concatenations, groups, a layer that is called twice, one with two
+    names. A technique may refuse a model by a TechniqueError that says what to do, but not the plain ones.
+    """
+
+    @pytest.fixture
+    def technique(self) -> Technique | type[Technique]:
+        """The technique that is held to the contract."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a fixture `technique` that returns a step, or its class"
+        )
+
+    @pytest.fixture
+    def step(self, technique: Technique | type[Technique]) -> Technique:
+        """The step that the contract is about."""
+        return quick(technique) if isinstance(technique, type) else technique
+
+    def test_a_step_survives_yaml_with_every_setting_that_a_search_gives_it(self, step: Technique) -> None:
+        """Recipes are files: settings must be plain values, and their ranges must hold values that are valid."""
+        for settings in _settings_of(step):
+            recipe = Recipe((type(step).model_validate(settings),))
+            again = recipe_from_yaml(recipe.to_yaml())
+            assert again == recipe, "a setting is another one after YAML: use numbers, strings, lists and dictionaries"
+            assert again.fingerprint == recipe.fingerprint
+
+    def test_a_technique_describes_itself(self, step: Technique) -> None:
+        """Lists, recipes and checks of order know a technique by what its class says."""
+        kind = type(step)
+        assert registry().get(kind.technique) is kind, (
+            f"{kind.technique!r} is not registered as {kind.__name__}: name the class in pyproject.toml under "
+            f'[project.entry-points."{GROUP}"] and install the package'
+        )
+        assert kind.kind in get_args(Kind), f"kind is {kind.kind!r}: it is one of {', '.join(get_args(Kind))}"
+        assert kind.family, "family is empty: say what the technique belongs to, such as low-rank"
+        assert kind.__doc__, f"{kind.__name__} has no docstring: its first line is shown by `autocompress techniques`"
+        assert 0 < kind.weight_bits <= 32, "weight_bits is the fewest bits that a weight can take in the file"
+
+    def test_a_technique_works_on_plain_models(self, step: Technique) -> None:
+        """Refusing is for models without what a technique needs; the plain ones have convolutions and linear layers."""
+        # In the plain model no layer's output has the shape of its input, so that none can be passed over.
+        plain, residual = work(step, "plain"), work(step, "residual")
+        passed_over = "no block" in str(plain) and isinstance(residual, Work)
+        assert isinstance(plain, Work) or passed_over, f"convolutions and linear layers were refused: {plain}"
+        linear = work(
+            step, "mlp"
+        )  # which has no convolution, the one thing that a technique may need and not find here
+        missing = "no convolution" in str(linear) or "no block" in str(linear)
+        assert isinstance(linear, Work) or missing, (
+            f"linear layers were refused: {linear}; a technique for other layers says which it finds none of, "
+            "such as `no convolution`"
+        )
+
+    @every_model
+    def test_a_decision_survives_json_unchanged(self, step: Technique, model: str) -> None:
+        """Decisions are kept in files, so that a model can be rebuilt."""
+        found = _done(step, model)
+        if found is not None:
+            assert json_copy(found.decision) == found.decision, (
+                "the decision is another one after JSON: use dictionaries with keys of text, lists, numbers and text"
+            )
+
+    @every_model
+    def test_deciding_leaves_the_model_as_it_is(self, step: Technique, model: str) -> None:
+        """A decision may be thrown away; apply alone may change what it is given."""
+        subject = given(step.kind, model)
+        before = contents(subject)
+        try:
+            step.decide(subject, context_of(model))
+        except TechniqueError:
+            assert _done(step, model) is None
+        assert contents(subject) == before, "decide changed the weights: let it work on copy.deepcopy(model)"
+        if isinstance(subject, nn.Module):
+            assert not subject.training, "decide left the model in training mode: let it work on copy.deepcopy(model)"
+            grads = [name for name, parameter in subject.named_parameters() if parameter.grad is not None]
+            assert not grads, "decide left gradients: let it work on copy.deepcopy(model)"
+
+    @every_model
+    def test_the_same_seed_gives_the_same_decision_and_weights(self, step: Technique, model: str) -> None:
+        """Trials are repeated after a crash and by `apply`; chance comes from context.seed alone."""
+        found = _done(step, model)
+        if found is None:
+            with pytest.raises(TechniqueError):
+                carry_out(step, model)
+            return
+        decision, after = carry_out(step, model)
+        assert decision == found.decision, "a second decision differs: draw random numbers from context.seed alone"
+        assert contents(after) == contents(found.after), (
+            "a second run gives other weights: apply must be pure, and train draw from context.seed alone"
+        )
+
+    @every_model
+    def test_the_recorded_decision_rebuilds_the_model_to_the_last_bit(self, step: Technique, model: str) -> None:
+        """A stage is kept as decision and weights: apply, on weights of any value, must give modules they fit into."""
+        found = _done(step, model)
+        if found is None:
+            return
+        decision = json_copy(found.decision)
+        if step.kind == "encode":
+            again = step.apply(given(step.kind, model), decision)
+            assert contents(again) == contents(found.after), "apply gives another file: let it read the decision alone"
+            return
+        architecture = seeded(MODELS[model], seed=99)  # other weights: all numbers must come from the saved ones
+        rebuilt = rebuild(architecture, Recipe((step,)), [decision], pack_weights(found.after))
+        example = example_of(model)
+        with torch.no_grad():
+            assert torch.equal(rebuilt(*example), found.after(*example)), (
+                "the rebuilt model computes something else: what a module needs beside the decision must be in its "
+                "state_dict, as a parameter or buffer"
+            )
+
+    @every_model
+    def test_the_result_runs_in_torch_and_as_a_file_at_any_batch_size(self, step: Technique, model: str) -> None:
+        """What is delivered takes batches of any size and returns finite floats."""
+        found = _done(step, model)
+        if found is None:
+            return
+        run = Model(found.file)
+        for count in (1, 3):
+            inputs = example_of(model, count)
+            output = run(*(tensor.numpy() for tensor in inputs))
+            assert output.shape == (count, CLASSES), "the batch comes first, and the classes stay"
+            assert output.dtype == np.float32, "the file's output is of 32 bits, whatever is computed within"
+            assert np.isfinite(output).all(), "the file's output is no number: see what the smallest weights become"
+            if isinstance(found.after, nn.Module):
+                with torch.no_grad():
+                    assert found.after(*inputs).shape == (count, CLASSES)
+
+    @every_model
+    def test_the_file_computes_what_the_model_computes(self, step: Technique, model: str) -> None:
+        """The file is what is measured and delivered; `parity` of the class says how near it must be."""
+        found = _done(step, model)
+        if found is None:
+            return
+        inputs = example_of(model)
+        actual = Model(found.file)(*(tensor.numpy() for tensor in inputs))
+        with torch.no_grad():
+            if isinstance(found.after, nn.Module):
+                allowed = type(step).parity
+                assert check_parity(found.after, found.exported, inputs, allowed) <= allowed
+                expected = found.after(*inputs).numpy()
+                assert np.abs(actual - expected).max() <= allowed * np.abs(expected).max(), (
+                    f"the packed file is further than parity, {allowed:g}, from the module"
+                )
+            else:
+                error = relative_rms(actual, teacher_of(model)(*inputs).numpy())
+                assert error < 0.5, "an encoding rounds, but its error must stay well below the signal"
+
+    @every_model
+    def test_the_technique_does_what_it_promises_in_the_delivered_file(self, step: Technique, model: str) -> None:
+        """Structure and quantization make the file smaller, training lowers the loss: by default settings too."""
+        found = _done(step, model)
+        if found is None:
+            return
+        smaller = len(found.file) < plain_bytes(model)
+        advice = "the file is not smaller: leave layers alone that would grow, and refuse where none is left"
+        if isinstance(found.after, nn.Module):
+            after = training_loss(found.after, model)
+            assert np.isfinite(after), "the loss is no number"
+            if step.kind == "structure" or step.family == "quantization":
+                assert smaller, advice
+            else:
+                assert after < training_loss(found.before, model), "training did not lower the loss on what it saw"
+            assert smaller or step.leaves != "encode", advice
+            return
+        weights = sum(parameter.numel() for parameter in teacher_of(model).parameters() if parameter.dim() > 1)
+        assert smaller or 4 * weights < ENOUGH_BYTES, advice
+
+    @every_model
+    def test_no_file_is_smaller_than_the_bound_that_rejects_candidates_before_training(
+        self, step: Technique, model: str
+    ) -> None:
+        """Candidates whose weights cannot fit the budget are rejected untrained, so `weight_bits` must be true."""
+        found = _done(step, model)
+        if found is None:
+            return
+        module = found.after if isinstance(found.after, nn.Module) else teacher_of(model)
+        bound = sum(bytes_at_least(p, step.weight_bits) for p in module.parameters() if p.dim() > 1)
+        assert len(found.file) >= bound, f"weights take fewer than weight_bits = {step.weight_bits:g} bits: lower it"
+
+
+def _done(step: Technique, model: str) -> Work | None:
+    """The step's work on the model; None when it refused, after a look at what it said."""
+    found = work(step, model)
+    if isinstance(found, Work):
+        return found
+    text = str(found)
+    assert step.technique in text, "a refusal names the technique"
+    assert ":" in text or ";" in text, "a refusal says what to do, after a colon"
+    assert "Traceback" not in text, "a refusal is one sentence for users"
+    return None
+
+
+def _settings_of(step: Technique) -> list[dict[str, Any]]:
+    """The step's own, the defaults, and every end and choice of the ranges that a search uses, one at a time."""
+    found: list[dict[str, Any]] = [step.model_dump(mode="json"), {}]
+    for key, field in type(step).model_fields.items():
+        for extra in field.metadata:
+            if isinstance(extra, Range):
+                found += [{key: extra.low}, {key: extra.high}]
+            elif isinstance(extra, Choice):
+                found += [{key: value} for value in extra.values]
+    return found

@@ -1,0 +1,34 @@
+"""The tasks of this package: classification of arrays, whatever the model, and of images without code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autocompress import Classification, Task, Training
+from autocompress.tasks import load_task, refer
+from autocompress.tasks.images import ImageClassificationConfig
+from autocompress.testing import MODELS, TaskContract, make_task, seeded
+
+
+class TestClassification(TaskContract):
+    @pytest.fixture(params=list(MODELS))
+    def task(self, request: pytest.FixtureRequest) -> Task:
+        return make_task(MODELS[request.param], baseline=Training())
+
+
+class TestTrainedClassification(TaskContract):
+    @pytest.fixture
+    def task(self) -> Task:
+        data = make_task(MODELS["plain"])
+        arrays = [[part.numpy() for part in split] for split in (data.train, data.validation, data.test)]
+        return Classification(lambda: seeded(MODELS["plain"]), *arrays, baseline=None)
+
+
+class TestImageClassification(TaskContract):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+        np.savez(tmp_path / "images.npz", x=images, y=np.arange(40) % 4)
+        given = {"kind": "image_classification", "model": "autocompress.testing.models:Plain", "data": "npz:images.npz"}
+        return load_task(refer(ImageClassificationConfig.model_validate({**given, "input_size": 12}), tmp_path))
