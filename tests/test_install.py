@@ -117,4 +117,4 @@ def test_help_of_an_installation_names_every_command_and_imports_no_library_of_w
     out = python(code, "--help", path=unpacked, cwd=tmp_path)
     for command in COMMANDS:
         assert re.search(rf"\b{command}\b", out), f"{command} is missing in\n{out}"
-    assert out.splitlines()[-1] == f"{unpacked / 'autocompress' / 'cli.py'} loaded:"
+    assert out.splitlines()[-1] == f"{unpacked / 'autocompress' / 'terminal' / 'cli.py'} loaded:"
