@@ -1,11 +1,13 @@
 """From a torch module to one small ONNX file that computes the same."""
 
 import contextlib
+import copy
 import functools
 import itertools
 import string
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -91,12 +93,32 @@ def quietly() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _cache_torchlib() -> None:
-    """Let the exporter read its operator library once a process; it reads it anew at each call, half of its time."""
+    """Let the exporter read its operator library once a process; it reads it anew at each call, most of its time."""
     try:
         from onnxscript._framework_apis import torch_2_5
+        from torch.onnx._internal.exporter import _registration
     except ImportError:
         return
     torch_2_5.get_torchlib_ops = functools.lru_cache(maxsize=1)(torch_2_5.get_torchlib_ops)
+    registry: Any = getattr(_registration, "ONNXRegistry", None)
+    if hasattr(registry, "from_torchlib"):
+        registry.from_torchlib = staticmethod(_cached(registry.from_torchlib))
+
+
+def _cached(read: Callable[..., Any]) -> Callable[..., Any]:
+    """What reads the exporter's operators, reading them again only when torch knows of more of them."""
+
+    @functools.lru_cache(maxsize=1)
+    def read_once(_operators: int, **options: Any) -> Any:
+        return read(**options)
+
+    def registry(**options: Any) -> Any:
+        kept = read_once(len(torch._C._dispatch_get_all_op_names()), **options)
+        own = copy.copy(kept)  # to which an export may add operators of its own
+        own.functions = {target: list(found) for target, found in kept.functions.items()}
+        return own
+
+    return registry
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from autocompress.artifacts.export import cast_weights, check_parity, export_onnx, strip
+from autocompress.artifacts.export import _cached, cast_weights, check_parity, export_onnx, strip
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
 from autocompress.testing.models import Plain, Residual, seeded
@@ -229,6 +230,24 @@ def test_lenet5_holds_at_most_1500_bytes_besides_its_weights() -> None:
 def test_two_exports_of_one_model_are_the_same_file() -> None:
     again = export_onnx(module("plain"), CASES["plain"][1])
     assert strip(again).SerializeToString() == strip(exported("plain")).SerializeToString()
+
+
+def test_the_exporters_operators_are_read_again_when_torch_knows_of_more_and_each_export_has_its_own() -> None:
+    read = []
+
+    def reader(opset_version: int) -> Any:
+        read.append(opset_version)
+        return SimpleNamespace(functions={"aten::relu": ["relu"]})
+
+    registry = _cached(reader)
+    first, second = registry(opset_version=18), registry(opset_version=18)
+    assert read == [18]
+    first.functions["aten::relu"].append("another")
+    assert second.functions == registry(opset_version=18).functions == {"aten::relu": ["relu"]}
+    library = torch.library.Library("autocompress_test", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    registry(opset_version=18)
+    assert read == [18, 18]
 
 
 def test_export_leaves_a_model_in_evaluation_mode_with_its_weights() -> None:
