@@ -178,6 +178,17 @@ def test_importing_loads_no_heavy_library(modules: str) -> None:
     assert in_a_new_process(code) == ""
 
 
+def test_the_techniques_are_there_without_the_libraries_of_single_ones_and_channels_without_those_of_models() -> None:
+    code = (
+        "import sys; from autocompress.techniques import registry; registry()\n"
+        "libraries = {'scipy', 'sklearn', 'tensorly', 'captum', 'torch_pruning', 'torchvision', 'timm'}\n"
+        "print(*libraries & sys.modules.keys())\n"
+        "from autocompress.techniques.pruning._torch_pruning import torch_pruning; torch_pruning()\n"
+        "print(*libraries & sys.modules.keys())"
+    )
+    assert in_a_new_process(code) == "torch_pruning"
+
+
 def test_the_package_hands_out_its_names_when_asked() -> None:
     code = "import autocompress as a; print(a.load.__module__, a.Classification.__name__, a.Training.__name__)"
     assert in_a_new_process(code) == "autocompress.artifacts.directory Classification Training"

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize_scalar
 
 Array = NDArray[np.float64]
 GRID = 200  # the free energy has local minima, so the search starts from the best of a grid
@@ -30,6 +29,7 @@ def vbmf_rank(singular_values: Array, rows: int, columns: int) -> int:
 
 def _threshold(alpha: float) -> float:
     """The squared singular value, in units of the long side and the noise variance, past which a component is kept."""
+    from scipy.optimize import brentq
 
     def balance(tau: float) -> float:
         """Zero where a component is as likely kept as not (Nakajima et al., 2013, theorem 2)."""
@@ -44,6 +44,8 @@ def _phi(z: float) -> float:
 
 
 def _noise_variance(squares: Array, short: int, long: int, threshold: float) -> float:
+    from scipy.optimize import minimize_scalar
+
     alpha = short / long
     most = min(math.ceil(short / (1 + alpha)) - 1, len(squares) - 1)  # the most components that can be kept
     tail = squares[most:]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..outputs import thawed
 from ._modules import Recurrent, is_depthwise, is_layer
+from ._torch_pruning import torch_pruning
 from ._views import map_positions, shuffles
 
 Row = list[Any]  # a layer's or parameter's name, whether its outputs, positions
@@ -81,8 +82,7 @@ def find_groups(
     model: nn.Module, example: tuple[Tensor, ...], ignored: list[nn.Module]
 ) -> tuple[list[Group], dict[str, str]]:
     """All groups without an ignored layer's outputs, and the layers that are left alone, with the reason."""
-    import torch_pruning as tp
-
+    tp = torch_pruning()
     pruners = {kind: Recurrent() for kind in (nn.LSTM, nn.GRU, nn.RNN)}
     found: list[Group] = []
     skipped: dict[str, str] = {}

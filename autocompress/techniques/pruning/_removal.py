@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from ._dependencies import Group, Row
 from ._modules import Recurrent, is_depthwise, is_layer, rest, width_of
+from ._torch_pruning import torch_pruning
 
 TOLERANCE = 1e-4  # of the largest output: rounding stays below, a channel that was taken for another does not
 Chosen = list[tuple[Group, list[int]]]
@@ -25,8 +26,7 @@ def merged(rows: Sequence[Row]) -> list[Row]:
 
 def remove(model: nn.Module, rows: Sequence[Row], widths: dict[str, int]) -> nn.Module:
     """The model without the positions in the rows, of which there is one for each layer and side."""
-    import torch_pruning as tp
-
+    tp = torch_pruning()
     box, kinds = tp.pruner.function.PrunerBox, tp.ops
     parameters = dict(model.named_parameters())
     frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]

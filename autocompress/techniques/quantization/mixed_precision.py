@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import torch
 from pydantic import Field
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ...recipe import Choice, Kind, Range
 from ...tasks.protocol import classifies
@@ -115,6 +114,8 @@ def best_widths(costs: Costs, sizes: dict[str, int], mean_bits: float) -> dict[s
 
     costs: those of each of WIDTHS, for each weight. sizes: how many numbers each weight has.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     names = list(costs)
     rows, options = len(names), len(WIDTHS)
     one_each = np.kron(np.eye(rows), np.ones(options))
