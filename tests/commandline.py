@@ -1,4 +1,4 @@
-"""The command line as users have it: subprocesses in a folder of their own."""
+"""The command line as users have it: subprocesses in a folder of their own, or the same calls in this process."""
 
 import json
 import os
@@ -16,24 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tiny import Ran, run
 
 DIGITS = Path(__file__).parent / "digits"
 COMMAND = (sys.executable, "-c", "from autocompress.terminal.cli import main; main()")
 # Long enough for a machine that does much else; a test that waits this long has failed.
 PATIENCE = 600.0
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """Standard output, which must be one JSON document."""
-        return json.loads(self.out)
 
 
 @dataclass
@@ -67,8 +55,14 @@ class Project:
         kept = {key: value for key, value in os.environ.items() if key not in ("AUTOCOMPRESS_STORAGE", "RAY_ADDRESS")}
         return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **self.env}
 
-    def run(self, *arguments: str, expect: int = 0) -> Finished:
-        """Run a command to its end, which must have the expected exit code."""
+    def call(self, *arguments: str, expect: int = 0) -> Ran:
+        """Run a command in this process, which has loaded torch already; it must have the expected exit code."""
+        done = run(self.folder, *arguments)
+        assert done.code == expect, f"exit code {done.code}\n{done.out}\n{done.err}"
+        return done
+
+    def run(self, *arguments: str, expect: int = 0) -> Ran:
+        """Run a command in a process of its own to its end, which must have the expected exit code."""
         done = subprocess.run(
             [*COMMAND, *arguments],
             cwd=self.folder,
@@ -79,7 +73,7 @@ class Project:
             check=False,
         )
         assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return Ran(done.returncode, done.stdout, done.stderr)
 
     @contextmanager
     def start(self, *arguments: str) -> Iterator["Running"]:
@@ -175,10 +169,10 @@ class Running:
         """Ctrl-C, as a terminal sends it: to every process of the command's group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def end(self) -> Finished:
+    def end(self) -> Ran:
         """Wait for the end."""
         code = self.process.wait(PATIENCE)
-        return Finished(code, self.out.read_text(), self.err.read_text())
+        return Ran(code, self.out.read_text(), self.err.read_text())
 
 
 def pause(process: subprocess.Popen[bytes]) -> None:

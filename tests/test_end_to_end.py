@@ -15,7 +15,8 @@ import onnxruntime
 import optuna
 import pytest
 import yaml
-from commandline import Finished, Project, Trial
+from commandline import Project, Trial
+from tiny import Ran
 
 from autocompress.recipe import digest
 from autocompress.techniques import load_recipe
@@ -40,7 +41,7 @@ class Searched:
     """A project after its search: what was printed, and the trials as they were then."""
 
     project: Project
-    ended: Finished
+    ended: Ran
     trials: dict[int, Trial]
 
 
@@ -53,9 +54,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 
 @pytest.fixture(scope="module")
-def resumed(searched: Searched) -> Finished:
+def resumed(searched: Searched) -> Ran:
     """The same study gone on with to eight trials, in one process, with its answer as JSON."""
-    return searched.project.run(
+    return searched.project.call(
         "search", searched.project.config, "--resume", "--trials", "8", "--executor", "inline", "--json"
     )
 
@@ -63,7 +64,7 @@ def resumed(searched: Searched) -> Finished:
 @pytest.fixture(scope="module")
 def exported(searched: Searched) -> Path:
     """The knee of the front, exported."""
-    searched.project.run("export", "digits", "--pick", "knee", "--out", "chosen")
+    searched.project.call("export", "digits", "--pick", "knee", "--out", "chosen")
     return searched.project.folder / "chosen"
 
 
@@ -115,17 +116,17 @@ def test_every_outcome_says_where_its_time_went(searched: Searched) -> None:
 
 
 def test_the_front_is_confirmed_on_the_test_split(searched: Searched) -> None:
-    document = searched.project.run("front", "digits", "--json").json()
+    document = searched.project.call("front", "digits", "--json").json()
     assert document["verdict"] == "feasible"
     assert 0 <= document["baseline"]["test_accuracy"] <= 1
     assert all(0 <= row["metrics"]["test_accuracy"] <= 1 for row in document["front"])
 
 
-def test_front_says_the_same_as_search(searched: Searched, resumed: Finished) -> None:
-    assert searched.project.run("front", "digits", "--json").json() == resumed.json()
+def test_front_says_the_same_as_search(searched: Searched, resumed: Ran) -> None:
+    assert searched.project.call("front", "digits", "--json").json() == resumed.json()
 
 
-def test_a_resumed_search_goes_on_and_leaves_earlier_trials_as_they_were(searched: Searched, resumed: Finished) -> None:
+def test_a_resumed_search_goes_on_and_leaves_earlier_trials_as_they_were(searched: Searched, resumed: Ran) -> None:
     trials = searched.project.trials()
     assert {number: trials[number] for number in searched.trials} == searched.trials
     assert len(searched.project.counted()) == 8 == sum(resumed.json()["counts"].values())
@@ -133,14 +134,14 @@ def test_a_resumed_search_goes_on_and_leaves_earlier_trials_as_they_were(searche
 
 def test_a_search_is_not_begun_twice_by_accident(searched: Searched) -> None:
     before = searched.project.trials()
-    ended = searched.project.run("search", searched.project.config, expect=2)
+    ended = searched.project.call("search", searched.project.config, expect=2)
     assert ended.out == ""
     assert "error: study 'digits' is in sqlite:///autocompress.db already" in ended.err
     assert "add --resume" in ended.err
     assert searched.project.trials() == before
 
 
-def test_mlflow_holds_the_search(searched: Searched, resumed: Finished) -> None:
+def test_mlflow_holds_the_search(searched: Searched, resumed: Ran) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{searched.project.folder / 'mlflow.db'}")
@@ -248,27 +249,27 @@ def test_the_exported_file_alone_is_as_accurate_as_claimed(exported: Path) -> No
 
 
 def test_the_export_is_of_a_trial_of_the_front(searched: Searched, exported: Path) -> None:
-    document = searched.project.run("front", "digits", "--json").json()
+    document = searched.project.call("front", "digits", "--json").json()
     recipe = load_recipe(exported / "recipe.yaml").to_data()
     sizes = [row["metrics"]["size_bytes"] for row in document["front"] if row["recipe"] == recipe]
     assert sizes == [(exported / "model.onnx").stat().st_size]
 
 
 def test_an_export_verifies_until_a_byte_of_it_is_flipped(searched: Searched, exported: Path) -> None:
-    assert searched.project.run("verify", "chosen").out.splitlines()[-1] == "holds"
+    assert searched.project.call("verify", "chosen").out.splitlines()[-1] == "holds"
     damaged = searched.project.folder / "damaged"
     shutil.copytree(exported, damaged)
     data = bytearray((damaged / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (damaged / "model.onnx").write_bytes(data)
-    ended = searched.project.run("verify", "damaged", expect=2)
+    ended = searched.project.call("verify", "damaged", expect=2)
     assert "damaged/model.onnx: differs from SHA256SUMS" in ended.err
 
 
 def test_the_recipe_of_an_export_gives_the_same_file_elsewhere(exported: Path, tmp_path: Path) -> None:
     # A folder without a baseline, a stage or a study: everything is trained again, in one process instead of Ray's.
     elsewhere = Project.make(tmp_path)
-    elsewhere.run("apply", str(exported / "recipe.yaml"), "--config", elsewhere.config, "--out", "again")
+    elsewhere.call("apply", str(exported / "recipe.yaml"), "--config", elsewhere.config, "--out", "again")
     again = tmp_path / "again"
     assert (again / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     assert (again / "decisions.json").read_bytes() == (exported / "decisions.json").read_bytes()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commandline import PATIENCE, Finished, Project, Running, Trial
+from commandline import PATIENCE, Project, Running, Trial
 from faulty import faulty_project
+from tiny import Ran
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -39,7 +40,7 @@ class Session:
 
     before: dict[int, Trial]
     after: dict[int, Trial]
-    ended: Finished
+    ended: Ran
     started: list[psutil.Process]
 
 
@@ -52,7 +53,7 @@ class Story:
     drained: Session
     stopped: Session
     finished: Session
-    second: Finished
+    second: Ran
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         already = len(project.counted())
         running.wait_until(lambda: len(project.counted()) > already)
         hold_trials(running, hold)
-        second = project.run(*search, "--resume", expect=2)
+        second = project.call(*search, "--resume", expect=2)
         started = family(running.process)
         running.interrupt()
         running.wait_until(lambda: running.says("stopping: waiting for the running trials"))
@@ -105,7 +106,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     hold.unlink()
 
     before = project.trials()
-    ended = project.run(*search, "--resume", "--executor", "inline")
+    ended = project.call(*search, "--resume", "--executor", "inline")
     return Story(project, killed, drained, stopped, Session(before, project.trials(), ended, []), second)
 
 

@@ -58,14 +58,14 @@ def test_a_search_without_its_mlflow_server_ends_well_and_logs_what_is_missing_l
     uri = f"http://127.0.0.1:{port}"
     project = Project.make(tmp_path, search={"trials": 2}, tracking={"uri": uri, "experiment": "digits"})
     search = ("search", project.config, "--executor", "inline")
-    ended = project.run(*search)
+    ended = project.call(*search)
     assert "2 trials: 2 completed" in ended.out
     assert "MLflow is away" in ended.err
     assert "MLflow lacks " in ended.err
     trials = project.trials()
 
     with mlflow_server(tmp_path, port):
-        ended = project.run(*search, "--resume")
+        ended = project.call(*search, "--resume")
         assert "MLflow" not in ended.err
         assert project.trials() == trials  # nothing was run again
         from mlflow import MlflowClient
@@ -77,6 +77,6 @@ def test_a_search_without_its_mlflow_server_ends_well_and_logs_what_is_missing_l
         assert {run.info.status for run in runs} == {"FINISHED"}
         logged = {int(r.data.tags["autocompress.trial"]): r for r in runs if "autocompress.trial" in r.data.tags}
         assert logged.keys() == project.counted().keys()
-        for row in project.run("front", "digits", "--json").json()["front"]:
+        for row in project.call("front", "digits", "--json").json()["front"]:
             assert row["run_id"] == logged[row["trial"]].info.run_id
             assert logged[row["trial"]].data.metrics["test_accuracy"] == row["metrics"]["test_accuracy"]
