@@ -150,6 +150,40 @@ def test_call_on_ray_raises_an_executor_error_for_other_errors(bench: Workbench)
         bench.executor.call(operator.truediv, 1, 0)
 
 
+# What needs workers that have exported comes before what kills them.
+
+
+def test_a_trial_runs_from_the_copy_of_the_code_and_is_measured_in_a_task_of_its_own(bench: Workbench) -> None:
+    before = bench.looks()
+    bench.executor.submit(bench.spec(7, 0.25))
+    (finished,) = results(bench.executor, 1)
+    assert finished.number == 7
+    assert isinstance(finished.outcome, Completed), finished.outcome
+    candidate = finished.candidate()
+    assert candidate is not None
+    assert len(candidate.onnx) == finished.outcome.metrics["size_bytes"]
+    looked = {identity: name for identity, name in bench.looks().items() if identity not in before}
+    assert sorted(looked.values()) == ["measure", "prepare"]
+
+
+def test_an_inline_trial_gives_the_same_file_as_one_on_ray(bench: Workbench, tmp_path: Path) -> None:
+    shutil.copytree(DIGITS, tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    reference = refer("task.py:digits", tmp_path / "code")
+    inline = InlineExecutor()
+    inline.share(inline.call(make_baseline, reference, 0))
+    spec = replace(bench.spec(0, 0.25), task=reference)
+    inline.submit(spec)
+    (here,) = inline.finished(0)
+    bench.executor.submit(bench.spec(0, 0.25))
+    (there,) = results(bench.executor, 1)
+    mine, theirs = here.candidate(), there.candidate()
+    assert mine is not None
+    assert theirs is not None
+    assert mine.onnx == theirs.onnx
+    assert mine.decisions == theirs.decisions
+    assert inline.finished(0) == []
+
+
 def test_call_on_ray_raises_an_executor_error_when_two_workers_are_lost(bench: Workbench) -> None:
     with pytest.raises(ExecutorError, match="raise_signal failed on two workers: its worker was killed"):
         bench.executor.call(signal.raise_signal, signal.SIGKILL)
@@ -178,19 +212,6 @@ def test_call_on_ray_says_in_one_line_what_the_workers_lack(bench: Workbench, mo
     assert str(caught.value).endswith(": ModuleNotFoundError: No module named 'only_here'")
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
-
-
-def test_a_trial_runs_from_the_copy_of_the_code_and_is_measured_in_a_task_of_its_own(bench: Workbench) -> None:
-    before = bench.looks()
-    bench.executor.submit(bench.spec(7, 0.25))
-    (finished,) = results(bench.executor, 1)
-    assert finished.number == 7
-    assert isinstance(finished.outcome, Completed), finished.outcome
-    candidate = finished.candidate()
-    assert candidate is not None
-    assert len(candidate.onnx) == finished.outcome.metrics["size_bytes"]
-    looked = {identity: name for identity, name in bench.looks().items() if identity not in before}
-    assert sorted(looked.values()) == ["measure", "prepare"]
 
 
 def test_a_trial_whose_worker_is_killed_is_lost_and_the_next_one_runs(bench: Workbench) -> None:
@@ -222,24 +243,6 @@ def test_a_trial_past_its_time_limit_comes_back_as_failed(bench: Workbench) -> N
     bench.executor.submit(bench.spec(2, 0.25))
     (kept,) = results(bench.executor, 1)
     assert isinstance(kept.outcome, Completed)
-
-
-def test_an_inline_trial_gives_the_same_file_as_one_on_ray(bench: Workbench, tmp_path: Path) -> None:
-    shutil.copytree(DIGITS, tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__"))
-    reference = refer("task.py:digits", tmp_path / "code")
-    inline = InlineExecutor()
-    inline.share(inline.call(make_baseline, reference, 0))
-    spec = replace(bench.spec(0, 0.25), task=reference)
-    inline.submit(spec)
-    (here,) = inline.finished(0)
-    bench.executor.submit(bench.spec(0, 0.25))
-    (there,) = results(bench.executor, 1)
-    mine, theirs = here.candidate(), there.candidate()
-    assert mine is not None
-    assert theirs is not None
-    assert mine.onnx == theirs.onnx
-    assert mine.decisions == theirs.decisions
-    assert inline.finished(0) == []
 
 
 CLUSTER = """
