@@ -5,7 +5,7 @@ export OMP_NUM_THREADS = 1
 # Bytecode is kept: without it every worker and every command compiles torch anew, which takes half of its time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format install install-dev clean
+.PHONY: demo test quick check format install install-dev clean
 
 # A stamp is newer than the files that decide what is installed, so that a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,6 +27,10 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# For while one works: the first tests of every file that starts neither Ray nor servers.
+quick: install-dev
+	$(BIN)/python -m pytest --quick --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: install-dev
 	$(BIN)/ruff format --check .

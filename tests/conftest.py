@@ -1,11 +1,81 @@
-"""The order of the tests: files that start Ray or servers take longest and come first, so that none is left to last."""
+"""The order of the tests, and which of them are quick.
+
+Files that start Ray or servers take longest and come first, so that none is left to last. `--quick` leaves these out
+and takes one case each of the first tests of every other file: a new file is in by itself.
+"""
+
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-LONGEST = ("test_faults", "test_interruptions", "test_end_to_end", "test_outage", "test_readme", "test_executors")
+# Those that start processes, and then those that take more than half a minute.
+PROCESSES = (
+    "test_interruptions", "test_faults", "test_end_to_end", "test_executors", "test_outage", "test_readme",
+    "test_install",
+)  # fmt: skip
+LONGEST = (*PROCESSES, "test_contract", "test_apply", "test_trial", "test_cli", "test_qat", "test_coverage")
+TESTS_A_FILE = 3  # of the quick ones
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that `make quick` gives."""
+    parser.addoption("--quick", action="store_true", help="the first tests of every file that starts no processes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the longest files first; what is equal stays in its order."""
     rank = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+    if config.getoption("quick"):
+        kept = quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The first case of each of the first tests of every file that starts no processes."""
+    chosen: dict[Path, dict[str, pytest.Item]] = {}
+    for item in items:
+        tests, name = chosen.setdefault(item.path, {}), item.nodeid.partition("[")[0]
+        if item.path.stem not in PROCESSES and len(tests) < TESTS_A_FILE:
+            tests.setdefault(name, item)
+    return [item for tests in chosen.values() for item in tests.values()]
+
+
+class Imported:
+    """Which modules of the package the quick tests imported, in every process that ran some; all of them must be."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a process imported."""
+        self.names |= set(getattr(node, "workeroutput", {}).get("imported", ()))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Hand on what was imported, or fail where a module is missing."""
+        self.names |= {name for name in sys.modules if name.startswith("autocompress.")}
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["imported"] = sorted(self.names)
+        elif session.exitstatus == pytest.ExitCode.OK and (missing := modules() - self.names):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            sys.stderr.write(f"\nno quick test imports {', '.join(sorted(missing))}\n")
+
+
+def modules() -> set[str]:
+    """The modules of the package, by full name."""
+    package = importlib.util.find_spec("autocompress")
+    assert package is not None
+    return {info.name for info in pkgutil.walk_packages(package.submodule_search_locations, "autocompress.")}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look at imports where all quick tests run, and not some of them by name."""
+    if config.getoption("quick") and not (config.option.file_or_dir or config.option.keyword):
+        config.pluginmanager.register(Imported())
