@@ -116,6 +116,24 @@ Outcome = Completed | Infeasible | Stopped | Failed
 _TYPES: dict[str, Any] = {kind.type: kind for kind in (Completed, Infeasible, Stopped, Failed)}
 
 
+def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) -> Outcome:
+    """A measured outcome with some metrics taken again, and held against the limits anew.
+
+    Speed-up and latency as they were while the search ran stand beside them, as search_speedup and search_latency_ms.
+    """
+    before = measured(outcome)
+    if before is None:
+        return outcome
+    kept = {f"search_{name}": before[name] for name in ("speedup", "latency_ms")}
+    found = {**before, **kept, **metrics}
+    past = violations(limits, found)
+    over = [label for label, value in past.items() if value > 0]
+    if over:
+        reason = f"past the limit on {', '.join(over)}, when it was measured again with nothing else running"
+        return Infeasible(found, past, reason, outcome.seconds)
+    return Completed(found, past, outcome.seconds)
+
+
 def to_data(outcome: Outcome) -> dict[str, Any]:
     """An outcome as plain values for JSON."""
     return dict(vars(outcome))

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from .data import Batch, batches, seed_all
 from .errors import TaskError
+from .turns import pause
 
 Loss = Callable[[Tensor, Batch], Tensor]
 STATISTICS_EXAMPLES = 2048
@@ -83,6 +84,7 @@ def fit(
             total += value.detach()
             step, count = step + 1, count + 1
             after_step(step / steps)
+            pause()
         history.append(float(total) / count)
         if not math.isfinite(history[-1]):
             raise TaskError(

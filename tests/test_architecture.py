@@ -20,7 +20,7 @@ LAYERS = (
     ("documents", "outcome"),
     ("recipe",),
     ("config",),
-    ("data", "front", "tracking"),
+    ("data", "front", "tracking", "turns"),
     ("training",),
     ("tasks",),
     ("techniques",),

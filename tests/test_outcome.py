@@ -16,6 +16,7 @@ from autocompress.outcome import (
     Stopped,
     from_data,
     measured,
+    remeasured,
     to_data,
     violations,
 )
@@ -106,3 +107,19 @@ def test_measured_gives_metrics_of_what_was_measured_in_full_only() -> None:
     assert measured(Infeasible({"size_bytes": 1.0}, {"size": 1.0}, "rejected before training")) is None
     assert measured(Stopped("weak")) is None
     assert measured(Failed("broken")) is None
+
+
+def test_a_limit_on_speed_is_decided_by_the_last_measurement_and_both_are_kept() -> None:
+    limits = (Limit("speedup", "at_least", 6.0, "speedup"), Limit("size_bytes", "at_most", 100.0, "size"))
+    before = {"size_bytes": 80.0, "latency_ms": 0.1, "speedup": 10.5}
+    while_searching = Completed(before, violations(limits, before), {"train": 2.0})
+    slower = remeasured(while_searching, {"latency_ms": 0.2, "speedup": 5.2}, limits)
+    assert isinstance(slower, Infeasible)
+    assert slower.reason == "past the limit on speedup, when it was measured again with nothing else running"
+    assert slower.metrics == {
+        "size_bytes": 80.0, "latency_ms": 0.2, "speedup": 5.2, "search_latency_ms": 0.1, "search_speedup": 10.5
+    }  # fmt: skip
+    assert slower.violations == pytest.approx({"speedup": 0.8 / 6, "size": -0.2})
+    faster = remeasured(Infeasible({**before, "speedup": 5.0}, {}, "past"), {"latency_ms": 0.1, "speedup": 7.0}, limits)
+    assert isinstance(faster, Completed)
+    assert remeasured(Failed("broken"), {"speedup": 7.0}, limits) == Failed("broken")

@@ -1,11 +1,9 @@
 """Latency and speed-up, measured pairwise so that a busy machine disturbs both models alike."""
 
 import contextlib
-import fcntl
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifacts.runtime import Model
+from ..turns import measuring
 
 Array = NDArray[Any]
 Call = Callable[[], object]
@@ -27,43 +26,79 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Pairs:
-    """Seconds a call in each pair of bursts: (pairs,) of the reference and of the candidate."""
+    """Seconds a call in each pair of bursts: (pairs,) of the reference and of the candidate, and whose sessions ran."""
 
     reference: Array
     candidate: Array
+    session: Array
 
 
 def measure_latency(
-    reference: bytes, candidate: bytes, inputs: tuple[Array, ...], seconds: float = 1.0, threads: int = 1
+    reference: bytes,
+    candidate: bytes,
+    inputs: tuple[Array, ...],
+    seconds: float = 1.0,
+    threads: int = 1,
+    reference_ms: float | None = None,
+    alone: bool = True,
 ) -> dict[str, float]:
     """Latency of a candidate and its speed-up over a reference, both ONNX files, on the same inputs.
 
     Bursts of both run in random order; the speed-up is the median of the ratios of pairs, its interval a 95%
-    bootstrap over pairs. Takes about `seconds`. Returns latency_ms, latency_ms_low, latency_ms_high, latency_ms_p90,
-    speedup, speedup_low and speedup_high.
+    bootstrap over sessions and pairs. The latency is that of the reference by the speed-up: reference_ms, where it
+    was measured before, else what its bursts took here. Takes about `seconds`. Returns latency_ms, latency_ms_low,
+    latency_ms_high, latency_ms_p90, speedup, speedup_low, speedup_high, and measured_alone: 1 where the trials on
+    this node paused meanwhile, which `alone` asks for, else 0.
     """
-    with measuring_slot(), pinned(threads):
-        pairs = collect(reference, candidate, inputs, seconds, threads)
-    return summarize(pairs)
+    with measuring(alone) as quiet, pinned(threads):
+        (pairs,) = collect(reference, [candidate], inputs, seconds, threads)
+    return {**summarize(pairs, reference_ms), "measured_alone": float(quiet)}
 
 
-def collect(reference: bytes, candidate: bytes, inputs: tuple[Array, ...], seconds: float, threads: int) -> Pairs:
-    """Run pairs of bursts in several fresh pairs of sessions until the time is used."""
+def measure_together(
+    reference: bytes,
+    candidates: Mapping[str, bytes],
+    inputs: tuple[Array, ...],
+    seconds: float,
+    threads: int = 1,
+    reference_ms: float | None = None,
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """The reference's latency in ms, and latency and speed-up of each candidate, all in the same sessions.
+
+    Takes about `seconds` a candidate. reference_ms: where it was measured before.
+    """
+    with measuring() as quiet, pinned(threads):
+        found = collect(reference, list(candidates.values()), inputs, seconds * len(candidates), threads)
+    base = reference_ms or float(np.median(np.concatenate([pairs.reference for pairs in found]))) * 1e3
+    return base, {
+        name: {**summarize(pairs, base), "measured_alone": float(quiet)}
+        for name, pairs in zip(candidates, found, strict=True)
+    }
+
+
+def collect(
+    reference: bytes, candidates: Sequence[bytes], inputs: tuple[Array, ...], seconds: float, threads: int
+) -> list[Pairs]:
+    """Run pairs of bursts of the reference and each candidate, in random order, until the time is used.
+
+    In several sets of fresh sessions, with three rounds in each at least.
+    """
     order, clock = np.random.default_rng(0), clock_for(threads)
-    times: list[tuple[float, float]] = []
-    for _ in range(SESSIONS):
-        calls = [Model(source, threads).runner(inputs) for source in (reference, candidate)]
+    rows: list[list[tuple[float, float, int]]] = [[] for _ in candidates]
+    for session in range(SESSIONS):
+        calls = [Model(source, threads).runner(inputs) for source in (reference, *candidates)]
         sizes = [burst_size(call, clock) for call in calls]
         until = time.perf_counter() + seconds / SESSIONS
-        taken = 0
-        while taken < 3 or time.perf_counter() < until:
-            pair = [0.0, 0.0]
-            for which in order.permutation(2):
-                pair[which] = burst(calls[which], sizes[which], clock)
-            times.append((pair[0], pair[1]))
-            taken += 1
-    both = np.array(times)
-    return Pairs(both[:, 0], both[:, 1])
+        rounds = 0
+        while rounds < 3 or time.perf_counter() < until:
+            for which in order.permutation(len(candidates)):
+                pair = [0.0, 0.0]
+                for side in order.permutation(2):
+                    call = 0 if side == 0 else which + 1
+                    pair[side] = burst(calls[call], sizes[call], clock)
+                rows[which].append((pair[0], pair[1], session))
+            rounds += 1
+    return [Pairs(*np.array(row).T) for row in rows]
 
 
 def clock_for(threads: int) -> Clock:
@@ -94,39 +129,36 @@ def burst(call: Call, calls: int, clock: Clock) -> float:
     return (clock() - start) / calls
 
 
-def summarize(pairs: Pairs, seed: int = 0) -> dict[str, float]:
-    """Medians and 95% bootstrap intervals over pairs of bursts."""
+def summarize(pairs: Pairs, reference_ms: float | None = None, seed: int = 0) -> dict[str, float]:
+    """Medians, and 95% bootstrap intervals over sessions and the pairs of bursts in each.
+
+    Pairs of one session are alike, so that intervals over pairs alone would be too narrow.
+    """
     ratios = pairs.reference / pairs.candidate
-    picks = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    speedup = np.quantile(np.median(ratios[picks], axis=1), (0.025, 0.975))
-    latency = np.quantile(np.median(pairs.candidate[picks], axis=1), (0.025, 0.975)) * 1e3
+    base = float(np.median(pairs.reference)) * 1e3 if reference_ms is None else reference_ms
+    middle, (low, high) = float(np.median(ratios)), np.quantile(_resampled(ratios, pairs.session, seed), (0.025, 0.975))
+    spread = float(np.quantile(pairs.candidate, 0.9) / np.median(pairs.candidate))
     return {
-        "latency_ms": float(np.median(pairs.candidate)) * 1e3,
-        "latency_ms_low": float(latency[0]),
-        "latency_ms_high": float(latency[1]),
-        "latency_ms_p90": float(np.quantile(pairs.candidate, 0.9)) * 1e3,
-        "speedup": float(np.median(ratios)),
-        "speedup_low": float(speedup[0]),
-        "speedup_high": float(speedup[1]),
+        "latency_ms": base / middle,
+        "latency_ms_low": base / float(high),
+        "latency_ms_high": base / float(low),
+        "latency_ms_p90": base / middle * spread,
+        "speedup": middle,
+        "speedup_low": float(low),
+        "speedup_high": float(high),
     }
 
 
-@contextlib.contextmanager
-def measuring_slot() -> Iterator[None]:
-    """Hold the node's only measuring slot: a file lock, so that it holds between studies and clusters too."""
-    descriptor = _open_lock(Path(tempfile.gettempdir()) / "autocompress-measuring.lock")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _open_lock(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY)  # reading is enough to lock, and the file may be another user's
-    except FileNotFoundError:
-        return os.open(path, os.O_CREAT | os.O_RDONLY, 0o644)
+def _resampled(ratios: Array, session: Array, seed: int) -> Array:
+    """Medians of samples with replacement, of sessions and of the pairs in each."""
+    random = np.random.default_rng(seed)
+    groups = [ratios[session == value] for value in np.unique(session)]
+    drawn = random.integers(len(groups), size=(RESAMPLES, len(groups)))
+    medians = []
+    for row in drawn:
+        sample = [groups[index][random.integers(len(groups[index]), size=len(groups[index]))] for index in row]
+        medians.append(np.median(np.concatenate(sample)))
+    return np.array(medians)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from ..config import SearchConfig
 from ..documents import Document
 from ..errors import StudyError
 from ..front import Front, find_front, front_document
-from ..outcome import Baseline, Candidate, Completed, Limit, Metrics, measured
+from ..outcome import Baseline, Candidate, Completed, Metrics, measured
 from ..recipe import recipe_line
 from ..tracking.figures import Picture, Point
 from .files import StudyFiles
@@ -30,9 +30,9 @@ class Results:
     def __init__(self, store: StudyStore) -> None:
         self.store, self.name = store, store.name
         self.records = store.finished()
-        self.baseline: Metrics = store.get("baseline") or {}
+        self.baseline: Metrics = {**(store.get("baseline") or {}), **store.confirmed.get("baseline", {})}
         self.quality: str = store.get("quality", "accuracy")
-        self.limits = tuple(Limit(**row) for row in store.get("limits") or [])
+        self.limits = store.limits
         self.front: Front = find_front(store.outcomes(), store.objectives)
         self.test: dict[str, Metrics] = store.get("test") or {}
         self.files = StudyFiles(Path(store.get("folder", ".")), store.name)

@@ -6,6 +6,7 @@ from ..config import SearchConfig
 from ..errors import StudyError
 from ..executors import Executor, opened
 from ..front import Front
+from ..outcome import Metrics
 from .confirm import confirm_front
 from .controller import Controller
 from .interrupts import Interrupts
@@ -57,9 +58,12 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
     try:
         with interrupts.listening():
             state = Controller(planned, store, executor, interrupts, (recorder, view), view.note).run()
-            test = confirm_front(state.front, planned, store, executor, view) if interrupts.level < 2 else {}
+            confirmed: dict[str, Metrics] = {}
+            if interrupts.level < 2:
+                state.front, confirmed = confirm_front(planned, store, executor, view)
+                state.records = store.finished()
             store.set("verdict", state.front.verdict)
-            recorder.conclude(state, test, interrupts.level > 0)
+            recorder.conclude(state, confirmed, interrupts.level > 0)
         status = "KILLED" if interrupts.level else "FINISHED"
         return Result(store, state.front, interrupts.level > 0)
     finally:

@@ -18,6 +18,9 @@ from .files import StudyFiles, work_folder
 from .space import Space
 from .space_file import find_space, load_space
 
+# Up to how many workers pause while a file is timed: with more, they would wait longer than they work.
+PAUSED = 4
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -77,6 +80,7 @@ class Setup:
             batch_size=self.config.target.batch_size,
             cache=str(self.files.stages),
             time_limit=self.config.search.trial_timeout,
+            alone=self.config.search.workers <= PAUSED,
         )
 
 

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,19 @@ from optuna.trial import FrozenTrial, TrialState
 from ..config import SearchConfig, check_database_url, expand_home
 from ..errors import StudyError, suggest
 from ..front import signs
-from ..outcome import Completed, Failed, Infeasible, Outcome, Stopped, from_data, measured, to_data
+from ..outcome import (
+    Completed,
+    Failed,
+    Infeasible,
+    Limit,
+    Metrics,
+    Outcome,
+    Stopped,
+    from_data,
+    measured,
+    remeasured,
+    to_data,
+)
 from ..recipe import Recipe, fingerprint
 from .samplers import make_sampler
 
@@ -213,9 +225,31 @@ class StudyStore:
         )
 
     def finished(self) -> dict[int, Record]:
-        """The trials that ended, without duplicates: what counts."""
+        """The trials that ended, without duplicates, by their last measurements: what counts."""
         rows = self.records()
-        return {n: row for n, row in rows.items() if row.outcome is not None and row.duplicate_of is None}
+        counted = {n: row for n, row in rows.items() if row.outcome is not None and row.duplicate_of is None}
+        return {n: self._last_measured(row) for n, row in counted.items()}
+
+    def _last_measured(self, row: Record) -> Record:
+        metrics = self.confirmed.get(str(row.number))
+        if metrics is None or row.outcome is None:
+            return row
+        return replace(row, outcome=remeasured(row.outcome, metrics, self.limits))
+
+    @functools.cached_property
+    def confirmed(self) -> dict[str, Metrics]:
+        """What was measured again at the end of a search, by `baseline` or the trial's number."""
+        return dict(self.get("confirmed") or {})
+
+    def confirm(self, metrics: dict[str, Metrics]) -> None:
+        """Keep what was measured again, in the place of earlier measurements of the same trials."""
+        self.confirmed.update(metrics)
+        self.set("confirmed", self.confirmed)
+
+    @functools.cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """The study's budget, as bounds."""
+        return tuple(Limit(**row) for row in self.get("limits") or [])
 
     def outcomes(self) -> dict[int, Outcome]:
         """The outcome of every finished trial."""

@@ -17,7 +17,7 @@ from ..artifacts.packing import float_weights, pack
 from ..artifacts.runtime import Model
 from ..data import seed_all
 from ..errors import AutocompressError, TaskError, TechniqueError
-from ..measure.latency import measure_latency
+from ..measure.latency import measure_latency, measure_together
 from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit, Metrics, Outcome, violations
@@ -26,11 +26,13 @@ from ..tasks import Task, TaskReference, load_task
 from ..tasks.examples import example_inputs, model_inputs
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
+from ..turns import pause, working
 from .screening import find_collapse, too_large
 from .stages import StageCache, pack_weights, rebuild, replay
 from .worker import Clock, use_threads
 
 # What every trial is timed by; a phase that a cached stage or a short recipe leaves out took no time.
+CONFIRM_SECONDS = 2.0  # for each file of a front, at the end
 PHASES = ("restore", "decide", "apply", "train", "export", "load")
 
 
@@ -47,6 +49,7 @@ class TrialSpec:
     batch_size: int = 1
     cache: str | None = None
     latency_seconds: float = 0.6
+    alone: bool = True  # let the other trials on the node pause while this one's file is timed
     time_limit: float = 3600.0  # seconds on a worker, for making the file and for timing it alike
 
 
@@ -79,7 +82,8 @@ def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
     """Compress, train, export, load and judge one candidate; everything of a trial but its latency."""
     clock = Clock(dict.fromkeys(PHASES, 0.0))
     try:
-        return _prepare(spec, baseline, clock)
+        with working():
+            return _prepare(spec, baseline, clock)
     except Exception as error:
         return failure(error, clock.seconds)
 
@@ -104,6 +108,7 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
         if rejected is not None:
             return rejected
         run.step(index, clock)
+    pause()
     with clock("export"):
         example = example_inputs(run.context.task)
         exported = export_onnx(run.model, example)
@@ -112,6 +117,7 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
     with clock("export"):
         packed = pack(exported)
         data = strip(packed).SerializeToString()
+    pause()
     with clock("load"):
         model = Model(data, spec.threads)
     with clock("quality"):
@@ -187,6 +193,7 @@ class _Run:
         step = self.recipe.steps[index]
         assert isinstance(step, Technique)
         context = self._context(index)
+        pause()
         with clock("decide"):
             decision = step.decide(self.model, context)
         with clock("apply"):
@@ -221,7 +228,15 @@ def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline)
     try:
         with clock("latency"):
             inputs = model_inputs(load_task(spec.task), spec.batch_size)
-            timed = measure_latency(baseline.onnx, candidate.onnx, inputs, spec.latency_seconds, spec.threads)
+            timed = measure_latency(
+                baseline.onnx,
+                candidate.onnx,
+                inputs,
+                spec.latency_seconds,
+                spec.threads,
+                baseline.metrics["latency_ms"],
+                spec.alone,
+            )
     except Exception as error:
         return failure(error, clock.seconds)
     metrics = {**candidate.metrics, **timed}
@@ -230,6 +245,22 @@ def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline)
     if over:
         return Infeasible(metrics, past, f"past the limit on {', '.join(over)}", clock.seconds)
     return Completed(metrics, past, clock.seconds)
+
+
+def time_together(
+    baseline: bytes,
+    files: dict[str, bytes],
+    reference: TaskReference,
+    batch_size: int,
+    threads: int,
+    baseline_ms: float | None = None,
+) -> tuple[float, dict[str, Metrics]]:
+    """The baseline's latency in ms, and latency and speed-up of several files, all in the same sessions.
+
+    baseline_ms: where it was measured before.
+    """
+    inputs = model_inputs(load_task(reference), batch_size)
+    return measure_together(baseline, files, inputs, CONFIRM_SECONDS, threads, baseline_ms)
 
 
 def confirm(data: bytes, reference: TaskReference, threads: int = 1) -> Metrics:

@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import select
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +21,7 @@ from autocompress.measure.latency import (
     clock_for,
     collect,
     measure_latency,
+    measure_together,
     pinned,
     summarize,
 )
@@ -52,11 +52,16 @@ def bursts(ratio: float, noise: float, count: int = 60, seed: int = 0) -> Pairs:
     rng = np.random.default_rng(seed)
     machine = rng.uniform(1.0, 2.0, count)
     wobble = rng.normal(1.0, noise, (2, count))
-    return Pairs(0.002 * ratio * machine * wobble[0], 0.002 * machine * wobble[1])
+    return pairs_of(0.002 * ratio * machine * wobble[0], 0.002 * machine * wobble[1])
+
+
+def pairs_of(reference: Any, candidate: Any) -> Pairs:
+    """Pairs of bursts of one session."""
+    return Pairs(np.array(reference), np.array(candidate), np.zeros(len(reference)))
 
 
 def test_summary_of_bursts_without_noise_is_exact() -> None:
-    pairs = Pairs(np.array([0.006, 0.009, 0.012]), np.array([0.002, 0.003, 0.004]))
+    pairs = pairs_of([0.006, 0.009, 0.012], [0.002, 0.003, 0.004])
     found = summarize(pairs)
     assert [found[name] for name in ("speedup", "speedup_low", "speedup_high")] == pytest.approx([3.0, 3.0, 3.0])
     assert found["latency_ms"] == pytest.approx(3.0)  # the median of 2, 3 and 4 ms
@@ -78,7 +83,7 @@ def test_summary_names_what_the_metrics_are_called() -> None:
 
 def test_speedup_is_the_median_of_ratios_of_pairs_and_not_the_ratio_of_medians() -> None:
     # The machine slows down tenfold within the second pair: ratios of 2, 20 and 2, but medians of 20 and 1.
-    pairs = Pairs(np.array([2.0, 20.0, 20.0]), np.array([1.0, 1.0, 10.0]))
+    pairs = pairs_of([2.0, 20.0, 20.0], [1.0, 1.0, 10.0])
     assert summarize(pairs)["speedup"] == 2.0
 
 
@@ -92,7 +97,7 @@ def test_one_disturbed_burst_does_not_move_the_speedup() -> None:
 def test_interval_covers_the_true_ratio_in_19_of_20_measurements(ratio: float) -> None:
     covered = 0
     for seed in range(100):
-        found = summarize(bursts(ratio, 0.03, seed=seed), seed)
+        found = summarize(bursts(ratio, 0.03, seed=seed), seed=seed)
         assert found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
         covered += found["speedup_low"] <= ratio <= found["speedup_high"]
     # 95 are expected of a 95% interval: 4 standard deviations of the binomial distribution are 8.7.
@@ -176,8 +181,9 @@ def own_slot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_every_pair_of_sessions_gives_three_pairs_of_bursts_however_short_the_time() -> None:
-    pairs = collect(product(16), product(16), INPUTS, 0.0, 1)
+    (pairs,) = collect(product(16), [product(16)], INPUTS, 0.0, 1)
     assert pairs.reference.shape == pairs.candidate.shape == (4 * 3,)
+    assert pairs.session.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert (pairs.reference > 0).all()
     assert (pairs.candidate > 0).all()
 
@@ -208,65 +214,29 @@ def test_a_measurement_on_one_thread_stays_on_one_core_and_gives_the_others_back
         assert os.sched_getaffinity(0) == before
 
 
-HOLDER = """
-import sys, time
-from autocompress.measure.latency import measuring_slot
-print("trying", flush=True)
-with measuring_slot():
-    print("in", time.monotonic(), flush=True)
-    sys.stdin.readline()
-    out = time.monotonic()
-print("out", out, flush=True)
-"""
+def test_sessions_that_differ_widen_the_interval() -> None:
+    """Two sessions of one file differ throughout: pairs of one session say nothing of the others."""
+    session = np.repeat(np.arange(4), 30)
+    ratios = np.array([1.0, 1.05, 1.1, 1.15])[session]
+    together = summarize(Pairs(ratios, np.ones(120), session))
+    apart = summarize(pairs_of(ratios, np.ones(120)))
+    assert together["speedup_high"] - together["speedup_low"] > apart["speedup_high"] - apart["speedup_low"]
+    assert together["speedup_low"] == pytest.approx(1.0, abs=0.026)
+    assert together["speedup_high"] == pytest.approx(1.15, abs=0.026)
 
 
-@contextlib.contextmanager
-def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that asks for the measuring slot, and keeps it until it reads a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,  # a line that was read ahead would be one that select does not see
-        env={**os.environ, "TMPDIR": str(folder)},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def test_latency_is_the_references_by_the_speed_up_so_that_no_table_disagrees_with_itself() -> None:
+    pairs = pairs_of([0.006, 0.009, 0.012], [0.002, 0.003, 0.004])
+    found = summarize(pairs, 6.0)  # measured before, when the machine was faster
+    assert found["latency_ms"] == pytest.approx(2.0)
+    assert found["latency_ms"] * found["speedup"] == pytest.approx(6.0)
+    assert found["latency_ms_low"] * found["speedup_high"] == pytest.approx(6.0)
 
 
-def said(process: subprocess.Popen[bytes], wait: float = 60.0) -> list[str]:
-    """The next line that a process prints; nothing when it prints none in time."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], wait)
-    return process.stdout.readline().decode().split() if ready else []
-
-
-def release(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.write(b"\n")
-
-
-def test_two_processes_never_hold_the_measuring_slot_together(tmp_path: Path) -> None:
-    with holder(tmp_path) as first:
-        assert said(first) == ["trying"]
-        assert said(first)[0] == "in"
-        with holder(tmp_path) as second:
-            assert said(second) == ["trying"]
-            assert said(second, wait=0.3) == []
-            release(first)
-            left, entered = said(first), said(second)
-            assert (left[0], entered[0]) == ("out", "in")
-            assert float(entered[1]) >= float(left[1])
-
-
-def test_the_slot_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
-    with holder(tmp_path) as first:
-        assert said(first) == ["trying"]
-        assert said(first)[0] == "in"
-        first.kill()
-        with holder(tmp_path) as second:
-            assert said(second) == ["trying"]
-            assert said(second)[0] == "in"
+@pytest.mark.usefixtures("own_slot")
+def test_files_that_are_timed_together_are_counted_from_one_reference() -> None:
+    reference_ms, found = measure_together(product(1024), {"same": product(1024), "small": product(16)}, INPUTS, 0.3)
+    assert found["small"]["speedup"] > found["same"]["speedup"]
+    for row in found.values():
+        assert row["latency_ms"] * row["speedup"] == pytest.approx(reference_ms)
+        assert row["measured_alone"] == 1.0

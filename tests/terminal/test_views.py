@@ -209,7 +209,6 @@ def test_panel_of_a_search_without_a_front(outcomes: dict[int, Outcome]) -> None
 
 def test_panel_before_the_first_front_is_known() -> None:
     here = state({})
-    here.front = None
     assert "0/10 trials (0 completed" in shown(panel(here))
 
 

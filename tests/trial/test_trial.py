@@ -34,6 +34,7 @@ METRICS = {
     "latency_ms_low",
     "latency_ms_high",
     "latency_ms_p90",
+    "measured_alone",
     "speedup",
     "speedup_low",
     "speedup_high",
