@@ -39,6 +39,7 @@ class Completed:
     metrics: Metrics
     violations: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # what the metrics do not tell
     type: Literal["completed"] = "completed"
 
 
@@ -110,6 +111,7 @@ class Candidate:
     metrics: Metrics
     seconds: dict[str, float] = field(default_factory=dict)
     float_weights: list[str] = field(default_factory=list)  # the tensors that the file holds in 32 bits
+    remarks: list[str] = field(default_factory=list)  # what the metrics do not tell
 
 
 Outcome = Completed | Infeasible | Stopped | Failed
@@ -131,7 +133,7 @@ def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) ->
     if over:
         reason = f"past the limit on {', '.join(over)}, when it was measured again with nothing else running"
         return Infeasible(found, past, reason, outcome.seconds)
-    return Completed(found, past, outcome.seconds)
+    return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []))
 
 
 def to_data(outcome: Outcome) -> dict[str, Any]:

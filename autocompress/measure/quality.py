@@ -1,18 +1,20 @@
 """Quality of an exported file on a split of its task."""
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..artifacts.runtime import Model
 from ..data import batches, seed_all
 from ..errors import ArtifactError
 from ..tasks import Task
-from ..tasks.protocol import task_metrics
+from ..tasks.protocol import classifies, task_metrics
 
 
-def measure_quality(model: Model, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
-    """The task's metrics on a whole split, computed from the file's outputs.
+def judge(model: Model, task: Task, split: str, batch_size: int = 64) -> tuple[dict[str, float], list[str]]:
+    """The task's metrics on a whole split, computed from the file's outputs, and what they do not tell.
 
     Raises ArtifactError for a metric that is no finite number, which no limit could hold and no front could order.
     """
@@ -27,4 +29,21 @@ def measure_quality(model: Model, task: Task, split: str, batch_size: int = 64) 
             raise ArtifactError(
                 f"{name} of the exported model is {value} on the {split} split: its outputs are useless"
             )
-    return metrics
+    return metrics, remarks(task, split, np.concatenate(outputs), np.concatenate(targets))
+
+
+def measure_quality(model: Model, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
+    """The task's metrics on a whole split. Raises ArtifactError as judge does."""
+    return judge(model, task, split, batch_size)[0]
+
+
+def remarks(task: Task, split: str, outputs: NDArray[Any], targets: NDArray[Any]) -> list[str]:
+    """What metrics do not tell of a classifier: that it names one class for everything, right as often as that is."""
+    if not classifies(task) or outputs.ndim != 2 or len(np.unique(targets)) < 2:
+        return []
+    named = np.unique(outputs.argmax(axis=1))
+    if len(named) > 1:
+        return []
+    classes = getattr(task, "classes", ())
+    name = classes[named[0]] if named[0] < len(classes) else str(named[0])
+    return [f"names one class, {name!r}, for all {len(targets)} examples of the {split} split"]

@@ -128,6 +128,8 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         "float_weights": candidate.float_weights,
         "violations": violations(check_limits(setup.config, setup.quality, baseline.metrics), found),
         **({} if made.program is None else {"pt2_bytes": len(made.program)}),
+        **({"classes": list(classes)} if (classes := getattr(setup.task, "classes", ())) else {}),
+        **({"remarks": candidate.remarks} if candidate.remarks else {}),
     }
     inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]
     text = card(made.recipe, measurement, inputs)
@@ -232,7 +234,17 @@ interval {_shown(found.get("speedup_low"))} to {_shown(found.get("speedup_high")
 {rows}
 
 Inputs are what the task's data yields: apply the same preprocessing. `decisions.json` says what was done to each layer.
-"""
+{_said(measurement)}"""
+
+
+def _said(measurement: dict[str, Any], most: int = 20) -> str:
+    """Paragraphs on the classes that outputs stand for, and on what the metrics do not tell."""
+    classes: list[str] = measurement.get("classes", [])
+    more = f", ... ({len(classes)} in `measurement.json`)" if len(classes) > most else ""
+    shown = ", ".join(f"{index} {name!r}" for index, name in enumerate(classes[:most])) + more
+    paragraphs = [f"Outputs stand for: {shown}."] if classes else []
+    paragraphs += [f"Warning: it {text}." for text in measurement.get("remarks", ())]
+    return "".join(f"\n{text}\n" for text in paragraphs)
 
 
 def _program_text(recipe: Recipe) -> str:

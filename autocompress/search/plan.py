@@ -29,11 +29,12 @@ class Plan:
 def make_plan(setup: Setup, executor: Executor, view: View) -> Plan:
     """Train and measure the baseline, unless it is kept, and hold budget and objectives against it.
 
-    view is told what makes a search from this baseline doubtful. Raises ConfigError or TaskError.
+    view is told what was left out of the data or guessed, and what makes a search from this baseline doubtful. Raises
+    ConfigError or TaskError.
     """
-    baseline = obtain_baseline(setup, executor, view)
-    for text in model_notes(setup.task):
+    for text in (*getattr(setup.task, "notes", ()), *model_notes(setup.task)):
         view.note(f"note: {text}")
+    baseline = obtain_baseline(setup, executor, view)
     for text in doubts(setup.task, baseline.metrics):
         view.note(f"warning: {text}")
     limits = check_limits(setup.config, setup.quality, baseline.metrics)

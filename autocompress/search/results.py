@@ -1,6 +1,7 @@
 """Reading a study: its front, its trials and the files that they made."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,13 @@ class Results:
     def row(self, number: int) -> dict[str, Any]:
         """A trial as `front --json` shows it."""
         record = self.record(number)
+        remarks = getattr(record.outcome, "remarks", [])
         return {
             "recipe": record.recipe_data,
             "metrics": self.metrics(number),
             "feasible": isinstance(record.outcome, Completed),
             "run_id": (self.store.get("run_ids") or {}).get(str(number)),
+            **({"remarks": remarks} if remarks else {}),
         }
 
     def steps(self, number: int) -> list[dict[str, Any]]:
@@ -83,7 +86,8 @@ class Results:
 
     def candidate(self, number: int) -> Candidate | None:
         """What a trial made, where it is kept: for the trials of the front."""
-        return self.files.load(number)
+        found = self.files.load(number)
+        return found and replace(found, remarks=getattr(self.record(number).outcome, "remarks", []))
 
     def kept_baseline(self) -> Baseline | None:
         """The study's baseline, where it is kept."""

@@ -37,6 +37,7 @@ def check_task(task: Task) -> None:
     model.eval()
     classes = _outputs(task, model, heads["validation"])
     if isinstance(task, Classification):
+        _named_outputs(task, classes)
         for name in SPLITS:
             for batch in _sample(task.split(name)):
                 _labels(batch.targets, classes, name)
@@ -84,6 +85,17 @@ def _outputs(task: Task, model: nn.Module, batch: Batch) -> int:
     if isinstance(task, Classification) and output.dim() != 2:
         raise TaskError(f"the model's output has shape {tuple(output.shape)}: classification needs (batch, classes)")
     return int(output.shape[-1])
+
+
+def _named_outputs(task: Classification, outputs: int) -> None:
+    """Outputs that no class stands for are harmless where training teaches them never to be the largest."""
+    names = len(task.classes)
+    if names > outputs or (0 < names < outputs and task.baseline is None):
+        raise TaskError(
+            f"the model has {outputs} outputs but the data {names} classes, from {task.classes[0]!r} to "
+            f"{task.classes[-1]!r}: which output is which class is not known; make them as many, or take the model's "
+            "data; an NPZ file may name all `classes`"
+        )
 
 
 def _labels(targets: Tensor, classes: int, name: str) -> None:

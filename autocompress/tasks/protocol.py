@@ -69,7 +69,8 @@ class Classification:
     """A classification task over arrays in memory: cross-entropy and accuracy.
 
     make_model returns the model. train, validation and test are pairs of inputs (N, ...) and integer classes
-    (N,), or datasets of such pairs. Subclass it, or write a Task of your own, for other losses and metrics.
+    (N,), or datasets of such pairs. Subclass it, or write a Task of your own, for other losses and metrics. classes are
+    the names of the classes in the order of outputs; notes, what is said of the data before a search.
     """
 
     make_model: Callable[[], nn.Module]
@@ -79,6 +80,8 @@ class Classification:
     baseline: Training | None = field(default_factory=lambda: Training())
     quality: str = "accuracy"
     classifies: ClassVar[bool] = True
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def model(self) -> nn.Module:
         """A new model."""

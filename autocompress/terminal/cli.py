@@ -104,6 +104,9 @@ def _print_front(results: "Results") -> None:
     out, document = _out(), results.document()
     if document["front"]:
         out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
+    for row in document["front"]:
+        for text in row.get("remarks", ()):
+            out.print(f"warning: trial {row['trial']} {text}", markup=False, soft_wrap=True)
     for line in verdict_lines(document, results.limits, results.quality):
         out.print(line, markup=False, soft_wrap=True)
     if results.front.verdict == "nothing_finished":

@@ -27,6 +27,7 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
     lines = [f"trial {document['trial']} of {document['study']}: {document['outcome']}"]
     if document["reason"]:
         lines.append(f"  {document['reason']}")
+    lines += [f"  warning: it {text}" for text in document.get("remarks", ())]
     for index, step in enumerate(document["carried_out"]):
         settings = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key != "technique")
         lines.append(f"step {index + 1}: {step['technique']}" + (f" ({settings})" if settings else ""))
@@ -117,6 +118,8 @@ def delivery_parts(measurement: dict[str, Any], out: Path) -> Iterator[Any]:
     yield measurement_table(measurement)
     if "pt2_bytes" in measurement:
         yield f"model.pt2: {size(measurement['pt2_bytes'])}, the model in float"
+    for text in measurement.get("remarks", ()):
+        yield f"warning: it {text}"
     yield f"written and verified: {out}"
 
 

@@ -18,7 +18,7 @@ from ..artifacts.runtime import Model
 from ..data import seed_all
 from ..errors import AutocompressError, TaskError, TechniqueError
 from ..measure.latency import measure_latency, measure_together
-from ..measure.quality import measure_quality
+from ..measure.quality import judge, measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit, Metrics, Outcome, violations
 from ..recipe import Recipe, digest
@@ -121,10 +121,11 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
     with clock("load"):
         model = Model(data, spec.threads)
     with clock("quality"):
-        metrics = {**measure_size(data), **measure_quality(model, run.context.task, "validation")}
+        quality, remarks = judge(model, run.context.task, "validation")
+    metrics = {**measure_size(data), **quality}
     metrics |= compare_size(metrics, baseline.metrics)
     weights = pack_weights(run.model)
-    return Candidate(data, run.decisions, weights, metrics, clock.seconds, float_weights(packed))
+    return Candidate(data, run.decisions, weights, metrics, clock.seconds, float_weights(packed), remarks)
 
 
 @dataclass
@@ -244,7 +245,7 @@ def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline)
     over = [label for label, value in past.items() if value > 0]
     if over:
         return Infeasible(metrics, past, f"past the limit on {', '.join(over)}", clock.seconds)
-    return Completed(metrics, past, clock.seconds)
+    return Completed(metrics, past, clock.seconds, candidate.remarks)
 
 
 def time_together(
