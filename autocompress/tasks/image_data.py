@@ -1,5 +1,6 @@
 """Images in three splits with their classes, and what must hold of them."""
 
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,13 @@ class ImageData:
 def split_by_ratio(images: Images, targets: Targets, shares: SplitShares) -> Parts:
     """One set as three, each with its share of every class."""
     return {name: (images[part], targets[part]) for name, part in shares.parts(targets).items()}
+
+
+def alike_classes(classes: tuple[str, ...]) -> list[str]:
+    """What is to be said of names that differ in case, spaces or the way that accents are written alone."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(unicodedata.normalize("NFKC", n).casefold().strip(), n), n) for n in classes]
+    return [f"classes {a!r} and {b!r} are spelled almost alike: they are taken as two" for a, b in pairs if a != b]
 
 
 def missing_classes(data: ImageData, trained: bool) -> list[str]:

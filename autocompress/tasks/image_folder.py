@@ -14,6 +14,7 @@ from .remarks import Remarks
 VALIDATION_NAMES = ("val", "validation", "valid")
 # What systems and archives put beside images; everything that starts with a dot is left out too.
 NOT_DATA = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+HIDDEN = "left out, as it is hidden or of the system"
 SPLIT_WORDS = {"train", "training", *VALIDATION_NAMES, "test", "testing"}
 Files = dict[str, list[Path]]
 
@@ -24,14 +25,14 @@ def read_folder(path: Path, form: Form, shares: SplitShares) -> ImageData:
     folders = _folders(path, remarks)
     named = _split_folders(path, folders)
     if named is None:
-        files = _scan(path, remarks)
+        files = _scan(folders, remarks)
         classes = _classes(path, files, remarks)
         check_room(sum(map(len, files.values())), form.values, path)
         parts = split_by_ratio(*_read(files, classes, form, remarks), shares)
         return ImageData(parts, classes, remarks.lines(), shares)
     for name in sorted(folders.keys() - {folder.name for folder in named.values()}):
         remarks.add("left out, as it is none of train, validation and test", folders[name])
-    scans = {name: _scan(folder, remarks) for name, folder in named.items()}
+    scans = {name: _scan(_folders(folder, remarks), remarks) for name, folder in named.items()}
     classes = _classes(named["train"], scans["train"], remarks)
     for name in ("validation", "test"):
         _check_known(named[name], scans[name], scans["train"], classes)
@@ -45,7 +46,7 @@ def _folders(path: Path, remarks: Remarks) -> dict[str, Path]:
     found = {}
     for child in sorted(path.iterdir()):
         if _hidden(child.name):
-            remarks.add("left out, as it is hidden or of the system", child)
+            remarks.add(HIDDEN, child)
         elif child.is_dir():
             found[child.name] = child
         else:
@@ -75,30 +76,37 @@ def _split_folders(path: Path, folders: dict[str, Path]) -> dict[str, Path] | No
     return None
 
 
-def _scan(folder: Path, remarks: Remarks) -> Files:
+def _scan(folders: dict[str, Path], remarks: Remarks) -> Files:
     """The image files of each class folder; a class without any has an empty list."""
-    return {name: _image_files(child, remarks) for name, child in _folders(folder, remarks).items()}
+    return {name: _image_files(folder, remarks) for name, folder in folders.items()}
 
 
 def _image_files(folder: Path, remarks: Remarks) -> list[Path]:
     found: list[Path] = []
-    for here, folders, files in os.walk(folder):
-        place = Path(here)
-        for name in [*folders, *files]:
+    for here, folders, files in os.walk(folder, onerror=_refuse):
+        place, before = Path(here), len(found)
+        for name in sorted(files):
             if _hidden(name):
-                remarks.add("left out, as it is hidden or of the system", place / name)
-            elif name in files and Path(name).suffix.lower() in SUFFIXES:
-                found.append(place / name)
-            elif name in files:
+                remarks.add(HIDDEN, place / name)
+            elif Path(name).suffix.lower() not in SUFFIXES:
                 remarks.add("left out, as its name is not that of an image", place / name)
+            else:
+                found.append(place / name)
+        for name in sorted(folders):
+            if _hidden(name):
+                remarks.add(HIDDEN, place / name)
             elif (place / name).is_symlink():
                 remarks.add("left out, as it is a link to a folder inside a class folder", place / name)
-        folders[:] = [name for name in folders if not _hidden(name)]
-        if place != folder and any(path.parent == place for path in found):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        if place != folder and len(found) > before:
             remarks.add("images in a folder inside a class folder count for that class", place)
         if len(found) > MOST_FILES:
             raise TaskError(f"task.data: {folder}: holds more than {MOST_FILES:,} images: take fewer")
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise TaskError(f"task.data: {error.filename}: cannot be read ({error.strerror}): check its permissions") from None
 
 
 def _classes(path: Path, files: Files, remarks: Remarks) -> tuple[str, ...]:
@@ -111,11 +119,6 @@ def _classes(path: Path, files: Files, remarks: Remarks) -> tuple[str, ...]:
     check_classes(len(classes), path)
     for name in sorted(files.keys() - set(classes)):
         remarks.add("left out, as it holds no images", path / name)
-    alike: dict[str, str] = {}
-    for name in classes:
-        other = alike.setdefault(name.casefold(), name)
-        if other != name:
-            remarks.add(f"classes {other!r} and {name!r} differ in upper and lower case alone, in", path)
     return classes
 
 

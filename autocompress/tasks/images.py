@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from ..errors import TaskError, suggest
 from ..training import Training
-from .image_data import ImageData, SplitShares, missing_classes
+from .image_data import ImageData, SplitShares, alike_classes, missing_classes
 from .image_files import Form
 from .image_folder import read_folder
 from .npz import read_npz
@@ -79,7 +79,7 @@ def image_classification(
     form = Form(config.input_size, config.channels, config.background)
     data = (read_folder if kind == "folder" else read_npz)(path, form, config.split)
     weights = read_weights(root / config.weights) if config.weights else None
-    notes = (*data.notes, *missing_classes(data, weights is not None))
+    notes = (*data.notes, *missing_classes(data, weights is not None), *alike_classes(data.classes))
     factory = _model_factory(config, root, len(data.classes), load)
 
     def make_model() -> nn.Module:
