@@ -1,13 +1,13 @@
-"""From a chosen trial, or a recipe, to an artifact directory; and back from a directory to measurements."""
+"""From a chosen trial, or a recipe, to an artifact directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.directory import Contents, check_sums, check_target, processor, read_measurement, recipe_document
+from ..artifacts.directory import Contents, check_sums, check_target, processor
 from ..artifacts.program import export_program
 from ..artifacts.runtime import Model
-from ..config import SearchConfig, find_config, load_config
+from ..config import SearchConfig
 from ..errors import ArtifactError, StudyError
 from ..executors import InlineExecutor
 from ..front import pick
@@ -18,16 +18,14 @@ from ..outcome import Baseline, Candidate, Failed, Metrics, violations
 from ..recipe import Recipe
 from ..tasks.examples import example_inputs, model_inputs
 from ..tasks.models import build_model
-from ..techniques import expanded, recipe_from_data
+from ..techniques import expanded
 from ..trial.stages import rebuild
 from ..trial.trial import confirm, prepare
 from .files import write_folder
 from .plan import check_limits, obtain_baseline
 from .results import Results
 from .setup import Setup, changed, set_up
-from .store import StudyStore, study_names
 
-QUALITY_TOLERANCE = 0.005
 TASK = ("settings", "data", "model")  # by what a task is known again; its code may have been tidied
 
 
@@ -150,49 +148,6 @@ def remeasure(data: bytes, setup: Setup, baseline: Baseline | None) -> Metrics:
     inputs = model_inputs(setup.task, setup.config.target.batch_size)
     timed = measure_latency(baseline.onnx, data, inputs, 2.0, threads, baseline.metrics["latency_ms"])
     return {**found, **compare_size(found, baseline.metrics), **timed}
-
-
-def task_of(folder: Path, config: str | None, storage: str) -> Setup | None:
-    """The task that an artifact directory is measured on: of a config, or of the user's own study of that name.
-
-    The directory only says the study's name: where code is loaded from is never taken from it.
-    """
-    if config is not None:
-        return set_up(load_config(find_config(config)))
-    check_sums(folder)
-    name = str(read_measurement(folder)["study"])
-    try:
-        if name not in study_names(storage):
-            return None
-        return set_up(Results(StudyStore.open(storage, name)).config())
-    except StudyError:
-        return None
-
-
-def verify(folder: Path, setup: Setup | None) -> tuple[dict[str, Any], list[str]]:
-    """Measure an artifact directory again. Returns claimed and measured numbers, and what does not hold.
-
-    Nothing in the directory is run but its model; the task comes from the caller. Without one, checksums, recipe and
-    size are checked. Raises ArtifactError when the directory is damaged.
-    """
-    check_sums(folder)
-    recipe_from_data(recipe_document(folder))
-    measurement = read_measurement(folder)
-    data = (folder / "model.onnx").read_bytes()
-    if setup is None:
-        Model(folder / "model.onnx")
-        found: Metrics = measure_size(data)
-    else:
-        found = remeasure(data, setup, setup.files.load_baseline(setup.baseline_key))
-    claimed: Metrics = measurement["measured"]
-    quality = measurement["quality"]
-    wrong = []
-    if found["size_bytes"] != claimed["size_bytes"]:
-        wrong.append(f"size_bytes is {found['size_bytes']:,.0f}, claimed {claimed['size_bytes']:,.0f}")
-    for name in (quality, f"test_{quality}"):
-        if name in found and abs(found[name] - claimed[name]) > QUALITY_TOLERANCE:
-            wrong.append(f"{name} is {found[name]:.4f}, claimed {claimed[name]:.4f}")
-    return {"study": measurement["study"], "quality": quality, "claimed": claimed, "measured": found}, wrong
 
 
 def card(recipe: Recipe, measurement: dict[str, Any], inputs: list[tuple[list[int], str]]) -> str:

@@ -320,8 +320,8 @@ def verify(
     """
     if not folder.is_dir():
         raise AutocompressError(f"{folder}: no such folder: name an artifact directory")
-    from ..search.deliver import task_of
-    from ..search.deliver import verify as check
+    from ..search.verify import task_of
+    from ..search.verify import verify as check
 
     with contextlib.redirect_stdout(sys.stderr):
         setup = task_of(folder, config, storage_url(storage))
