@@ -223,7 +223,7 @@ def check_database_url(url: str, key: str) -> None:
 def find_config(name: str) -> Path:
     """The file that a command's CONFIG means: a path, or the name of a bundled experiment. Raises ConfigError."""
     path = Path(name)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # what is no regular file is refused by name when it is read
         return path
     bundled = FOLDERS["experiments"] / name / "search.yaml"
     if re.fullmatch(r"[A-Za-z0-9_-]+", name) and bundled.is_file():

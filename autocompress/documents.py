@@ -1,5 +1,9 @@
-"""YAML as autocompress reads it: safe, YAML 1.2 numbers and booleans, no duplicate keys, errors with file and line."""
+"""YAML and JSON as autocompress reads them: safe, bounded, no duplicate keys, errors with file and line.
 
+Numbers and booleans of YAML are those of version 1.2.
+"""
+
+import json
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +14,29 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import AutocompressError, ConfigError, suggest
+from .reading import TEXT_BYTES, Unreadable, read_file
 
 MAX_NODES = 20_000
+MAX_DEPTH = 100  # levels of JSON: less than any function that walks over it can take
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
     """A SafeLoader with the core schema of YAML 1.2, where `no` is a word and `1e-3` is a number."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; stops early where there are more than any document may hold, keys counted too."""
+        self.composed += 1
+        if self.composed > 2 * MAX_NODES + 1:
+            raise _TooMany
+        return super().compose_node(parent, index)
+
+
+class _TooMany(Exception):
+    """More nodes than any document may hold."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -58,7 +77,9 @@ class Document:
 def read_yaml(path: Path) -> Document:
     """Read one YAML mapping. Raises ConfigError for anything but a readable, plain, modest mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, TEXT_BYTES).decode()
+    except Unreadable as error:
+        raise ConfigError(str(error)) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder: name the YAML file in it") from None
     except FileNotFoundError:
@@ -88,11 +109,60 @@ def parse_yaml(text: str, source: str) -> Document:
         raise ConfigError(f"{where}: is not plain YAML: {problem}") from None
     except (ValueError, KeyError) as error:  # !!int on a word, or thousands of digits
         raise ConfigError(f"{source}: holds a value that its type cannot: {_shown(str(error))}") from None
+    except _TooMany:
+        raise ConfigError(f"{source}: holds more than {MAX_NODES} values: write less") from None
     except RecursionError:
         raise ConfigError(f"{source}: is nested too deeply to be a config") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds a {type(data).__name__}: write a mapping of keys to values")
     return Document(source, data, lines)
+
+
+def read_json(path: Path, most: int) -> Any:
+    """The value of a JSON file of at most `most` bytes.
+
+    Raises ConfigError for what is no such file, NaN and infinities, duplicate keys and deep nesting.
+    """
+    try:
+        data = json.loads(read_file(path, most).decode(), parse_constant=_no_constant, object_pairs_hook=_distinct)
+        _check_depth(data)
+    except Unreadable as error:
+        raise ConfigError(str(error)) from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file: check the path") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply") from None
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are values' errors
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    return data
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number that JSON knows")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:  # readers differ in which of the two they take
+            raise ValueError(f"key {key!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _check(node: yaml.Node, key: Key, lines: dict[Key, int], source: str, count: list[int]) -> None:

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Lowest first. A module imports from rows above its own, or from its own package.
 LAYERS = (
-    ("errors",),
+    ("errors", "reading"),
     ("documents", "outcome"),
     ("recipe",),
     ("config",),

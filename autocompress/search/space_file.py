@@ -24,7 +24,7 @@ def find_space(name: str, root: Path) -> Path:
     """The file that a config's `search_space` means: a bundled name, or a path that starts at the config's folder."""
     bundled = FOLDERS["search_spaces"] / f"{name}.yaml"
     path = root / name
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # what is no regular file is refused by name when it is read
         return path
     if "/" not in name and bundled.is_file():
         return bundled

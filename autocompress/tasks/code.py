@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from importlib.util import cache_from_source
 from pathlib import Path
 
+from ..reading import CODE_BYTES, read_file
+
 _LOADED: dict[str, str] = {}  # the digest that each local file had when its module was imported
 
 
@@ -25,7 +27,7 @@ def _within(path: Path, root: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(path, CODE_BYTES)).hexdigest()
 
 
 def local_files(start: Path, root: Path) -> list[Path]:
@@ -43,7 +45,7 @@ def local_files(start: Path, root: Path) -> list[Path]:
 def _imported(path: Path, root: Path) -> Iterator[str]:
     """The modules that a file names in its imports, relative ones in full from root."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(read_file(path, CODE_BYTES))
     except (SyntaxError, ValueError):  # importing it will say so
         return
     for node in ast.walk(tree):

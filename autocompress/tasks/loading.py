@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ..errors import TaskError, suggest
+from ..reading import Unreadable
 from ..recipe import digest
 from .blame import one_line, place
 from .checks import check_task
@@ -54,9 +55,12 @@ def refer(task: str | ImageClassificationConfig, root: Path) -> TaskReference:
     if not name.endswith(".py"):
         return TaskReference(code, str(root), settings, stamp=stamp)
     path = root / name
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise TaskError(f"task: {path}: no such file: check the path, which starts at the config's folder")
-    return TaskReference(code, str(root), settings, code_digest(path, root), stamp)
+    try:
+        return TaskReference(code, str(root), settings, code_digest(path, root), stamp)
+    except Unreadable as error:
+        raise TaskError(f"task: {error}") from None
 
 
 def locate(reference: TaskReference) -> Path:
