@@ -552,7 +552,10 @@ ARTIFACTS = [
         "no measurement", made(measured={"size_bytes": 1}), ("measurement.json: holds no measurement",), "verify made"
     ),
     Case(
-        "measurement of words", made(quality="f1", measured={**CLAIMS, "f1": "good"}), ("is no number",), "verify made"
+        "measurement of words",
+        made(quality="f1", measured={**CLAIMS, "f1": "good"}),
+        ("measured.f1: 'good': input should be a valid number",),
+        "verify made",
     ),
 ]
 CASES = [*CONFIGS, *DOCUMENTS, *SPACES, *RECIPES, *TASKS, *DATA, *BASELINES, *STUDIES, *ARTIFACTS]

@@ -10,12 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..documents import read_yaml
+from ..documents import read_json, read_yaml
 from ..errors import ArtifactError, AutocompressError
+from ..reading import JSON_BYTES, MODEL_BYTES, TEXT_BYTES, WEIGHT_BYTES, Unreadable, open_file, read_file
+from .measurement import Measurement, parse_measurement
 from .runtime import Model
 
 NAMES = ("model.onnx", "recipe.yaml", "decisions.json", "measurement.json", "environment.json", "MODEL_CARD.md")
 PROGRAM = "model.pt2"  # only where it was asked for
+MOST = {"model.onnx": MODEL_BYTES, "decisions.json": JSON_BYTES, PROGRAM: WEIGHT_BYTES}  # all else is text
 MAKERS = ("autocompress", "torch", "onnx", "onnxruntime", "numpy")  # what a model's weights and its file depend on
 PACKAGES = (*MAKERS, "optuna", "ray")
 
@@ -97,7 +100,9 @@ def check_sums(folder: Path) -> None:
     model.pt2 is compared too where it is listed, or is there.
     """
     try:
-        rows = (folder / "SHA256SUMS").read_text().splitlines()
+        rows = read_file(folder / "SHA256SUMS", TEXT_BYTES).decode().splitlines()
+    except Unreadable as error:
+        raise ArtifactError(str(error)) from None
     except (OSError, UnicodeDecodeError):
         raise ArtifactError(f"{folder}: has no SHA256SUMS: it is no artifact directory") from None
     recorded = {name: digest for digest, _, name in (row.partition("  ") for row in rows)}
@@ -105,39 +110,39 @@ def check_sums(folder: Path) -> None:
     for name in (*NAMES, *held):
         if name not in recorded:
             raise ArtifactError(f"{folder}: SHA256SUMS does not list {name}: export it again")
-        try:
-            data = (folder / name).read_bytes()
-        except OSError:
-            raise ArtifactError(f"{folder / name}: is missing: export it again") from None
-        if hashlib.sha256(data).hexdigest() != recorded[name]:
+        if _digest(folder / name) != recorded[name]:
             raise ArtifactError(f"{folder / name}: differs from SHA256SUMS: it was changed or damaged; export it again")
 
 
-def read_measurement(folder: Path) -> dict[str, Any]:
-    """What an artifact directory claims. Raises ArtifactError when it cannot be read."""
+def _digest(path: Path) -> str:
     try:
-        data: dict[str, Any] = json.loads((folder / "measurement.json").read_text())
-        quality, measured = data["quality"], data["measured"]
-        if not all(isinstance(measured[name], int | float) for name in ("size_bytes", quality, f"test_{quality}")):
-            raise TypeError("a measured value is no number")
-        return {**data, "study": str(data["study"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{folder / 'measurement.json'}: holds no measurement ({type(error).__name__}: {error}): export it again"
-        ) from None
+        with open_file(path, MOST.get(path.name, TEXT_BYTES)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except Unreadable as error:
+        raise ArtifactError(str(error)) from None
+    except OSError:
+        raise ArtifactError(f"{path}: is missing: export it again") from None
+
+
+def read_measurement(folder: Path) -> Measurement:
+    """What an artifact directory claims. Raises ArtifactError when it cannot be read."""
+    path = folder / "measurement.json"
+    try:
+        return parse_measurement(read_json(path, TEXT_BYTES))
+    except AutocompressError as error:
+        raise ArtifactError(f"{path}: holds no measurement ({error}): export it again") from None
 
 
 def read_decisions(folder: Path) -> list[dict[str, Any]]:
     """What each step of an artifact decided. Raises ArtifactError when it cannot be read."""
+    path = folder / "decisions.json"
     try:
-        data: Any = json.loads((folder / "decisions.json").read_text())
-        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
-            raise TypeError("no list of mappings")
-        return data
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{folder / 'decisions.json'}: holds no decisions ({type(error).__name__}: {error}): export it again"
-        ) from None
+        data = read_json(path, JSON_BYTES)
+    except AutocompressError as error:
+        raise ArtifactError(f"{path}: holds no decisions ({error}): export it again") from None
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        raise ArtifactError(f"{path}: holds no decisions (no list of mappings): export it again")
+    return data
 
 
 def load(folder: str | Path) -> Model:

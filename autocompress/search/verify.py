@@ -1,24 +1,67 @@
 """From an artifact directory back to measurements, held against what it claims."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.directory import check_sums, read_measurement, recipe_document
-from ..artifacts.runtime import Model
+from ..artifacts.directory import check_sums, processor, read_decisions, read_measurement, recipe_document
+from ..artifacts.measurement import Measurement
+from ..artifacts.runtime import Model, read_model
 from ..config import find_config, load_config
-from ..errors import StudyError
-from ..measure.size import measure_size
+from ..errors import ArtifactError, AutocompressError, StudyError
+from ..measure.size import compare_size, measure_size
 from ..outcome import Metrics
-from ..techniques import recipe_from_data
+from ..techniques import expanded, recipe_from_data
+from ..trial.trial import confirm
 from .deliver import remeasure
 from .results import Results
 from .setup import Setup, set_up
 from .store import StudyStore, study_names
 
-QUALITY_TOLERANCE = 0.005
+SIZES = ("size_bytes", "params", "nonzero_params")
+RATIOS = ("compression_ratio", "space_saving")
+SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
+LATENCIES = ("latency_ms", "latency_ms_low", "latency_ms_high", "latency_ms_p90")
+ELSEWHERE = ("macs", "computation_reduction", "peak_memory_bytes", "energy_mj")  # known, but not measured here
+OF_ANY_TASK = {*SIZES, *RATIOS, *SPEEDUPS, *LATENCIES, *ELSEWHERE}
+QUALITIES = {
+    *("accuracy", "precision", "recall", "f1", "auroc", "label_loyalty", "probability_loyalty", "accuracy_gap"),
+    *("adversarial_accuracy", "robustness_radius", "worst_case_error", "input_sensitivity"),
+}
+
+TOLERANCE = 0.005  # of qualities and ratios: processors differ in how they round
+# Two measurements of one file on a quiet and on a busy machine differ by so many times, and by so much a call.
+SPEEDUP_TIMES, LATENCY_TIMES, CALL_MS = 1.25, 1.5, 0.005
+QUIET = " (if other programs were busy, verify again when they are not)"
 
 
-def task_of(folder: Path, config: str | None, storage: str) -> Setup | None:
+@dataclass(frozen=True)
+class NoTask:
+    """Why there is no task to measure an artifact on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """What was measured here: of the artifact's file, and of the uncompressed model where that is kept."""
+
+    metrics: Metrics
+    baseline: Metrics
+
+
+@dataclass(frozen=True)
+class Found:
+    """What claims are held against: as measured, by the task's quality and metrics, and why some cannot be."""
+
+    again: Again
+    quality: str
+    own: set[str]
+    missing: dict[str, str]  # by name: why what is claimed of it is not compared
+
+
+def task_of(folder: Path, config: str | None, storage: str) -> Setup | NoTask:
     """The task that an artifact directory is measured on: of a config, or of the user's own study of that name.
 
     The directory only says the study's name: where code is loaded from is never taken from it.
@@ -26,36 +69,184 @@ def task_of(folder: Path, config: str | None, storage: str) -> Setup | None:
     if config is not None:
         return set_up(load_config(find_config(config)))
     check_sums(folder)
-    name = str(read_measurement(folder)["study"])
+    name = read_measurement(folder).study
     try:
         if name not in study_names(storage):
-            return None
+            return NoTask(f"no study {name!r} in the storage: give --config")
         return set_up(Results(StudyStore.open(storage, name)).config())
-    except StudyError:
-        return None
+    except StudyError as error:
+        return NoTask(f"{error}, or give --config")
 
 
-def verify(folder: Path, setup: Setup | None) -> tuple[dict[str, Any], list[str]]:
-    """Measure an artifact directory again. Returns claimed and measured numbers, and what does not hold.
+def verify(folder: Path, task: Setup | NoTask) -> dict[str, Any]:
+    """Measure an artifact directory again: claimed and measured numbers, what does not hold, what was not checked.
 
-    Nothing in the directory is run but its model; the task comes from the caller. Without one, checksums, recipe and
-    size are checked. Raises ArtifactError when the directory is damaged.
+    Nothing in the directory is run but its model, and nothing in it says what is compared: that are the metrics of
+    the caller's task, and all that it claims. Without a task, checksums, recipe, sizes and the names of claims are
+    checked. Raises ArtifactError when the directory is damaged.
     """
     check_sums(folder)
-    recipe_from_data(recipe_document(folder))
-    measurement = read_measurement(folder)
-    data = (folder / "model.onnx").read_bytes()
-    if setup is None:
-        Model(folder / "model.onnx")
-        found: Metrics = measure_size(data)
-    else:
-        found = remeasure(data, setup, setup.files.load_baseline(setup.baseline_key))
-    claimed: Metrics = measurement["measured"]
-    quality = measurement["quality"]
-    wrong = []
-    if found["size_bytes"] != claimed["size_bytes"]:
-        wrong.append(f"size_bytes is {found['size_bytes']:,.0f}, claimed {claimed['size_bytes']:,.0f}")
-    for name in (quality, f"test_{quality}"):
-        if name in found and abs(found[name] - claimed[name]) > QUALITY_TOLERANCE:
-            wrong.append(f"{name} is {found[name]:.4f}, claimed {claimed[name]:.4f}")
-    return {"study": measurement["study"], "quality": quality, "claimed": claimed, "measured": found}, wrong
+    claims, data = read_measurement(folder), read_model(folder / "model.onnx")
+    unfit = _unfit_decisions(folder)
+    Model(data)
+    try:
+        again = measure_again(data, task)
+    except AutocompressError:
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            f"{folder / 'model.onnx'}: cannot be measured on this task ({first}): give the config of its own task"
+        ) from error
+    document = compare(claims, again, task)
+    return {**document, "wrong": unfit + document["wrong"]}
+
+
+def measure_again(data: bytes, task: Setup | NoTask) -> Again:
+    """Everything that the caller's task and the baseline that is kept for it allow to measure; sizes without one."""
+    if isinstance(task, NoTask):
+        return Again(measure_size(data), {})
+    baseline = task.files.load_baseline(task.baseline_key)
+    metrics = remeasure(data, task, baseline)
+    if baseline is None:
+        return Again(metrics, {})
+    test = confirm(baseline.onnx, task.reference, task.config.target.threads)
+    latency_ms = metrics["latency_ms"] * metrics["speedup"]
+    return Again(metrics, {**baseline.metrics, **test, "latency_ms": latency_ms})
+
+
+def compare(claims: Measurement, again: Again, task: Setup | NoTask) -> dict[str, Any]:
+    """Hold claims against what was measured; the document that verify returns."""
+    found = _without_task(claims, again, task) if isinstance(task, NoTask) else _with_task(claims, again, task)
+    return {
+        "study": claims.study,
+        "quality": found.quality,
+        "claimed": claims.measured,
+        "measured": again.metrics,
+        "wrong": _wrong(claims, found),
+        "not_checked": _not_checked(claims, found),
+    }
+
+
+def _unfit_decisions(folder: Path) -> list[str]:
+    try:
+        steps = expanded(recipe_from_data(recipe_document(folder))).steps
+    except ArtifactError:
+        raise
+    except AutocompressError as error:
+        raise ArtifactError(f"{folder / 'recipe.yaml'}: {error}") from None
+    decisions = read_decisions(folder)
+    return [f"decisions are {len(decisions)}, for {len(steps)} steps"] if len(decisions) != len(steps) else []
+
+
+def _without_task(claims: Measurement, again: Again, task: NoTask) -> Found:
+    # Metrics that no task vouches for are a task's as far as names go: of both splits, and nothing that all have.
+    pairs = {name for name in claims.measured if f"test_{name}" in claims.measured}
+    own = {claims.quality, *pairs} - OF_ANY_TASK
+    names = {*OF_ANY_TASK, *QUALITIES, *own} - {*SIZES}
+    reasons = dict.fromkeys(("baseline", *names, *(f"test_{name}" for name in names)), task.reason)
+    return Found(again, claims.quality, own, reasons)
+
+
+def _with_task(claims: Measurement, again: Again, setup: Setup) -> Found:
+    own = {name for name in again.metrics if f"test_{name}" in again.metrics}
+    others = {*ELSEWHERE, *QUALITIES, *(f"test_{name}" for name in QUALITIES)} - again.metrics.keys()
+    missing = dict.fromkeys(others, "is not measured here")
+    if not again.baseline:
+        no_baseline = "no baseline of this task is kept here: run a search, or apply a recipe"
+        missing |= dict.fromkeys((*RATIOS, *SPEEDUPS, *LATENCIES, "baseline"), no_baseline)
+    elif (reason := _other_machine(claims, setup)) is not None:
+        missing |= dict.fromkeys((*SPEEDUPS, *LATENCIES), reason)
+    return Found(again, setup.quality, own, missing)
+
+
+def _other_machine(claims: Measurement, setup: Setup) -> str | None:
+    """Why times cannot be compared; None where they can."""
+    if claims.processor is None or claims.target is None:
+        return "the artifact does not say where it was measured"
+    if claims.processor.model_dump() != processor():
+        return f"measured on another processor ({claims.processor.name})"
+    if claims.target.model_dump() != setup.config.target.model_dump(include={"runtime", "threads", "batch_size"}):
+        return f"measured with {claims.target.threads} threads and batch size {claims.target.batch_size}"
+    return None
+
+
+def _wrong(claims: Measurement, found: Found) -> list[str]:
+    """What does not hold, each in a clause."""
+    rows = []
+    if claims.quality != found.quality:
+        rows.append(f"quality is {found.quality!r}, claimed {claims.quality!r}")
+    elif claims.quality in OF_ANY_TASK:
+        rows.append(f"quality is said to be {claims.quality!r}, which is no metric of a task")
+    known = {*OF_ANY_TASK, *(f"{split}{name}" for name in QUALITIES | found.own for split in ("", "test_"))}
+    rows += [f"{name} is claimed, which is no metric" for name in {**claims.measured, **claims.claimed}
+             if name not in known]  # fmt: skip
+    return rows + _differences(claims.measured, _expected(claims, found))
+
+
+def _expected(claims: Measurement, found: Found) -> Metrics:
+    """What claims are held against: what can be compared of what was measured."""
+    metrics = found.again.metrics
+    base = {**claims.baseline, **found.again.baseline}.get("size_bytes", 0.0)
+    ratios = compare_size(metrics, {"size_bytes": base}) if base > 0 else {}
+    return {**{name: value for name, value in metrics.items() if name not in found.missing}, **ratios}
+
+
+def _differences(claimed: Metrics, found: Metrics) -> list[str]:
+    rows = []
+    for name, value in found.items():
+        low, high = _bounds(name, found)
+        if name in claimed and not low <= claimed[name] <= high:
+            hint = QUIET if name in (*SPEEDUPS, *LATENCIES) else ""
+            rows.append(f"{name} is {_shown(value)}, claimed {_shown(claimed[name])}{hint}")
+    return rows
+
+
+def _bounds(name: str, found: Metrics) -> tuple[float, float]:
+    """Between what a claim must lie to hold.
+
+    Times have the bounds of the interval that was measured here, widened: an artifact's own interval is a claim too.
+    """
+    value = found[name]
+    if name in SIZES:
+        return value, value
+    if name in SPEEDUPS and "latency_ms" in found:
+        times = SPEEDUP_TIMES + CALL_MS / min(found["latency_ms"], found["latency_ms"] * found["speedup"])
+        return found["speedup_low"] / times, found["speedup_high"] * times
+    if name in LATENCIES:
+        times = LATENCY_TIMES + CALL_MS / value
+        ends = ("latency_ms_low", "latency_ms_high")
+        low, high = (value, value) if name == "latency_ms_p90" else (found.get(end, value) for end in ends)
+        return low / times, high * times
+    # A metric of the task's own may be of any size.
+    width = TOLERANCE * (1 if name.removeprefix("test_") in {*QUALITIES, "space_saving"} else abs(value))
+    return value - width, value + width
+
+
+def _not_checked(claims: Measurement, found: Found) -> dict[str, str]:
+    """The names of claims that nothing was compared with, and why."""
+    metrics, baseline = found.again.metrics, found.again.baseline
+    rows = {name: found.missing[name] for name in claims.measured if name in found.missing}
+    if not baseline and claims.baseline.get("size_bytes", 0.0) > 0:
+        held = "held against the claimed size of the uncompressed file only"
+        rows |= {name: f"{held}: {rows[name]}" for name in RATIOS if name in rows}
+    rows |= {name: "is not claimed" for name in metrics if name not in claims.measured}
+    names = (*SIZES, *QUALITIES, *found.own)
+    rows |= _record("claimed", claims.claimed, metrics, names, "what the search found of the trial, not of this file")
+    if claims.baseline and not baseline:
+        return {**rows, "baseline": found.missing["baseline"]}
+    names = names if "latency_ms" in found.missing else (*names, "latency_ms")
+    reason = "the uncompressed model was made elsewhere, or anew"
+    return rows | _record("baseline", claims.baseline, baseline, names, reason)
+
+
+def _record(key: str, there: Metrics, here: Metrics, names: Iterable[str], reason: str) -> dict[str, str]:
+    """Where the artifact's record of another file differs from what is known here, which proves nothing of its own."""
+    both = [name for one in names for name in (one, f"test_{one}") if name in there]
+    unlike = _differences({name: there[name] for name in both}, here)
+    return {key: f"{reason}: {'; '.join(unlike)}"} if unlike else {}
+
+
+def _shown(value: float) -> str:
+    whole = value == int(value) and abs(value) < 1e15
+    return f"{value:,.0f}" if whole else f"{value:.4g}"

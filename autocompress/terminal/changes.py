@@ -52,14 +52,13 @@ def artifact_of(folder: Path) -> Artifact:
     measurement, decisions = read_measurement(folder), read_decisions(folder)
     try:
         steps = expanded(recipe_from_data(recipe_document(folder))).steps
-        measured = {name: float(value) for name, value in measurement["measured"].items()}
-    except (AutocompressError, ValueError, TypeError, OverflowError) as error:
+    except AutocompressError as error:
         raise ArtifactError(f"{folder}: cannot be read ({error}): export it again") from None
     if len(steps) != len(decisions):
         raise ArtifactError(f"{folder}: has {len(decisions)} decisions for {len(steps)} steps: export it again")
     names = [step.technique for step in steps]
     return Artifact(
-        measurement["quality"], measured, measurement.get("processor"), list(zip(names, decisions, strict=True))
+        measurement.quality, measurement.measured, measurement.processor, list(zip(names, decisions, strict=True))
     )
 
 

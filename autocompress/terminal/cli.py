@@ -324,12 +324,11 @@ def verify(
     from ..search.verify import verify as check
 
     with contextlib.redirect_stdout(sys.stderr):
-        setup = task_of(folder, config, storage_url(storage))
-        document, wrong = check(folder, setup)
+        document = check(folder, task_of(folder, config, storage_url(storage)))
     from .details import verify_parts
 
-    _print({**document, "wrong": wrong}, as_json, verify_parts(document, setup is not None, wrong))
-    raise typer.Exit(BAD if wrong else OK)
+    _print(document, as_json, verify_parts(document))
+    raise typer.Exit(BAD if document["wrong"] else OK)
 
 
 @app.command()

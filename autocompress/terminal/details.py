@@ -105,11 +105,15 @@ def comparison_table(document: dict[str, Any]) -> Table:
     return table
 
 
-def verify_parts(document: dict[str, Any], with_task: bool, wrong: list[str]) -> Iterator[Any]:
+def verify_parts(document: dict[str, Any]) -> Iterator[Any]:
     """What verifying an artifact directory found."""
     yield comparison_table(document)
-    if not with_task:
-        yield "quality and latency were not measured: give --config"
+    reasons: dict[str, list[str]] = {}
+    for name, reason in document["not_checked"].items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        yield f"not checked: {', '.join(names)} ({reason})"
+    wrong = document["wrong"]
     yield "holds" if not wrong else "does not hold: " + "; ".join(wrong)
 
 

@@ -356,8 +356,9 @@ def test_an_artifact_that_holds_what_it_claims_is_verified(searched: Searched, e
     ran = run(searched.folder, "verify", "chosen", "--json")
     document = ran.json()
     assert ran.code == 0
-    assert document.keys() == {"study", "quality", "claimed", "measured", "wrong"}
+    assert document.keys() == {"study", "quality", "claimed", "measured", "wrong", "not_checked"}
     assert document["wrong"] == []
+    assert document["not_checked"] == {}
     for name in ("size_bytes", "params", "accuracy", "test_accuracy"):
         assert document["measured"][name] == document["claimed"][name]
 
@@ -366,7 +367,9 @@ def test_without_a_task_an_artifact_is_verified_as_far_as_it_goes(exported: tupl
     folder, _ = exported
     ran = run(tmp_path, "verify", str(folder))
     assert ran.code == 0
-    assert "quality and latency were not measured: give --config" in ran.out
+    lines = [line for line in ran.out.splitlines() if line.startswith("not checked: ")]
+    assert "accuracy, " in "".join(lines)
+    assert all(line.endswith("no study 'tiny' in the storage: give --config)") for line in lines)
     assert "holds" in ran.out
 
 
