@@ -93,13 +93,16 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
+        first: dict[Kind, int] = {}  # the first step of each kind, so that long recipes are checked as fast as read
         for index, step in enumerate(self.steps):
-            for before, earlier in enumerate(self.steps[:index]):
-                if earlier.result() not in step.follows:
-                    raise RecipeError(
-                        f"step {index + 1} {step.technique!r} follows step {before + 1} {earlier.technique!r}: "
-                        f"{_ORDER_FIX[earlier.result(), step.result()]}"
-                    )
+            before = min((at for kind, at in first.items() if kind not in step.follows), default=None)
+            if before is not None:
+                earlier = self.steps[before]
+                raise RecipeError(
+                    f"step {index + 1} {step.technique!r} follows step {before + 1} {earlier.technique!r}: "
+                    f"{_ORDER_FIX[earlier.result(), step.result()]}"
+                )
+            first.setdefault(step.result(), index)
 
     @property
     def fingerprint(self) -> str:
