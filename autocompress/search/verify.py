@@ -81,7 +81,7 @@ def task_of(folder: Path, config: str | None, storage: str) -> Setup | NoTask:
 def verify(folder: Path, task: Setup | NoTask) -> dict[str, Any]:
     """Measure an artifact directory again: claimed and measured numbers, what does not hold, what was not checked.
 
-    Nothing in the directory is run but its model, and nothing in it says what is compared: that are the metrics of
+    Nothing in the directory is run but its model, and nothing in it says what is compared: those are the metrics of
     the caller's task, and all that it claims. Without a task, checksums, recipe, sizes and the names of claims are
     checked. Raises ArtifactError when the directory is damaged.
     """
