@@ -24,7 +24,8 @@ RATIOS = ("compression_ratio", "space_saving")
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high")
 LATENCIES = ("latency_ms", "latency_ms_low", "latency_ms_high", "latency_ms_p90")
 ELSEWHERE = ("macs", "computation_reduction", "peak_memory_bytes", "energy_mj")  # known, but not measured here
-OF_ANY_TASK = {*SIZES, *RATIOS, *SPEEDUPS, *LATENCIES, *ELSEWHERE}
+HOW = ("measured_alone", "search_speedup", "search_latency_ms")  # how and when others were measured: not compared
+OF_ANY_TASK = {*HOW, *SIZES, *RATIOS, *SPEEDUPS, *LATENCIES, *ELSEWHERE}
 QUALITIES = {
     *("accuracy", "precision", "recall", "f1", "auroc", "label_loyalty", "probability_loyalty", "accuracy_gap"),
     *("adversarial_accuracy", "robustness_radius", "worst_case_error", "input_sensitivity"),
@@ -107,7 +108,7 @@ def measure_again(data: bytes, task: Setup | NoTask) -> Again:
     if isinstance(task, NoTask):
         return Again(measure_size(data), {})
     baseline = task.files.load_baseline(task.baseline_key)
-    metrics = remeasure(data, task, baseline)
+    metrics = {name: value for name, value in remeasure(data, task, baseline).items() if name not in HOW}
     if baseline is None:
         return Again(metrics, {})
     test = confirm(baseline.onnx, task.reference, task.config.target.threads)
