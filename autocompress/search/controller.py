@@ -1,6 +1,7 @@
 """The one brain: asks, submits, takes, tells and tries again."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from .state import Listener, State
 from .store import StudyStore
 
 POLL_SECONDS, REPEATS = 0.25, 60
+CUT_OFF = 4  # how often a trial is tried again after its node was lost, by one search
 
 
 class Controller:
@@ -35,6 +37,7 @@ class Controller:
         self._search = plan.setup.config.search
         self._store, self._executor, self._interrupts = store, executor, interrupts
         self._listeners, self._note = listeners, note
+        self._cut_off: Counter[int] = Counter()
         self._state = State(
             store.name,
             self._search.trials,
@@ -122,19 +125,17 @@ class Controller:
         return None
 
     def _submit(self, number: int, recipe: Recipe) -> None:
-        self._store.count_attempt(number)
         self._state.running[number] = recipe
         self._executor.submit(self._setup.trial(number, recipe, self._limits))
 
     def _take(self, finished: Finished) -> None:
-        """Tell one trial, or try it again when its worker was lost."""
+        """Tell one trial, or try it again when it was lost."""
         recipe = self._state.running.pop(finished.number)
         outcome = finished.outcome
         if isinstance(outcome, Failed) and outcome.lost:
-            attempts = self._store.records()[finished.number].attempts
-            if attempts <= self._search.retries and self._interrupts.level == 0:
-                self._note(f"trial {finished.number}: {outcome.reason}: trying again")
-                self._submit(finished.number, recipe)
+            again, attempts = self._lost(finished)
+            if again:
+                self._try_again(finished.number, recipe, outcome.reason)
                 return
             outcome = replace(outcome, reason=f"{outcome.reason} ({attempts} attempts)")
         if isinstance(outcome, Completed):
@@ -145,6 +146,27 @@ class Controller:
         if isinstance(outcome, Failed):
             self._note(f"trial {finished.number} failed: {outcome.reason}")
         self._refresh()
+
+    def _lost(self, finished: Finished) -> tuple[bool, int]:
+        """Whether a lost trial may be tried again, and how often it was tried.
+
+        A trial answers for what it did to its own worker, for good, and not for what befell its node or cluster; only
+        one that loses its node again and again in this search is taken for the cause.
+        """
+        number = finished.number
+        if not finished.cut_off:
+            losses = self._store.count_loss(number)
+            return losses <= self._search.retries, losses
+        self._cut_off[number] += 1
+        return self._cut_off[number] <= CUT_OFF, self._cut_off[number]
+
+    def _try_again(self, number: int, recipe: Recipe, reason: str) -> None:
+        """Submit a trial again; one that is lost while the search stops stays as it is, for --resume to take up."""
+        if self._interrupts.level == 0:
+            self._note(f"trial {number}: {reason}: trying again")
+            self._submit(number, recipe)
+        else:
+            self._note(f"trial {number}: {reason}: --resume tries it again")
 
     def _refresh(self) -> None:
         """Find the front anew and keep its files only."""

@@ -1,5 +1,6 @@
 """Running a search from a config, and planning one."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ..config import SearchConfig
@@ -31,7 +32,7 @@ def plan(config: SearchConfig, kind: str, view: View) -> Plan:
     view.phase("checking the task")
     setup = set_up(config)
     view.phase(_starting(kind))
-    with opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource) as executor:
+    with _workers(setup, kind, view) as executor:
         return make_plan(setup, executor, view)
 
 
@@ -42,13 +43,18 @@ def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Res
     _check_name(setup, resume)
     with setup.files.lock():
         view.phase(_starting(kind))
-        with opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource) as executor:
+        with _workers(setup, kind, view) as executor:
             planned = make_plan(setup, executor, view)
             return _search(planned, _open(planned), executor, view)
 
 
 def _starting(kind: str) -> str:
     return "starting Ray" if kind == "ray" else "starting"
+
+
+def _workers(setup: Setup, kind: str, view: View) -> AbstractContextManager[Executor]:
+    config = setup.config
+    return opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource, view.note)
 
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:
@@ -62,6 +68,7 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
             if interrupts.level < 2:
                 state.front, confirmed = confirm_front(planned, store, executor, view)
                 state.records = store.finished()
+            executor.close()  # a cluster that is not looked after takes this process with it when it is lost
             store.set("verdict", state.front.verdict)
             recorder.conclude(state, confirmed, interrupts.level > 0)
         status = "KILLED" if interrupts.level else "FINISHED"

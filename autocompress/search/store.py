@@ -161,18 +161,24 @@ class StudyStore:
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
-    def count_attempt(self, number: int) -> int:
-        """One more attempt at a trial; returns which one it is."""
+    def count_loss(self, number: int) -> int:
+        """One more attempt at a trial that ended its own worker; returns how many there were.
+
+        Attempts that something else cut off are not counted: the death of the search, of a node or of the cluster.
+        """
         trial = self._trial(number)
-        attempts = int(trial.user_attrs.get("attempts", 0)) + 1
-        trial.set_user_attr("attempts", attempts)
-        return attempts
+        losses = int(trial.user_attrs.get("losses", 0)) + 1
+        trial.set_user_attr("losses", losses)
+        return losses
 
     def tell(self, number: int, outcome: Outcome, duplicate_of: int | None = None) -> None:
         """End a trial. The outcome is written first, so that a crash in between loses nothing."""
         trial = self._trial(number)
         if duplicate_of is not None:
             trial.set_user_attr("duplicate_of", duplicate_of)
+        else:
+            lost = isinstance(outcome, Failed) and outcome.lost
+            trial.set_user_attr("attempts", int(trial.user_attrs.get("losses", 0)) + (not lost))
         trial.set_user_attr("outcome", to_data(outcome))
         self._finish(number, outcome)
 

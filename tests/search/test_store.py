@@ -60,7 +60,6 @@ def in_optuna(url: str) -> list[optuna.trial.FrozenTrial]:
 
 def asked(store: StudyStore, space: Space) -> int:
     number, _ = store.ask(space)
-    store.count_attempt(number)
     return number
 
 
@@ -182,12 +181,16 @@ def test_a_trial_that_was_asked_but_not_sampled_is_adopted_too(store: StudyStore
     assert set(later.records()) == {0}
 
 
-def test_attempts_are_counted_across_sessions(store: StudyStore, space: Space, url: str) -> None:
-    number, _ = store.ask(space)
-    assert store.records()[number].attempts == 0
-    assert store.count_attempt(number) == 1
-    assert reopened(url).count_attempt(number) == 2
-    assert store.records()[number].attempts == 2
+def test_only_attempts_that_ended_by_themselves_are_counted_and_across_sessions(
+    store: StudyStore, space: Space, url: str
+) -> None:
+    lost, done = asked(store, space), asked(store, space)
+    assert store.count_loss(lost) == store.count_loss(done) == 1
+    assert reopened(url).count_loss(lost) == 2
+    assert store.records()[lost].attempts == 0  # none is known to be the last
+    store.tell(lost, Failed("its worker was killed (2 attempts)", lost=True))
+    store.tell(done, Completed(MEASURED, WITHIN))
+    assert {n: row.attempts for n, row in reopened(url).records().items()} == {lost: 2, done: 2}
 
 
 def test_duplicates_are_kept_but_do_not_count(store: StudyStore, space: Space, url: str) -> None:

@@ -1,0 +1,41 @@
+"""Where trials run: on Ray workers, or in this process. Only this package knows Ray."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ConfigError, suggest
+from .base import Executor, Finished, Note
+from .inline import InlineExecutor
+from .ray import RayExecutor
+from .shipping import SHIPPED_BYTES, SHIPPED_FILES, stage_code
+
+KINDS = ("ray", "inline")
+
+__all__ = [
+    "SHIPPED_BYTES",
+    "SHIPPED_FILES",
+    "Executor",
+    "Finished",
+    "InlineExecutor",
+    "RayExecutor",
+    "opened",
+    "stage_code",
+]
+
+
+@contextlib.contextmanager
+def opened(
+    kind: str, address: str, workers: int, code: Path | None, resource: str | None, note: Note
+) -> Iterator[Executor]:
+    """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
+
+    kind: ray or inline; the rest as RayExecutor takes it.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
+    executor = InlineExecutor() if kind == "inline" else RayExecutor(address, workers, code, resource, note)
+    try:
+        yield executor
+    finally:
+        executor.close()
