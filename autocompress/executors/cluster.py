@@ -37,7 +37,7 @@ class Cluster:
         self.ray = _imported()
         self.room = Room()
         self._workers, self._note, self._renewals = workers, note, 0
-        self._environment = _environment(code)
+        self._code = None if code is None else stage_code(code)
         self._token_mode = os.environ.get(TOKEN_MODE)
         self.joined = _find(address)
         try:
@@ -49,7 +49,7 @@ class Cluster:
             note(f"ray.address: auto: joined the cluster at {self.joined}")
 
     def _connect(self) -> None:
-        common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": self._environment}
+        common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _environment(self._code)}
         try:
             if self.joined is None:
                 local = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
@@ -147,11 +147,12 @@ def _imported() -> Any:
 def _environment(code: Path | None) -> dict[str, Any]:
     """Ray's runtime environment: one thread a worker, an end to what it may print, and the user's code.
 
-    A py_module, not a working_dir, so that workers stay in the folder that the user started from.
+    A py_module, not a working_dir, so that workers stay in the folder that the user started from. Made anew for each
+    cluster, since Ray writes into it where in that cluster the code lies.
     """
     printed = {"RAY_ROTATION_MAX_BYTES": str(PRINTED_BYTES), "RAY_ROTATION_BACKUP_COUNT": "1"}
     environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **printed}}
-    return environment if code is None else {**environment, "py_modules": [str(stage_code(code))]}
+    return environment if code is None else {**environment, "py_modules": [str(code)]}
 
 
 def _find(address: str) -> str | None:

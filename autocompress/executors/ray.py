@@ -161,7 +161,8 @@ class RayExecutor:
         """Whether a task was lost with its node or cluster, and not by its own doing."""
         lost = self._ray.exceptions
         with_node = (lost.NodeDiedError, lost.LocalRayletDiedError, lost.ObjectLostError, lost.RaySystemError)
-        return isinstance(error, with_node) or self._cluster.silent()
+        never_begun = lost.RuntimeEnvSetupError
+        return isinstance(error, (*with_node, never_begun)) or self._cluster.silent()
 
     def _ended(self, error: Exception, words: tuple[Path, ...]) -> Failed:
         """How a task was lost: in the words of its worker, where it left any, else in Ray's."""
