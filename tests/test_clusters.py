@@ -17,6 +17,9 @@ import pytest
 from commandline import PATIENCE, Finished, Project, Running, Trial
 from faulty import faulty_project
 
+from autocompress.errors import ExecutorError
+from autocompress.executors import RayExecutor
+
 TRIALS = 2
 
 
@@ -145,6 +148,11 @@ def test_a_resumed_search_removes_what_the_killed_one_left_and_none_leaves_a_thi
     assert rooms_in(story.rooms) == set()
     psutil.wait_procs(story.last, timeout=PATIENCE)
     assert not [process for process in story.last if alive(process)]
+
+
+def test_a_resource_that_a_private_cluster_cannot_have_is_refused_before_anything_waits_for_it() -> None:
+    with pytest.raises(ExecutorError, match="'bench': this search's own cluster has no such resource"):
+        RayExecutor("local", 1, None, "bench")
 
 
 JOIN = """

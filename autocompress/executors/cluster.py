@@ -30,16 +30,22 @@ class Cluster:
     """The cluster that this process is connected to: one that was started to be shared, or a private one.
 
     address: auto joins what RAY_ADDRESS names or `ray start` started on this machine, else starts a private cluster
-    with `workers` processors; local always starts one. Raises ExecutorError where neither can be had.
+    with `workers` processors; local always starts one. Raises ExecutorError where neither can be had, or where no node
+    will ever have a resource: tasks would wait for ever.
     """
 
-    def __init__(self, address: str, workers: int, code: Path | None, note: Note) -> None:
+    def __init__(self, address: str, workers: int, code: Path | None, resource: str | None, note: Note) -> None:
         self.ray = _imported()
+        self.joined = _find(address)
+        if self.joined is None and resource is not None:
+            raise ExecutorError(
+                f"target.resource: {resource!r}: this search's own cluster has no such resource: join one whose nodes "
+                "have it by ray.address, or leave target.resource out"
+            )
         self.room = Room()
         self._workers, self._note, self._renewals = workers, note, 0
         self._code = None if code is None else stage_code(code)
         self._token_mode = os.environ.get(TOKEN_MODE)
-        self.joined = _find(address)
         try:
             self._connect()
         except BaseException:
@@ -47,6 +53,8 @@ class Cluster:
             raise
         if self.joined is not None and address == "auto":
             note(f"ray.address: auto: joined the cluster at {self.joined}")
+        if resource is not None and resource not in self.ray.cluster_resources():
+            note(f"target.resource: no node of the cluster has {resource!r} yet: measurements wait for one")
 
     def _connect(self) -> None:
         common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _environment(self._code)}

@@ -42,7 +42,7 @@ class RayExecutor:
     def __init__(
         self, address: str, workers: int, code: Path | None, resource: str | None = None, note: Note = lambda _: None
     ) -> None:
-        self._cluster = Cluster(address, workers, code, note)
+        self._cluster = Cluster(address, workers, code, resource, note)
         self._ray = self._cluster.ray
         self._workers, self._names = workers, itertools.count()
         # Ray's own retries are off: the controller counts attempts, and Ray retries an out-of-memory kill for ever.
