@@ -1,6 +1,7 @@
 """The search config: what a YAML file may say, checked before anything runs."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from .documents import Document, read_yaml, validate
 from .errors import ConfigError, suggest
 from .outcome import Limit, Metrics
 from .recipe import digest
+from .urls import checked_url, is_server, same_database, shown
 
 SIZES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1, "s": 1e3}
@@ -175,18 +177,24 @@ class SearchConfig(_Strict):
     @field_validator("storage")
     @classmethod
     def _storage_url(cls, value: str) -> str:
-        value = expand_home(value)
-        check_database_url(value, "storage")
-        return value
+        return checked_url(value, "storage")
 
     @field_validator("tracking")
     @classmethod
     def _tracking_url(cls, value: Tracking | None) -> Tracking | None:
-        if value is None or value.uri.startswith(("http://", "https://")):
+        if value is None or is_server(value.uri):
             return value
-        value = value.model_copy(update={"uri": expand_home(value.uri)})
-        check_database_url(value.uri, "tracking.uri")
-        return value
+        return value.model_copy(update={"uri": checked_url(value.uri, "tracking.uri")})
+
+    @model_validator(mode="after")
+    def _two_databases(self) -> "SearchConfig":
+        uri = None if self.tracking is None or is_server(self.tracking.uri) else self.tracking.uri
+        if uri is not None and same_database(self.storage, uri):
+            raise ValueError(
+                f"storage and tracking.uri mean the same database ({shown(self.storage)}): "
+                "give each one of its own, as their tables do not go together"
+            )
+        return self
 
     @property
     def root(self) -> Path:
@@ -205,21 +213,6 @@ class SearchConfig(_Strict):
         return digest(data)
 
 
-def expand_home(url: str) -> str:
-    """A SQLite URL with `~` replaced by the home folder, which databases do not do."""
-    return url.replace("sqlite:///~", f"sqlite:///{Path.home()}", 1) if url.startswith("sqlite:///~") else url
-
-
-def check_database_url(url: str, key: str) -> None:
-    """Raise ValueError for a URL that no database could have, or a SQLite file in a folder that is not there."""
-    if not re.match(r"^[a-z][a-z0-9+]*://", url):
-        raise ValueError(f"{url!r}: {key} needs a URL, such as sqlite:///autocompress.db")
-    if url.startswith("sqlite:///"):
-        folder = Path(url.removeprefix("sqlite:///")).parent
-        if not folder.is_dir():
-            raise ValueError(f"{url!r}: folder {folder} is not there: make it, or choose another path")
-
-
 def find_config(name: str) -> Path:
     """The file that a command's CONFIG means: a path, or the name of a bundled experiment. Raises ConfigError."""
     path = Path(name)
@@ -232,11 +225,22 @@ def find_config(name: str) -> Path:
     raise ConfigError(f"{name}: no such config file or bundled experiment; {suggest(name, known)}")
 
 
+def study_name(folder: str) -> str:
+    """A valid study name from a folder's; what its letters lose is made up by a digest, so that names stay apart."""
+    plain = unicodedata.normalize("NFKD", folder)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", plain).lstrip("._-")
+    if len(name) <= 100 and name and not any(letter.isalnum() and not letter.isascii() for letter in plain):
+        return name
+    words = re.sub(r"-{2,}", "-", name)[:90].strip("._-") or "study"
+    return f"{words}-{digest(folder)[:8]}"
+
+
 def load_config(path: Path, **overrides: Any) -> SearchConfig:
     """Read and check a config; overrides replace entries of `search` where they are not None. Raises ConfigError."""
     document = read_yaml(path)
     if "study" not in document.data:
-        document.data["study"] = re.sub(r"[^A-Za-z0-9._-]", "-", path.resolve().parent.name)
+        document.data["study"] = study_name(path.resolve().parent.name)
     search = document.data.setdefault("search", {})
     if isinstance(search, dict):
         search.update({key: value for key, value in overrides.items() if value is not None})

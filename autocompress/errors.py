@@ -7,12 +7,14 @@
     ├── TechniqueError     a technique cannot do what a recipe asks on this model
     ├── ArtifactError      an exported file is missing, damaged or computes something else
     ├── StudyError         no such study or trial, or a study that belongs to another config
+    ├── WriteError         a folder or database takes no more: no room, or no permission
     └── ExecutorError      no workers could be had
 
 Every message names the value, the rule and the fix.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -44,8 +46,35 @@ class StudyError(AutocompressError):
     """A study or trial does not exist, is in use, or belongs to another config."""
 
 
+class WriteError(AutocompressError):
+    """A folder or database that has no room left, or must not be written to."""
+
+
 class ExecutorError(AutocompressError):
     """No workers could be started or reached."""
+
+
+RESUMES = "a search goes on from there with --resume"
+NO_ROOM = f"make room, and {RESUMES}"
+NO_PERMISSION = f"give write permission or work in another folder, and {RESUMES}"
+FIXES = {
+    errno.ENOSPC: NO_ROOM,
+    errno.EDQUOT: f"make room within the quota, and {RESUMES}",
+    errno.EFBIG: f"raise the limit on the size of files (ulimit -f), and {RESUMES}",
+    errno.EROFS: NO_PERMISSION,
+    errno.EACCES: NO_PERMISSION,
+    errno.EPERM: NO_PERMISSION,
+    errno.ENOTDIR: "move away the file that stands in the place of a folder",
+    errno.EEXIST: "move away the file that stands in the place of a folder",
+    errno.EISDIR: "move away the folder that stands in the place of a file",
+}
+
+
+def unwritten(error: OSError, path: object = None) -> WriteError:
+    """What a system's refusal to write means, in words; path is what was to be written, if the error does not say."""
+    place, rule = path or error.filename or "a file", (error.strerror or str(error)).lower()
+    fix = FIXES.get(error.errno or 0, "check the disk and its permissions")
+    return WriteError(f"{place}: cannot be written: {rule}: {fix}")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

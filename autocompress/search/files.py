@@ -10,33 +10,43 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import StudyError
+from ..errors import StudyError, unwritten
 from ..outcome import Baseline, Candidate
+from ..urls import sqlite_file
 
 
 def work_folder(storage: str) -> Path:
     """The folder `.autocompress` beside a SQLite file, or in the current folder for other storages."""
-    if storage.startswith("sqlite:///"):
-        return Path(storage.removeprefix("sqlite:///")).expanduser().resolve().parent / ".autocompress"
-    return Path.cwd() / ".autocompress"
+    path = sqlite_file(storage)
+    return (Path.cwd() if path is None else path.resolve().parent) / ".autocompress"
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a folder of files whole: a crash leaves the old folder or none."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    temporary.chmod(0o755)
+    """Write a folder of files whole: a crash leaves the old folder or none. Raises WriteError."""
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            temporary.chmod(0o755)
+            for name, data in files.items():
+                _write(temporary / name, data)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        old = temporary.with_name(temporary.name + "-old")
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What the system refuses, told as WriteError."""
     try:
-        for name, data in files.items():
-            _write(temporary / name, data)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    old = temporary.with_name(temporary.name + "-old")
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise unwritten(error, folder) from error
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -63,7 +73,7 @@ class StudyFiles:
         return self.folder / "stages"
 
     def store(self, number: int, candidate: Candidate) -> None:
-        """Keep what a trial made."""
+        """Keep what a trial made. Raises WriteError."""
         files = {
             "model.onnx": candidate.onnx,
             "weights.safetensors": candidate.weights,
@@ -91,7 +101,7 @@ class StudyFiles:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def store_baseline(self, key: str, baseline: Baseline, code: str, made_of: Mapping[str, str]) -> None:
-        """Keep a trained baseline, for every study that starts from the same task and seed.
+        """Keep a trained baseline, for every study that starts from the same task and seed. Raises WriteError.
 
         code is what the config calls the task; made_of are the facts that the key stands for.
         """
@@ -135,8 +145,9 @@ class StudyFiles:
     def lock(self) -> Iterator[None]:
         """Hold the study, so that no second search asks and tells beside this one; the system frees it on any death."""
         path = self.folder / self.study / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

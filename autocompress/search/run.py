@@ -8,6 +8,7 @@ from ..errors import StudyError
 from ..executors import Executor, opened
 from ..front import Front
 from ..outcome import Metrics
+from ..urls import shown
 from .confirm import confirm_front
 from .controller import Controller
 from .interrupts import Interrupts
@@ -15,7 +16,7 @@ from .plan import Plan, make_plan
 from .recorder import Recorder
 from .setup import Setup, changed, set_up
 from .state import View
-from .store import StudyStore, study_names
+from .store import StudyStore, check_tracking, study_names
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,20 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
 
 def _check_name(setup: Setup, resume: bool) -> None:
     config = setup.config
+    if config.tracking is not None:
+        check_tracking(config.tracking.uri)
     if config.study not in study_names(config.storage):
         return
     store = StudyStore.open(config.storage, config.study)
     other = changed(store.get("made_of") or {}, setup.identity)
     if other:
         raise StudyError(
-            f"study {config.study!r} in {config.storage} was begun with another {', '.join(other)}: its trials cannot "
-            "be compared with new ones; put that back, or choose another `study:` name"
+            f"study {config.study!r} in {shown(config.storage)} was begun with another {', '.join(other)}: its trials "
+            "cannot be compared with new ones; put that back, or choose another `study:` name"
         )
     if not resume:
         raise StudyError(
-            f"study {config.study!r} is in {config.storage} already, with {len(store.finished())} trials: "
+            f"study {config.study!r} is in {shown(config.storage)} already, with {len(store.finished())} trials: "
             "add --resume to go on with it, or choose another `study:` name"
         )
 

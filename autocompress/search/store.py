@@ -2,17 +2,18 @@
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
-from ..config import SearchConfig, check_database_url, expand_home
-from ..errors import StudyError, suggest
+from ..config import SearchConfig
+from ..errors import NO_PERMISSION, NO_ROOM, RESUMES, StudyError, suggest
 from ..front import signs
 from ..outcome import (
     Completed,
@@ -28,6 +29,7 @@ from ..outcome import (
     to_data,
 )
 from ..recipe import Recipe, fingerprint
+from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown
 from .samplers import make_sampler
 
 if TYPE_CHECKING:
@@ -35,6 +37,18 @@ if TYPE_CHECKING:
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 DEFAULT_STORAGE = "sqlite:///autocompress.db"
+# By the beginning of SQLite's names for its errors; others are defects, or tried again by Optuna.
+SQLITE_RULES = {
+    "SQLITE_BUSY": f"another process holds it: end that, or wait longer (?timeout=300 in the URL); {RESUMES}",
+    "SQLITE_LOCKED": f"another process holds it: end that, or wait longer (?timeout=300 in the URL); {RESUMES}",
+    "SQLITE_FULL": NO_ROOM,
+    "SQLITE_IOERR": f"check the disk, its room and its quota; {RESUMES}",
+    "SQLITE_READONLY": NO_PERMISSION,
+    "SQLITE_PERM": NO_PERMISSION,
+    "SQLITE_CANTOPEN": NO_PERMISSION,
+    "SQLITE_NOTADB": "name a file of SQLite",
+    "SQLITE_CORRUPT": "the file is damaged: put back a copy",
+}
 
 
 @dataclass(frozen=True)
@@ -62,22 +76,74 @@ class Record:
         return fingerprint(self.recipe_data)
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Connect to an Optuna storage. Raises StudyError when it cannot be reached."""
+def open_storage(url: str, make: bool = False, wait: float = WAIT_SECONDS) -> optuna.storages.RDBStorage | None:
+    """Connect to an Optuna storage; None where there is none yet, unless it is to be made.
+
+    wait: seconds to wait while others hold a SQLite file locked, where the URL does not say. Raises StudyError when
+    the database cannot be opened or is somebody else's, here and at every later use.
+    """
     try:
-        url = expand_home(url)
-        check_database_url(url, "storage")
-        return optuna.storages.RDBStorage(url)
+        url = checked_url(url, "storage")
+        found = owners(url, wait)
+        if found and "Optuna" not in found:
+            raise ValueError(_foreign(found))
+        if not found and not make:
+            return None
+        arguments = {"connect_args": connect_arguments(url, wait)}
+        # Optuna fills in braces.
+        template = url.replace("{", "{{").replace("}", "}}")
+        storage = optuna.storages.RDBStorage(template, arguments, skip_table_creation="Optuna" in found)
     except Exception as error:
-        raise StudyError(f"storage {url}: cannot be opened: {str(error).splitlines()[0]}") from None
+        raise _trouble(url, "opened", getattr(error, "orig", None) or error) from None
+    event.listen(storage.engine, "handle_error", _teller(url), retval=True)
+    return storage
 
 
-def study_names(url: str) -> list[str]:
-    """The names of the studies in a storage; none where a SQLite file is not there yet."""
-    url = expand_home(url)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        return []
-    return sorted(optuna.get_all_study_names(open_storage(url)))
+def check_tracking(uri: str, there: bool = False) -> None:
+    """Raise StudyError when the database that MLflow is to use is somebody else's; there: or when none is there yet."""
+    try:
+        found = set() if is_server(uri) else owners(uri, wait=1.0)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+    except (SQLAlchemyError, ImportError):
+        return  # what keeps MLflow from using it is said, and waited for, when something is logged
+    if found and "MLflow" not in found:
+        whose = "the studies of Optuna" if "Optuna" in found else "tables of something else"
+        raise StudyError(f"tracking store {shown(uri)}: holds {whose}: give MLflow a database of its own")
+    if there and not found and not is_server(uri):
+        raise StudyError(f"no tracking store at {shown(uri)}: run a search first, or give --uri")
+
+
+def _foreign(found: set[str]) -> str:
+    whose = "MLflow's" if "MLflow" in found else "something else's"
+    return f"it holds {whose} tables and no studies: name another database, such as {DEFAULT_STORAGE}"
+
+
+def _teller(url: str) -> Callable[[Any], Exception | None]:
+    def tell(context: Any) -> Exception | None:
+        """Every error of the database that people can act on, in words, wherever it comes up."""
+        known = _sqlite_rule(context.original_exception) is not None
+        return _trouble(url, "used", context.original_exception) if known or context.is_disconnect else None
+
+    return tell
+
+
+def _sqlite_rule(error: BaseException) -> str | None:
+    """What people can do about an error of SQLite; None for other errors."""
+    name = getattr(error, "sqlite_errorname", "")  # such as SQLITE_IOERR_WRITE
+    return next((rule for code, rule in SQLITE_RULES.items() if name.startswith(code)), None)
+
+
+def _trouble(url: str, what: str, error: BaseException) -> StudyError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    rule = _sqlite_rule(error)
+    return StudyError(f"storage {shown(url)}: cannot be {what}: {first}" + (f": {rule}" if rule else ""))
+
+
+def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:
+    """The names of the studies in a storage; none where there is no storage yet."""
+    storage = open_storage(url, wait=wait)
+    return [] if storage is None else sorted(optuna.get_all_study_names(storage))
 
 
 class StudyStore:
@@ -94,7 +160,7 @@ class StudyStore:
         """Make a study, or raise StudyError when its name is taken."""
         directions: list[Any] = ["minimize" if sign > 0 else "maximize" for sign in signs(objectives)]
         study = optuna.create_study(
-            storage=open_storage(config.storage), study_name=config.study, directions=directions
+            storage=open_storage(config.storage, make=True), study_name=config.study, directions=directions
         )
         for key, value in {**attributes, "objectives": list(objectives)}.items():
             study.set_user_attr(key, value)
@@ -103,11 +169,12 @@ class StudyStore:
     @classmethod
     def open(cls, url: str, name: str) -> "StudyStore":
         """The study of that name. Raises StudyError with the nearest names."""
-        names = study_names(url)
-        if name not in names:
+        storage = open_storage(url)
+        names = [] if storage is None else optuna.get_all_study_names(storage)
+        if storage is None or name not in names:
             hint = suggest(name, names) if names else "it holds no studies; run `autocompress search` first"
-            raise StudyError(f"no study {name!r} in {url}: {hint}")
-        return cls(optuna.load_study(study_name=name, storage=open_storage(url), sampler=make_sampler("random", 0, 0)))
+            raise StudyError(f"no study {name!r} in {shown(url)}: {hint}")
+        return cls(optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0)))
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value kept with the study."""
