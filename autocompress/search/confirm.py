@@ -1,5 +1,8 @@
 """The front when the search is over: timed again with nothing else running, and looked at once on the test split."""
 
+import contextlib
+
+from ..errors import WriteError
 from ..executors import Executor
 from ..front import Front, find_front
 from ..outcome import Candidate, Metrics
@@ -23,7 +26,9 @@ def confirm_front(plan: Plan, store: StudyStore, executor: Executor, view: View)
         view.phase(f"confirming {len(front.trials)} candidates on the test split")
     for key in keys:
         data = plan.baseline.onnx if key == "baseline" else _file(int(key), plan, store, executor)
-        if key not in known and data is not None:
+        if data is None:
+            view.note(f"trial {key} is not confirmed on the test split: its file could not be made again")
+        elif key not in known:
             known[key] = executor.call(confirm, data, plan.setup.reference, plan.setup.config.target.threads)
     store.set("test", known)
     return front, {key: {**store.confirmed.get(key, {}), **known.get(key, {})} for key in keys}
@@ -65,6 +70,7 @@ def _file(number: int, plan: Plan, store: StudyStore, executor: Executor) -> byt
         made = executor.call(prepare, plan.setup.trial(number, store.records()[number].recipe), plan.baseline)
         if not isinstance(made, Candidate):
             return None
-        plan.setup.files.store(number, made)
+        with contextlib.suppress(WriteError):  # a full disk: it can be made once more
+            plan.setup.files.store(number, made)
         kept = made
     return kept.onnx

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..errors import WriteError
 from ..executors import Executor, Finished
 from ..front import find_front
-from ..outcome import Completed, Failed, Outcome, Stopped
+from ..outcome import Candidate, Completed, Failed, Outcome, Stopped
 from ..recipe import Recipe
 from .interrupts import Interrupts
 from .plan import Plan
@@ -141,7 +142,7 @@ class Controller:
         if isinstance(outcome, Completed):
             candidate = finished.candidate()
             if candidate is not None:
-                self._setup.files.store(finished.number, candidate)
+                self._keep(finished.number, candidate)
         self._store.tell(finished.number, outcome)
         if isinstance(outcome, Failed):
             self._note(f"trial {finished.number} failed: {outcome.reason}")
@@ -167,6 +168,15 @@ class Controller:
             self._submit(number, recipe)
         else:
             self._note(f"trial {number}: {reason}: --resume tries it again")
+
+    def _keep(self, number: int, candidate: Candidate) -> None:
+        """Keep what a trial made; what is not kept can be made again, and does not end the search."""
+        try:
+            self._setup.files.store(number, candidate)
+        except WriteError as error:
+            self._note(
+                f"trial {number}: what it made is not kept, and `autocompress export` would make it again: {error}"
+            )
 
     def _refresh(self) -> None:
         """Find the front anew and keep its files only."""

@@ -64,10 +64,12 @@ class Context:
             known: Value = json.loads(path.read_text())
             return known
         found = compute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
-            json.dump(found, file)
-        Path(file.name).replace(path)
+        with contextlib.suppress(OSError):  # without room it is computed again, and no more
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=self.folder) as folder:
+                written = Path(folder) / path.name
+                written.write_text(json.dumps(found))
+                written.replace(path)
         return found
 
     def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:

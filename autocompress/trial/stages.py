@@ -71,19 +71,20 @@ class StageCache:
         return None
 
     def store(self, prefix: Recipe, decisions: list[Decision], model: nn.Module) -> None:
-        """Keep a stage; does nothing when it is there already."""
+        """Keep a stage; does nothing when it is there already, or when there is no room: it saves time and no more."""
         path = self._path(prefix)
-        if path.exists():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
-        (temporary / "decisions.json").write_text(json.dumps(decisions))
-        (temporary / "weights.safetensors").write_bytes(pack_weights(model))
-        try:
-            temporary.rename(path)
-        except OSError:  # another worker was first, with the same bytes
-            _remove(temporary)
-        self._trim()
+        with contextlib.suppress(OSError):
+            if path.exists():
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+            try:
+                (temporary / "decisions.json").write_text(json.dumps(decisions))
+                (temporary / "weights.safetensors").write_bytes(pack_weights(model))
+                temporary.rename(path)
+            except OSError:  # no room, or another worker was first, with the same bytes
+                _remove(temporary)
+            self._trim()
 
     def _trim(self) -> None:
         entries = []
