@@ -1,5 +1,6 @@
 """A listener that hands on to MLflow what a search finds."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -9,16 +10,17 @@ from typing import Any
 import yaml
 
 from ..artifacts.runtime import Model
+from ..errors import StudyError
 from ..front import Front, hypervolume
 from ..outcome import Completed, Metrics
 from ..tasks.examples import example_inputs
 from ..tracking.background import Background
 from ..tracking.figures import Picture, front_html, front_png
 from ..tracking.mlflow import MlflowTracker
-from ..tracking.protocol import MemoryTracker, Row, StudyInfo, Summary, Tracker
+from ..tracking.protocol import Barred, MemoryTracker, Row, StudyInfo, Summary, Tracker
 from .plan import Plan
 from .results import points
-from .state import State
+from .state import State, View
 from .store import StudyStore
 
 FIGURE_SECONDS = 60.0
@@ -27,16 +29,16 @@ FIGURE_SECONDS = 60.0
 class Recorder:
     """Logs every trial once, and renews front, hypervolume and figures; never waits for the tracker.
 
-    note is told of outages, and at the end of what could not be logged.
+    view is told of outages, and at the end of what is left and what could not be logged.
     """
 
-    def __init__(self, plan: Plan, store: StudyStore, note: Callable[[str], None]) -> None:
-        self._setup, self._store, self._note = plan.setup, store, note
-        self._tracker = Background(make_tracker(plan), note)
+    def __init__(self, plan: Plan, store: StudyStore, view: View) -> None:
+        self._setup, self._store, self._view = plan.setup, store, view
+        self._tracker = Background(make_tracker(plan, view.note), view.note)
         self._logged: set[int] = set()
         self._drawn: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
         info = _study_info(plan)
-        self._tracker.put(lambda tracker: tracker.begin(info))
+        self._tracker.put(lambda tracker: tracker.begin(info), needed=True)
 
     def update(self, state: State) -> None:
         """Log the trials that ended since, and now and then draw the front where it changed."""
@@ -65,12 +67,15 @@ class Recorder:
     def close(self, status: str) -> None:
         """End the parent run as FINISHED or KILLED, and say what is not logged."""
         self._tracker.put(lambda tracker: tracker.end(status))
-        left = self._tracker.close()
-        self._save_run_ids()
+        left = self._tracker.close(self._show)
+        # The storage may be what ended the search; a resumed one finds the runs by their tags.
+        with contextlib.suppress(StudyError):
+            self._save_run_ids()
         if left:
-            self._note(
-                f"MLflow lacks {left} entries: run `autocompress search ... --resume` when it is back, which logs them"
-            )
+            self._view.note(_missing(left, self._tracker.barred))
+
+    def _show(self, left: int) -> None:
+        self._view.phase(f"logging to MLflow: {left} entries left (Ctrl-C leaves them out)")
 
     def _save_run_ids(self) -> None:
         ids = {str(number): run_id for number, run_id in self._tracker.run_ids().items()}
@@ -105,12 +110,19 @@ class Recorder:
                 self._tracker.put(_modelling(number, candidate.onnx, (shown, output)))
 
 
-def make_tracker(plan: Plan) -> Tracker:
-    """The tracker that a config asks for."""
+def _missing(left: int, barred: Barred | None) -> str:
+    lacks = f"MLflow lacks {left} entries"
+    if barred is None:
+        return f"{lacks}: run `autocompress search ... --resume` when it is back, which logs them"
+    return f"{lacks} ({barred.reason}): {barred.fix}, and run `autocompress search ... --resume`, which logs them"
+
+
+def make_tracker(plan: Plan, note: Callable[[str], None]) -> Tracker:
+    """The tracker that a config asks for; note is told of what it had to put right."""
     tracking = plan.setup.config.tracking
     if tracking is None:
         return MemoryTracker()
-    return MlflowTracker(tracking.uri, Path(plan.setup.files.folder.parent))
+    return MlflowTracker(tracking.uri, Path(plan.setup.files.folder.parent), note)
 
 
 def _study_info(plan: Plan) -> StudyInfo:

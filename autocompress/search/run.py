@@ -60,7 +60,7 @@ def _workers(setup: Setup, kind: str, view: View) -> AbstractContextManager[Exec
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:
     """Run the trials, confirm the front on the test split, and keep both."""
-    interrupts, recorder = Interrupts(), Recorder(planned, store, view.note)
+    interrupts, recorder = Interrupts(), Recorder(planned, store, view)
     status = "KILLED"
     try:
         with interrupts.listening():

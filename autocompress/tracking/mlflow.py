@@ -1,22 +1,38 @@
 """MLflow as a sink: what it holds can be rebuilt from the study at any time, and a search goes on without it."""
 
+import contextlib
 import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..outcome import Metrics
-from .protocol import Row, StudyInfo, Summary
+from ..urls import is_server, shown
+from .protocol import Away, Barred, Row, StudyInfo, Summary
+
+LOGIN = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+
+def _silent(_: str) -> None:
+    """Tell nobody."""
 
 
 class MlflowTracker:
-    """One parent run a study and one nested child run a trial, found again by their tags after a crash."""
+    """One parent run a study and one nested child run a trial, found again by their tags after a crash.
 
-    def __init__(self, uri: str, folder: Path) -> None:
-        self._uri, self._folder = uri, folder
+    note is told of what was deleted in MLflow and put back.
+    """
+
+    def __init__(self, uri: str, folder: Path, note: Callable[[str], None] = _silent) -> None:
+        self._uri, self._folder, self._note = uri, folder, note
         self._client: Any = None
+        self._info: StudyInfo | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self._experiment = self._parent = ""
         self._children: dict[int, str] = {}
         self._finished: set[int] = set()
@@ -26,8 +42,14 @@ class MlflowTracker:
 
     def begin(self, info: StudyInfo) -> None:
         """Find or make experiment and parent run, and find the children that an earlier search left."""
-        self._client = _client(self._uri)
-        self._experiment = self._ensure_experiment(info.experiment)
+        self._info = info
+        with self._judging():
+            self._client = _client(self._uri)
+            self._experiment = self._ensure_experiment(info.experiment)
+            self._ensure_parent(info)
+            self._find_children()
+
+    def _ensure_parent(self, info: StudyInfo) -> None:
         tag = f"tags.`autocompress.study` = '{info.study}' AND tags.`autocompress.role` = 'parent'"
         found = self._client.search_runs([self._experiment], tag, max_results=1)
         if found:
@@ -41,16 +63,38 @@ class MlflowTracker:
             # Parameters come last: where they are, an earlier call got this far.
             self._client.log_text(self._parent, info.config, "config.yaml")
             self._batch(self._parent, info.params, {f"baseline_{key}": value for key, value in info.baseline.items()})
-        self._find_children()
 
     def _ensure_experiment(self, name: str) -> str:
-        known = self._client.get_experiment_by_name(name)
-        if known is not None:
-            return str(known.experiment_id)
-        local = (
-            {} if self._uri.startswith("http") else {"artifact_location": (self._folder / "mlruns").resolve().as_uri()}
-        )
+        """The experiment of that name: found, put back where it was deleted, else made, under another name if need be.
+
+        A deleted experiment keeps its name and takes nothing, so that one that cannot be put back is in the way.
+        """
+        for other in (name, *(f"{name}-{number}" for number in range(2, 100))):
+            known = self._client.get_experiment_by_name(other)
+            if known is None:
+                if other != name:
+                    self._note(f"MLflow's experiment {name!r} was deleted and cannot be put back: {other!r} is used")
+                return self._make_experiment(other)
+            if known.lifecycle_stage == "active" or self._restored(known):
+                return str(known.experiment_id)
+        raise ValueError(f"experiments {name!r} to {other!r} are deleted: restore one, or name another")
+
+    def _make_experiment(self, name: str) -> str:
+        server = is_server(self._uri)
+        local = {} if server else {"artifact_location": (self._folder / "mlruns").resolve().as_uri()}
         return str(self._client.create_experiment(name, **local))
+
+    def _restored(self, experiment: Any) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.restore_experiment(experiment.experiment_id)
+        except MlflowException as error:
+            if _status(error) in (400, 403, 404, 409):
+                return False
+            raise
+        self._note(f"MLflow's experiment {experiment.name!r} was deleted: it is put back, as this search logs to it")
+        return True
 
     def _find_children(self) -> None:
         token = None
@@ -76,6 +120,11 @@ class MlflowTracker:
         """One child run; a half-written one from before a crash is completed."""
         if row.number in self._finished:
             return
+        with self._judging():
+            self._log(row)
+        self._finished.add(row.number)
+
+    def _log(self, row: Row) -> None:
         if row.number not in self._children:
             tags = {
                 "mlflow.parentRunId": self._parent,
@@ -107,7 +156,6 @@ class MlflowTracker:
         self._client.log_text(run_id, row.recipe.to_yaml(), "recipe.yaml")
         status = "FAILED" if outcome.type == "failed" else "FINISHED"
         self._client.set_terminated(run_id, status, row.ended_ms)
-        self._finished.add(row.number)
 
     def _batch(self, run_id: str, params: dict[str, Any], metrics: Metrics, tags: dict[str, str] | None = None) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -186,9 +234,71 @@ class MlflowTracker:
         return {number: self._children[number] for number in self._finished}
 
     def alive(self) -> bool:
-        """Ask the store for something small."""
-        self._client.search_experiments(max_results=1)
+        """Ask the store for something small, and put back experiment and parent run where they were deleted."""
+        with self._judging():
+            self._knock()
+            if self._parent:
+                self._undelete()
         return True
+
+    def _knock(self) -> None:
+        if not is_server(self._uri):
+            self._client.search_experiments(max_results=1)
+            return
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        # The status itself: the client's errors lose it where a proxy refuses in JSON of its own.
+        path, query = "/api/2.0/mlflow/experiments/search", {"max_results": 1}
+        login, ask = cast(Any, get_default_host_creds), cast(Any, http_request)  # neither is typed
+        ask(login(self._uri), path, "GET", params=query).raise_for_status()
+
+    def _undelete(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            experiment = self._client.get_experiment(self._experiment)
+            back = experiment.lifecycle_stage == "active" or self._restored(experiment)
+            if back and self._client.get_run(self._parent).info.lifecycle_stage != "active":
+                self._client.restore_run(self._parent)
+                self._note("MLflow's run of this search was deleted: it is put back, as this search logs to it")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            back = False
+        if not back and self._info is not None:
+            self._forget()
+            self.begin(self._info)
+            self._note("MLflow no longer has this search's runs: they are made anew, earlier ones by --resume")
+
+    @contextlib.contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Tell apart what is at fault, where an error says so itself."""
+        try:
+            yield
+        except (Away, Barred):
+            raise
+        except Exception as error:
+            status, first = _status(error), (str(error).strip().splitlines() or [""])[0][:200]
+            where = shown(self._uri)
+            if status == 401:
+                raise Barred(f"MLflow at {where} wants a login (HTTP 401)", f"set {LOGIN}") from error
+            if status == 403:
+                fix = f"ask for the right to edit it, or set {LOGIN} of who has it"
+                raise Barred(f"MLflow at {where} does not let this account in (HTTP 403: {first})", fix) from error
+            # A database that is locked or full, a folder without room, a server with too much to do.
+            if status in (429, 503, 504) or getattr(error, "errno", None) is not None:
+                raise Away(first) from error
+            raise
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of MLflow or of its requests stands for."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return int(response.status_code)
+    ask = getattr(error, "get_http_status_code", None)
+    return None if ask is None else int(ask())
 
 
 def _client(uri: str) -> Any:
@@ -199,7 +309,9 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+    for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs each error that it raises, with its traceback.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
     return MlflowClient(tracking_uri=uri)

@@ -40,8 +40,24 @@ class Summary:
     metrics: Metrics = field(default_factory=dict)
 
 
+class Away(Exception):
+    """The place cannot be reached, or takes nothing now: the same call may work later."""
+
+
+class Barred(Exception):
+    """The place takes nothing from this process, now or later: why, and what to do about it."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(f"{reason}: {fix}")
+        self.reason, self.fix = reason, fix
+
+
 class Tracker(Protocol):
-    """A place that keeps what searches found. Every call may be repeated without harm, and may raise."""
+    """A place that keeps what searches found. Every call may be repeated without harm.
+
+    A call raises Away or Barred where that is plain, and anything else where `alive` has to say whether the place is
+    at fault or the call.
+    """
 
     def begin(self, info: StudyInfo) -> None:
         """Open the parent run, or the one that an earlier search of this study opened."""
@@ -65,7 +81,7 @@ class Tracker(Protocol):
         """Where each trial was kept."""
 
     def alive(self) -> bool:
-        """Whether the place answers; may raise where it does not."""
+        """Whether the place answers; puts right what was deleted there meanwhile. May raise where it does not."""
 
 
 class MemoryTracker:

@@ -523,13 +523,14 @@ def test_closing_does_not_wait_for_the_next_try(notes: list[str]) -> None:
     assert closed == [1]
 
 
-def test_closing_gives_up_on_a_call_that_hangs(notes: list[str]) -> None:
+def test_closing_gives_up_on_a_call_that_hangs(notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handing, "HUNG_SECONDS", 0.05)
     release = threading.Event()
     background = Background(MemoryTracker(), notes.append)
     background.put(lambda _: release.wait(PATIENCE) and None)
     background.put(lambda _: None)
     try:
-        assert background.close(wait=0.05) == 2
+        assert background.close() == 2
     finally:
         release.set()
 
