@@ -86,9 +86,7 @@ def step_lines(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     lines = [
         _line(place, before.get(place), after.get(place)) for place in places if before.get(place) != after.get(place)
     ]
-    # Files of others are shown here: no character of theirs may steer a terminal.
-    printable = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
-    return printable or ["as much of the same layers, but other parts or values of them"]
+    return lines or ["as much of the same layers, but other parts or values of them"]
 
 
 def _by_place(decision: dict[str, Any]) -> dict[str, str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from ..errors import AutocompressError, StudyError
+from ..errors import AutocompressError
+from ..urls import is_server, shown
+from .ending import BAD, INTERRUPTED, NOTHING_FINISHED, NOTHING_FITS, OK, exit_code
 from .options import (
     DEFAULT_STORAGE,
     ConfigArgument,
@@ -25,11 +25,10 @@ from .options import (
     Workers,
     storage_url,
 )
+from .plain import output, say, write_lines
 
 if TYPE_CHECKING:
     from ..search.results import Results
-
-OK, BAD, NOTHING_FITS, NOTHING_FINISHED, INTERRUPTED = 0, 2, 3, 4, 130
 
 app = typer.Typer(
     name="autocompress",
@@ -45,18 +44,13 @@ def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
-def _out() -> Console:
-    # Pipes have no width of their own: a wide one keeps a row of a table, or a recipe, on one line.
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-
-
 def _print(document: object, as_json: bool, parts: Iterable[Any]) -> None:
     """A document as JSON, or what there is to read of it: tables, and lines that are never broken."""
     if as_json:
         _print_json(document)
         return
     for part in parts:
-        _out().print(part, markup=False, soft_wrap=isinstance(part, str))
+        output().print(part, soft_wrap=isinstance(part, str))
 
 
 @app.command()
@@ -101,21 +95,21 @@ def _code(results: "Results") -> int:
 def _print_front(results: "Results") -> None:
     from .views import front_table, verdict_lines
 
-    out, document = _out(), results.document()
+    out, document = output(), results.document()
     if document["front"]:
         out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
     for row in document["front"]:
         for text in row.get("remarks", ()):
             out.print(f"warning: trial {row['trial']} {text}", markup=False, soft_wrap=True)
     for line in verdict_lines(document, results.limits, results.quality):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     if results.front.verdict == "nothing_finished":
         for number, record in list(results.records.items())[:5]:
-            out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", markup=False, soft_wrap=True)
+            out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", soft_wrap=True)
 
 
 def _print_next(results: "Results", storage: str, config: str, interrupted: bool) -> None:
-    out = _out()
+    out = output()
     where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
     shown = results.front.trials[0] if results.front.trials else results.front.nearest_miss
     rows = [f"autocompress ui{where}"]
@@ -123,7 +117,8 @@ def _print_next(results: "Results", storage: str, config: str, interrupted: bool
     rows += [f"autocompress export {results.name} --pick knee --out chosen{where}"] if results.front.trials else []
     more = "" if interrupted else f" --trials {2 * len(results.records) or 20}"
     rows += [f"autocompress search {config} --resume{more}"]
-    out.print("next:", *(f"  {row}" for row in rows), sep="\n", markup=False, soft_wrap=True)
+    for row in ("next:", *(f"  {row}" for row in rows)):
+        out.print(row, soft_wrap=True)
 
 
 @app.command()
@@ -148,8 +143,8 @@ def plan(
     if as_json:
         _print_json(document)
         return
-    _out().print_json(json.dumps(document["config"]))
-    _print(document, False, document["lines"])
+    config_lines = json.dumps(document["config"], indent=2, ensure_ascii=False).split("\n")
+    _print(document, False, [*config_lines, *document["lines"]])
 
 
 @app.command("list")
@@ -170,9 +165,9 @@ def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> 
         table = Table("study", "verdict", "front", "completed", "infeasible", "stopped", "failed", box=None)
         for row in rows:
             table.add_row(*(str(value) for value in row.values()))
-        _out().print(table)
+        output().print(table)
     else:
-        Console(stderr=True).print(f"no studies in {url}: start one with autocompress search CONFIG", markup=False)
+        say(f"no studies in {shown(url)}: start one with autocompress search CONFIG")
 
 
 def _results(study: str, storage: str | None) -> "Results":
@@ -204,7 +199,7 @@ def front(
             *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
               for row in document["front"]),
         ]  # fmt: skip
-        sys.stdout.write(pd.DataFrame(rows).to_csv(index=False))
+        write_lines(sys.stdout, pd.DataFrame(rows).to_csv(index=False))
     else:
         _print_front(results)
     raise typer.Exit(_code(results))
@@ -261,7 +256,7 @@ def export(
 
     checked = load_config(find_config(config)) if config else None
     number = choose(results, trial, pick.value if pick else None)
-    Console(stderr=True).print(f"exporting trial {number}: {results.record(number).recipe}", markup=False)
+    say(f"exporting trial {number}: {results.record(number).recipe}")
     with contextlib.redirect_stdout(sys.stderr):
         measurement = export_trial(results, number, out, pt2, checked)
     from .details import delivery_parts
@@ -292,7 +287,7 @@ def apply(
     from .details import delivery_parts
 
     steps = load_recipe(recipe)
-    there = artifact_beside(recipe, lambda line: Console(stderr=True).print(line, markup=False, soft_wrap=True))
+    there = artifact_beside(recipe, say)
     with contextlib.redirect_stdout(sys.stderr):
         measurement = apply_recipe(steps, checked, out, pt2)
     changed = changes(there, artifact_of(out)) if there else None
@@ -300,7 +295,7 @@ def apply(
     _print({**measurement, "changed": changed}, as_json, parts)
     over = [label for label, value in measurement["violations"].items() if value > 0]
     if over:
-        Console(stderr=True).print(f"past the limit on {', '.join(over)}", markup=False)
+        say(f"past the limit on {', '.join(over)}")
         raise typer.Exit(NOTHING_FITS)
 
 
@@ -347,15 +342,15 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI on the study's tracking store; Ctrl-C ends it."""
+    from ..search.store import check_tracking
     from .details import tracking_uri
 
     store = uri or tracking_uri(storage_url(storage))
-    if store.startswith("http"):
-        _out().print(f"the tracking server is at {store}", markup=False, soft_wrap=True)
+    if is_server(store):
+        output().print(f"the tracking server is at {shown(store)}", soft_wrap=True)
         return
-    if store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).is_file():
-        raise StudyError(f"no tracking store at {store}: run a search first, or give --uri")
-    Console(stderr=True).print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", markup=False)
+    check_tracking(store, there=True)
+    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
 
@@ -371,33 +366,11 @@ def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     else:
         table = Table(box=None, show_header=False)
         for row in rows:
-            # Plain text: what stands in brackets, as extras of packages do, is no markup.
-            table.add_row(*map(Text, ("ok" if row["ok"] else "!!", row["what"], row["found"], row["fix"])))
-        _out().print(table)
+            table.add_row("ok" if row["ok"] else "!!", row["what"], row["found"], row["fix"])
+        output().print(table)
     raise typer.Exit(OK if all(row["ok"] for row in rows) else BAD)
 
 
 def main() -> None:
-    """Run the command line; errors of ours are one line on standard error and exit code 2."""
-    try:
-        code = app(prog_name="autocompress", standalone_mode=False)
-    except AutocompressError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = BAD
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = OK
-    except Exception as error:
-        code = _usage_code(error)
-    sys.exit(code if isinstance(code, int) else OK)
-
-
-def _usage_code(error: Exception) -> int:
-    """Show a usage error as the parser would; anything else is a defect and keeps its traceback."""
-    show = getattr(error, "show", None)
-    if show is None:
-        raise error
-    show()
-    return int(getattr(error, "exit_code", BAD))
+    """Run the command line."""
+    sys.exit(exit_code(lambda: app(prog_name="autocompress", standalone_mode=False)))

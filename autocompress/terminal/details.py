@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from ..errors import AutocompressError, StudyError
+from ..urls import is_server, shown, sqlite_file, under
 from .views import size
 
 PACKAGES = (
@@ -184,13 +185,14 @@ def tracking_uri(storage: str) -> str:
     stores = [StudyStore.open(storage, name) for name in study_names(storage)]
     tracked = [store for store in stores if (store.get("config") or {}).get("tracking")]
     if not tracked:
-        raise StudyError(f"no tracked study in {storage}: run a search first, or give --uri")
+        raise StudyError(f"no tracked study in {shown(storage)}: run a search first, or give --uri")
     newest = max(tracked, key=lambda store: max((r.ended_ms for r in store.records().values()), default=0))
     uri: str = newest.get("config")["tracking"]["uri"]
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_absolute():
-        beside = Path(newest.get("folder", ".")).parent / uri.removeprefix("sqlite:///")
-        return f"sqlite:///{beside if beside.is_file() else Path(uri.removeprefix('sqlite:///')).resolve()}"
-    return uri
+    path = None if is_server(uri) else sqlite_file(uri)
+    if path is None:
+        return uri
+    beside = Path(newest.get("folder", ".")).parent
+    return under(uri, beside if (beside / path).is_file() else Path.cwd())
 
 
 def diagnose(storage: str) -> list[dict[str, Any]]:
@@ -238,7 +240,7 @@ def _storage_row(storage: str) -> dict[str, Any]:
     from ..search.store import study_names
 
     try:
-        return _row("storage", True, f"{storage}: {len(study_names(storage))} studies", "")
+        return _row("storage", True, f"{shown(storage)}: {len(study_names(storage))} studies", "")
     except AutocompressError as error:
         return _row("storage", False, str(error), "check the URL, or set AUTOCOMPRESS_STORAGE")
 

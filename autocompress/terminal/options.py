@@ -1,6 +1,7 @@
 """What the commands' arguments and options are, and how a shell completes them."""
 
 import os
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ def _complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
     from ..search.store import study_names
 
     try:
-        return [name for name in study_names(storage_url(ctx.params.get("storage"))) if name.startswith(incomplete)]
+        return _typeable(study_names(storage_url(ctx.params.get("storage")), wait=0.5), incomplete)
     except AutocompressError:
         return []
 
@@ -41,7 +42,12 @@ def _complete_config(incomplete: str) -> list[str]:
     from ..config import FOLDERS
 
     bundled = [path.parent.name for path in FOLDERS["experiments"].glob("*/search.yaml")]
-    return [name for name in [*bundled, *map(str, Path().glob(f"{incomplete}*"))] if name.startswith(incomplete)]
+    return _typeable([*bundled, *map(str, Path().glob(f"{incomplete}*"))], incomplete)
+
+
+def _typeable(names: Iterable[str], incomplete: str) -> list[str]:
+    """The names that begin so, but for those that nobody can type and no shell should be told."""
+    return [name for name in names if name.startswith(incomplete) and name.isprintable()]
 
 
 ConfigArgument = Annotated[

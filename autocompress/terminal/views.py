@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from ..recipe import recipe_line
+from .plain import Screen, messages, plain
 
 # States and limits come as Any: their modules import torch, which printing a table must not.
 TYPES = ("completed", "infeasible", "stopped", "failed")
@@ -43,7 +43,7 @@ def front_table(title: str, rows: Sequence[dict[str, Any]], baseline: dict[str, 
     for number, metrics in [("-", baseline), *((str(row["trial"]), row["metrics"]) for row in rows)]:
         cells = _cells(metrics, quality)
         table.add_row(number, *cells[:3], *(cells[3:4] if tested else []), *cells[4:])
-    lines = [Text(f"{row['trial']:>5}  {recipe_line(row['recipe'])}") for row in rows]
+    lines = [plain(f"{row['trial']:>5}  {recipe_line(row['recipe'])}") for row in rows]
     return Group(table, *lines)
 
 
@@ -91,7 +91,7 @@ def limit_text(limit: Any) -> str:
 class PlainView:
     """Plain lines on standard error, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self._console, self._ended = console, -1
 
     def phase(self, text: str) -> None:
@@ -103,7 +103,7 @@ class PlainView:
         self._print(text)
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def update(self, state: Any) -> None:
         """A line whenever a trial ends."""
@@ -119,7 +119,7 @@ class PlainView:
 class LiveView:
     """A panel on standard error that is redrawn while the search runs."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self._console = console
         self._live: Live | None = None
         self._status = console.status("")
@@ -127,12 +127,12 @@ class LiveView:
     def phase(self, text: str) -> None:
         """A spinner until the next phase or the first trial."""
         self._end_live()
-        self._status.update(text)
+        self._status.update(plain(text))
         self._status.start()
 
     def note(self, text: str) -> None:
         """A line above the panel."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text)
 
     def update(self, state: Any) -> None:
         """Redraw."""
@@ -191,13 +191,13 @@ def panel(state: Any) -> Group:
     """Counts, time, best values, running recipes and the front."""
     left = seconds_left(state)
     elapsed = time.monotonic() - state.started
-    head = Text(f"{state.study}  {_tally(state)}", style="bold")
+    head = plain(f"{state.study}  {_tally(state)}", "bold")
     timing = f"{clock(elapsed)} elapsed" + ("" if left is None else f", about {clock(left)} left")
-    parts: list[Any] = [head, ProgressBar(state.target, len(state.records), width=60), Text(timing, style="dim")]
+    parts: list[Any] = [head, ProgressBar(state.target, len(state.records), width=60), plain(timing, "dim")]
     best = best_so_far(state)
     if best:
-        parts.append(Text("best so far: " + "   ".join(f"{name} {value}" for name, value in best)))
-    parts += [Text(f"  running {number}: {recipe}", style="dim", overflow="ellipsis", no_wrap=True)
+        parts.append(plain("best so far: " + "   ".join(f"{name} {value}" for name, value in best)))
+    parts += [plain(f"  running {number}: {recipe}", "dim", one_line=True)
               for number, recipe in state.running.items()]  # fmt: skip
     if state.front.trials:
         rows = [
@@ -212,7 +212,7 @@ def panel(state: Any) -> Group:
 @contextlib.contextmanager
 def on_standard_error() -> Iterator[PlainView | LiveView]:
     """A view on standard error, where everything goes that tasks and libraries print meanwhile."""
-    console = Console(stderr=True, highlight=False)
+    console = messages()
     view = LiveView(console) if console.is_terminal else PlainView(console)
     with contextlib.redirect_stdout(sys.stderr), contextlib.closing(view):
         yield view

@@ -323,10 +323,6 @@ def test_other_positions_of_as_many_channels_are_a_line() -> None:
     assert step_lines(there, here) == ["as much of the same layers, but other parts or values of them"]
 
 
-def test_letters_that_steer_a_terminal_are_not_printed() -> None:
-    assert step_lines({}, {"a": "\x1b[2J"}) == ["a: only here (?[2J)"]
-
-
 def test_ten_lines_of_a_step_are_shown_and_the_rest_counted() -> None:
     sides = [
         Artifact("accuracy", {"params": 1.0}, None, [("svd", {"ranks": dict.fromkeys(map(str, range(13)), rank)})])

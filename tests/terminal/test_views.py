@@ -13,6 +13,7 @@ from autocompress.recipe import Recipe, recipe_line
 from autocompress.search.state import State
 from autocompress.search.store import Record
 from autocompress.techniques import recipe_from_data
+from autocompress.terminal.plain import Screen
 from autocompress.terminal.views import (
     LiveView,
     PlainView,
@@ -228,7 +229,7 @@ def test_time_left_follows_the_pace_of_this_run_and_stops_at_the_deadline() -> N
 
 def test_plain_view_prints_one_line_for_each_finished_trial() -> None:
     out = io.StringIO()
-    view = PlainView(Console(file=out, width=40))
+    view = PlainView(Screen(file=out, width=40))
     outcomes: dict[int, Outcome] = {}
     view.update(state(outcomes))
     for number in range(3):
@@ -242,7 +243,7 @@ def test_plain_view_prints_one_line_for_each_finished_trial() -> None:
 
 def test_plain_view_prints_text_as_it_is() -> None:
     out = io.StringIO()
-    view = PlainView(Console(file=out, width=20))
+    view = PlainView(Screen(file=out, width=20))
     view.phase("checking [bold] the task that has a long name")
     view.note("trial 3 failed: [0/1]")
     view.close()
@@ -251,7 +252,7 @@ def test_plain_view_prints_text_as_it_is() -> None:
 
 def test_live_view_gives_the_terminal_back() -> None:
     out = io.StringIO()
-    view = LiveView(Console(file=out, width=100, force_terminal=True))
+    view = LiveView(Screen(file=out, width=100, force_terminal=True))
     view.phase("starting")
     view.update(state({1: Completed(metrics(50_000, 0.96, 0.1), {})}))
     view.note("trial 2 failed: [bold]")
