@@ -1,6 +1,7 @@
 """MLflow as a sink: what it holds can be rebuilt from the study at any time, and a search goes on without it."""
 
 import contextlib
+import errno
 import logging
 import os
 import tempfile
@@ -13,6 +14,7 @@ from ..outcome import Metrics
 from ..urls import is_server, shown
 from .protocol import Away, Barred, Row, StudyInfo, Summary
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 LOGIN = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
@@ -170,6 +172,10 @@ class MlflowTracker:
 
     def refresh(self, summary: Summary) -> None:
         """Front tags, test metrics, hypervolume over trials, verdict and figures."""
+        with self._judging(needed=False):
+            self._refresh(summary)
+
+    def _refresh(self, summary: Summary) -> None:
         from mlflow.entities import Metric
 
         front = set(summary.front)
@@ -197,12 +203,18 @@ class MlflowTracker:
     def log_test(self, number: int, metrics: Metrics) -> None:
         """Test-split metrics of a trial that was logged before it was confirmed."""
         if number in self._children:
-            self._batch(self._children[number], {}, metrics)
+            with self._judging(needed=False):
+                self._batch(self._children[number], {}, metrics)
 
     def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
         """An MLflow model of the ONNX flavour, once a trial."""
         if number in self._models or number not in self._children:
             return
+        with self._judging(needed=False):
+            self._log_model(number, data, example)
+        self._models.add(number)
+
+    def _log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
         import mlflow
         import mlflow.onnx
         import onnx
@@ -223,11 +235,11 @@ class MlflowTracker:
             # The trial ended when it ended, and not when its model was logged.
             self._client.set_terminated(run_id, "FINISHED", ended_ms)
         self._client.set_tag(run_id, "autocompress.model", f"trial-{number}")
-        self._models.add(number)
 
     def end(self, status: str) -> None:
         """Close the parent run."""
-        self._client.set_terminated(self._parent, status)
+        with self._judging(needed=False):
+            self._client.set_terminated(self._parent, status)
 
     def run_ids(self) -> dict[int, str]:
         """The MLflow run of each logged trial."""
@@ -272,8 +284,11 @@ class MlflowTracker:
             self._note("MLflow no longer has this search's runs: they are made anew, earlier ones by --resume")
 
     @contextlib.contextmanager
-    def _judging(self) -> Iterator[None]:
-        """Tell apart what is at fault, where an error says so itself."""
+    def _judging(self, needed: bool = True) -> Iterator[None]:
+        """Tell apart what is at fault, where an error says so itself.
+
+        needed: without this right nothing can be logged; others are missed for one entry.
+        """
         try:
             yield
         except (Away, Barred):
@@ -283,13 +298,21 @@ class MlflowTracker:
             where = shown(self._uri)
             if status == 401:
                 raise Barred(f"MLflow at {where} wants a login (HTTP 401)", f"set {LOGIN}") from error
-            if status == 403:
+            if status == 403 and needed:
                 fix = f"ask for the right to edit it, or set {LOGIN} of who has it"
                 raise Barred(f"MLflow at {where} does not let this account in (HTTP 403: {first})", fix) from error
-            # A database that is locked or full, a folder without room, a server with too much to do.
-            if status in (429, 503, 504) or getattr(error, "errno", None) is not None:
+            if status in (429, 503, 504) or _passing(error) or _passing(error.__cause__ or error.__context__):
                 raise Away(first) from error
             raise
+
+
+def _passing(error: BaseException | None) -> bool:
+    """Whether the network or the disk is at fault: no answer, or one that a later try may be spared."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    # An answer with the status 500 may be this entry's own fault.
+    network = type(error).__module__.startswith("requests.") and getattr(error, "response", None) is None
+    return network and "too many 500 error responses" not in str(error)
 
 
 def _status(error: BaseException) -> int | None:
@@ -307,6 +330,7 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
