@@ -174,9 +174,7 @@ class Controller:
         try:
             self._setup.files.store(number, candidate)
         except WriteError as error:
-            self._note(
-                f"trial {number}: what it made is not kept, and `autocompress export` would make it again: {error}"
-            )
+            self._note(f"trial {number}: its files are not kept, `autocompress export` makes them again: {error}")
 
     def _refresh(self) -> None:
         """Find the front anew and keep its files only."""
