@@ -56,18 +56,18 @@ class Background:
     def close(self, show: Callable[[int], None] = lambda left: None) -> int:
         """Make the calls that are left, as long as the store takes them; returns how many were not made.
 
-        show is told now and then how many are left. Ctrl-C ends the waiting.
+        show is told now and then how many are left, where that changed. Ctrl-C ends the waiting.
         """
         self._calls.put(None)
         self._closing.set()
         self._hurry.set()
-        shown = time.monotonic()
+        shown, last = time.monotonic(), -1
         with contextlib.suppress(KeyboardInterrupt):
             while self._thread.is_alive() and time.monotonic() - self._tried < HUNG_SECONDS:
                 self._thread.join(min(0.25, HUNG_SECONDS))
-                if self._thread.is_alive() and time.monotonic() - shown >= SHOW_SECONDS:
-                    shown = time.monotonic()
-                    show(self._left)
+                if self._thread.is_alive() and time.monotonic() - shown >= SHOW_SECONDS and self._left != last:
+                    shown, last = time.monotonic(), self._left
+                    show(last)
         return self._left
 
     @property
