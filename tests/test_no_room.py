@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from contracts import context_of
-from models import Plain, seeded
 from tiny import Ran, configure, make_project, run
 
 from autocompress.errors import WriteError
 from autocompress.outcome import Candidate
 from autocompress.search.files import StudyFiles, write_folder
 from autocompress.techniques import recipe_from_data
+from autocompress.testing.models import Plain, seeded
+from autocompress.testing.work import context_of
 from autocompress.trial.stages import StageCache
 
 SEARCH = ("search", "search.yaml", "--executor", "inline")
@@ -151,8 +151,7 @@ def test_a_candidate_that_cannot_be_kept_is_said_and_the_search_goes_on(tmp_path
     assert ended.json()["counts"]["completed"] == 2
     for row in ended.json()["front"]:
         assert f"trial {row['trial']}: its files are not kept, `autocompress export` makes them again: " in ended.err
-        assert f"trial {row['trial']} is not confirmed on the test split: its files are not kept" in ended.err
-        assert "test_accuracy" not in row["metrics"]
+        assert "test_accuracy" in row["metrics"]  # made again for that
     row = ended.json()["front"][0]
     exported = run(tmp_path, "export", "tiny", "--trial", str(row["trial"]), "--out", "chosen", "--json")
     assert exported.code == 0

@@ -66,7 +66,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 @pytest.fixture(scope="module")
 def searched(installed: Installed) -> Any:
     """What a search of three trials printed; the first two are those that the space starts with."""
-    return json.loads(installed.run("search", "search.yaml", "--trials", "3", "--executor", "inline", "--json"))
+    return json.loads(installed.run("search", "digits.yaml", "--trials", "3", "--executor", "inline", "--json"))
 
 
 def test_the_package_is_one_module_of_its_own(installed: Installed) -> None:

@@ -36,7 +36,7 @@ class Results:
         self.limits = store.limits
         self.front: Front = find_front(store.outcomes(), store.objectives)
         self.test: dict[str, Metrics] = store.get("test") or {}
-        self.files = StudyFiles(Path(store.get("folder", ".")), store.name)
+        self.files = StudyFiles(store.folder, store.name)
 
     def metrics(self, number: int) -> Metrics:
         """What is known of a trial, test split included. Raises StudyError when there is no such trial."""

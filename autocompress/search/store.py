@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -29,7 +30,8 @@ from ..outcome import (
     to_data,
 )
 from ..recipe import Recipe, fingerprint
-from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown
+from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown, sqlite_file
+from .files import work_folder
 from .samplers import make_sampler
 
 if TYPE_CHECKING:
@@ -149,8 +151,8 @@ def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:
 class StudyStore:
     """Asks, tells and reads one study."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
+    def __init__(self, study: optuna.Study, url: str) -> None:
+        self._study, self._url = study, url
         self.name = study.study_name
         self._records: dict[int, Record] = {}
         self._random = make_sampler("random", 0, 0)
@@ -164,7 +166,7 @@ class StudyStore:
         )
         for key, value in {**attributes, "objectives": list(objectives)}.items():
             study.set_user_attr(key, value)
-        return cls(study)
+        return cls(study, config.storage)
 
     @classmethod
     def open(cls, url: str, name: str) -> "StudyStore":
@@ -174,7 +176,12 @@ class StudyStore:
         if storage is None or name not in names:
             hint = suggest(name, names) if names else "it holds no studies; run `autocompress search` first"
             raise StudyError(f"no study {name!r} in {shown(url)}: {hint}")
-        return cls(optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0)))
+        return cls(optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0)), url)
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's files are: beside a SQLite file, wherever that lies now, else where they were put."""
+        return Path(self.get("folder", ".")) if sqlite_file(self._url) is None else work_folder(self._url)
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value kept with the study."""

@@ -144,7 +144,7 @@ def _without_task(claims: Measurement, again: Again, task: NoTask) -> Found:
     # Metrics that no task vouches for are a task's as far as names go: of both splits, and nothing that all have.
     pairs = {name for name in claims.measured if f"test_{name}" in claims.measured}
     own = {claims.quality, *pairs} - OF_ANY_TASK
-    names = {*OF_ANY_TASK, *QUALITIES, *own} - {*SIZES}
+    names = {*OF_ANY_TASK, *QUALITIES, *own} - {*SIZES, *HOW}
     reasons = dict.fromkeys(("baseline", *names, *(f"test_{name}" for name in names)), task.reason)
     return Found(again, claims.quality, own, reasons)
 

@@ -191,7 +191,7 @@ def tracking_uri(storage: str) -> str:
     path = None if is_server(uri) else sqlite_file(uri)
     if path is None:
         return uri
-    beside = Path(newest.get("folder", ".")).parent
+    beside = newest.folder.parent
     return under(uri, beside if (beside / path).is_file() else Path.cwd())
 
 

@@ -55,7 +55,7 @@ def study() -> StudyStore:
     """A study in memory: writing each trial to a file takes much longer than suggesting it."""
     made = optuna.create_study(directions=["minimize", "maximize"], study_name="stub")
     made.set_user_attr("objectives", list(OBJECTIVES))
-    return StudyStore(made)
+    return StudyStore(made, "sqlite:///samplers.db")
 
 
 def searched(store: StudyStore, space: Space, trials: int = TRIALS) -> list[Recipe]:
