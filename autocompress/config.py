@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,14 @@ MEASURED = {
     "compression_ratio": False,
     "space_saving": False,
 }
+Names = Collection[str]
+
+
+def less_is_better(name: str, lower: Names = ()) -> bool:
+    """Whether a metric is better when it is lower; `lower` are the task's own metrics that are."""
+    return MEASURED.get(name, name in lower)
+
+
 FOLDERS = {
     name: next(
         (folder for folder in (Path(__file__).parent / name, Path(__file__).parents[1] / name) if folder.is_dir()),
@@ -76,8 +84,25 @@ class Target(_Strict):
     resource: str | None = None
 
 
+class Bound(_Strict):
+    """A limit on a metric of the task's own, from above or from below."""
+
+    at_most: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    at_least: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Bound":
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("give one of at_most and at_least")
+        return self
+
+
 class Budget(_Strict):
-    """Hard limits; every one that is set must hold. `metrics` bounds a task's own metrics from below, by name."""
+    """Hard limits; every one that is set must hold.
+
+    `metrics` bounds a task's own metrics by name: a number from the side that is worse, or {at_most: N} or
+    {at_least: N}.
+    """
 
     size: Size | None = None
     size_bytes: Positive | None = None
@@ -88,7 +113,7 @@ class Budget(_Strict):
     speedup: Positive | None = None
     accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | Bound] = {}
 
     @model_validator(mode="after")
     def _one_spelling(self) -> "Budget":
@@ -97,8 +122,11 @@ class Budget(_Strict):
                 raise ValueError(f"{first} and {second} set the same limit: keep one")
         return self
 
-    def limits(self, baseline: Metrics) -> tuple[Limit, ...]:
-        """The limits as bounds on metrics, drops counted from the baseline. Raises ConfigError for unknown metrics."""
+    def limits(self, baseline: Metrics, lower: Names = ()) -> tuple[Limit, ...]:
+        """The limits as bounds on metrics, drops counted from the baseline. Raises ConfigError for unknown metrics.
+
+        lower: the task's own metrics of which less is better.
+        """
         rows: list[tuple[str, Literal["at_most", "at_least"], float | None, str]] = [
             ("size_bytes", "at_most", self.size or self.size_bytes, "size"),
             ("compression_ratio", "at_least", self.compression_ratio, "compression_ratio"),
@@ -109,7 +137,7 @@ class Budget(_Strict):
         ]
         if self.accuracy_drop is not None:
             rows.append(("accuracy", "at_least", baseline.get("accuracy", 0.0) - self.accuracy_drop, "accuracy_drop"))
-        rows += [(name, "at_least", bound, name) for name, bound in self.metrics.items()]
+        rows += [(name, *_bound(name, bound, lower), name) for name, bound in self.metrics.items()]
         limits = tuple(Limit(metric, sense, bound, label) for metric, sense, bound, label in rows if bound is not None)
         for limit in limits:
             if limit.metric not in baseline:
@@ -117,6 +145,12 @@ class Budget(_Strict):
                 key = f"metrics.{limit.label}" if limit.label in self.metrics else limit.label
                 raise ConfigError(f"budget.{key}: the task does not measure {limit.metric!r}; {known}")
         return limits
+
+
+def _bound(name: str, bound: float | Bound, lower: Names) -> tuple[Literal["at_most", "at_least"], float]:
+    if isinstance(bound, Bound):
+        return ("at_least", bound.at_least) if bound.at_most is None else ("at_most", bound.at_most)  # type: ignore[return-value]
+    return ("at_most" if less_is_better(name, lower) else "at_least"), bound
 
 
 class SearchSettings(_Strict):

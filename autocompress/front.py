@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import MEASURED
+from .config import Names, less_is_better
 from .errors import AutocompressError, suggest
 from .outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped, measured
 
@@ -27,15 +27,15 @@ class Front:
     counts: dict[str, int]
 
 
-def signs(objectives: Sequence[str]) -> Array:
-    """+1 for each objective where less is better, -1 where more is."""
-    return np.array([1.0 if MEASURED.get(name, False) else -1.0 for name in objectives])
+def signs(objectives: Sequence[str], lower: Names = ()) -> Array:
+    """+1 for each objective where less is better, -1 where more is; lower: the task's own where less is."""
+    return np.array([1.0 if less_is_better(name, lower) else -1.0 for name in objectives])
 
 
-def costs(metrics: Sequence[Metrics], objectives: Sequence[str]) -> Array:
+def costs(metrics: Sequence[Metrics], objectives: Sequence[str], lower: Names = ()) -> Array:
     """Objectives as costs to minimize: (points, objectives)."""
     rows = [[metric[name] for name in objectives] for metric in metrics]
-    return np.array(rows, dtype=float).reshape(len(rows), len(objectives)) * signs(objectives)
+    return np.array(rows, dtype=float).reshape(len(rows), len(objectives)) * signs(objectives, lower)
 
 
 def nondominated(points: Array) -> NDArray[np.bool_]:
@@ -44,8 +44,11 @@ def nondominated(points: Array) -> NDArray[np.bool_]:
     return np.asarray(~np.any(better, axis=0), dtype=np.bool_)
 
 
-def find_front(outcomes: Mapping[int, Outcome], objectives: Sequence[str]) -> Front:
-    """The front of the outcomes by trial number, or the nearest miss and the limit that binds."""
+def find_front(outcomes: Mapping[int, Outcome], objectives: Sequence[str], lower: Names = ()) -> Front:
+    """The front of the outcomes by trial number, or the nearest miss and the limit that binds.
+
+    lower: the task's own metrics of which less is better.
+    """
     good = {number: o.metrics for number, o in outcomes.items() if isinstance(o, Completed)}
     counts = {
         name: sum(isinstance(outcome, kind) for outcome in outcomes.values())
@@ -57,8 +60,8 @@ def find_front(outcomes: Mapping[int, Outcome], objectives: Sequence[str]) -> Fr
         )
     }
     if good:
-        numbers = sorted(good, key=lambda number: (costs([good[number]], objectives)[0, 0], number))
-        mask = nondominated(costs([good[number] for number in numbers], objectives))
+        numbers = sorted(good, key=lambda number: (costs([good[number]], objectives, lower)[0, 0], number))
+        mask = nondominated(costs([good[number] for number in numbers], objectives, lower))
         trials = tuple(number for number, on in zip(numbers, mask, strict=True) if on)
         return Front("feasible", _distinct(trials, good, objectives), None, None, counts)
     misses = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, Infeasible)}
@@ -86,7 +89,7 @@ def binding_limit(outcome: Infeasible) -> str | None:
     return max(outcome.violations, key=lambda label: outcome.violations[label], default=None)
 
 
-def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline: Metrics) -> float:
+def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline: Metrics, lower: Names = ()) -> float:
     """The share of the unit cube that points dominate, once each objective is scaled by the baseline.
 
     A cost c becomes c / (c + baseline), a gain g becomes baseline / (g + baseline): the baseline lies in the middle
@@ -97,18 +100,20 @@ def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline:
         return 0.0
     import moocore
 
-    points = np.array([[_scaled(row[name], baseline[name], name) for name in objectives] for row in metrics])
+    points = np.array(
+        [[_scaled(row[name], baseline[name], less_is_better(name, lower)) for name in objectives] for row in metrics]
+    )
     return float(moocore.hypervolume(points, ref=np.ones(len(objectives))))
 
 
-def _scaled(value: float, reference: float, name: str) -> float:
+def _scaled(value: float, reference: float, less: bool) -> float:
     total = reference + value
     if reference <= 0 or value < 0:
         return 1.0
-    return (value if MEASURED.get(name, False) else reference) / total
+    return (value if less else reference) / total
 
 
-def pick(numbers: Sequence[int], metrics: Mapping[int, Metrics], how: str, quality: str) -> int:
+def pick(numbers: Sequence[int], metrics: Mapping[int, Metrics], how: str, quality: str, lower: Names = ()) -> int:
     """The trial of a front that is smallest, fastest, most accurate, or the knee between the three.
 
     The knee is the point nearest to the ideal once size (logarithmic), latency and quality are each scaled to [0, 1]
@@ -121,7 +126,7 @@ def pick(numbers: Sequence[int], metrics: Mapping[int, Metrics], how: str, quali
     columns = {
         "smallest": [metrics[n]["size_bytes"] for n in numbers],
         "fastest": [metrics[n]["latency_ms"] for n in numbers],
-        "most-accurate": [-metrics[n][quality] for n in numbers],
+        "most-accurate": list(costs([metrics[n] for n in numbers], [quality], lower)[:, 0]),
     }
     if how in columns:
         return numbers[int(np.argmin(columns[how]))]

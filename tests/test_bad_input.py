@@ -458,7 +458,7 @@ BASELINES = [
             text("mine.py", TASK + HALF_RIGHT),
             named("mine.yaml", study="mine", task="mine.py:mistaken", budget={"accuracy": 0.9}),
         ),
-        ("budget.accuracy: asks for accuracy 0.9 but the uncompressed model reaches 0.5", "lower the limit"),
+        ("budget.accuracy: asks for accuracy of at least 0.9 but the uncompressed model has 0.5", "lower the limit"),
         "search mine.yaml --executor inline",
         studied=True,
         measures=True,

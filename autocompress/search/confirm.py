@@ -38,7 +38,7 @@ def _timed(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Fro
     """Time the front's files, all together, and those that come onto it because of that."""
     target, done = plan.setup.config.target, set[int]()
     baseline_ms: float | None = None
-    front = find_front(store.outcomes(), plan.objectives)
+    front = find_front(store.outcomes(), plan.objectives, plan.lower)
     for _ in range(ROUNDS):
         todo = [number for number in front.trials if number not in done]
         files = {str(number): _file(number, plan, store, executor) for number in todo}
@@ -58,7 +58,7 @@ def _timed(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Fro
         )
         store.confirm({"baseline": {"latency_ms": baseline_ms}, **timed})
         done.update(todo)
-        front = find_front(store.outcomes(), plan.objectives)
+        front = find_front(store.outcomes(), plan.objectives, plan.lower)
     plan.setup.files.keep_only(front.trials)
     return front
 

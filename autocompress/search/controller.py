@@ -47,6 +47,7 @@ class Controller:
             plan.baseline,
             plan.limits,
             find_front({}, plan.objectives),
+            plan.lower,
         )
 
     def run(self) -> State:
@@ -180,7 +181,7 @@ class Controller:
         """Find the front anew and keep its files only."""
         state = self._state
         state.records = self._store.finished()
-        state.front = find_front(self._store.outcomes(), state.objectives)
+        state.front = find_front(self._store.outcomes(), state.objectives, state.lower)
         self._setup.files.keep_only(state.front.trials)
         self._tell_listeners()
 

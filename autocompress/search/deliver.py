@@ -35,7 +35,7 @@ def choose(results: Results, trial: int | None, how: str | None) -> int:
         results.record(trial)
         return trial
     metrics = {number: results.metrics(number) for number in results.front.trials}
-    return pick(results.front.trials, metrics, how or "knee", results.quality)
+    return pick(results.front.trials, metrics, how or "knee", results.quality, results.store.lower)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path, pt2: bool = Fa
     check_target(out)
     setup = set_up(config)
     baseline = obtain_baseline(setup, InlineExecutor())
-    check_limits(setup.config, setup.quality, baseline.metrics)
+    check_limits(setup, baseline.metrics)
     return _write(_made(recipe, _run(recipe, setup, baseline), setup, pt2), setup, baseline, out, {})
 
 
@@ -128,7 +128,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         "target": setup.config.target.model_dump(mode="json"),
         "processor": processor(),
         "float_weights": candidate.float_weights,
-        "violations": violations(check_limits(setup.config, setup.quality, baseline.metrics), found),
+        "violations": violations(check_limits(setup, baseline.metrics), found),
         **({} if made.program is None else {"pt2_bytes": len(made.program)}),
         **({"classes": list(classes)} if (classes := getattr(setup.task, "classes", ())) else {}),
         **({"remarks": candidate.remarks} if candidate.remarks else {}),

@@ -11,6 +11,7 @@ from ..executors import Executor
 from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
 from ..tasks.models import model_notes
+from ..tasks.protocol import lower_is_better
 from ..trial.baseline import make_baseline
 from .setup import Setup, changed
 from .state import View
@@ -25,6 +26,11 @@ class Plan:
     limits: tuple[Limit, ...]
     objectives: tuple[str, ...]
 
+    @property
+    def lower(self) -> tuple[str, ...]:
+        """The task's own metrics of which less is better."""
+        return lower_is_better(self.setup.task)
+
 
 def make_plan(setup: Setup, executor: Executor, view: View) -> Plan:
     """Train and measure the baseline, unless it is kept, and hold budget and objectives against it.
@@ -37,7 +43,7 @@ def make_plan(setup: Setup, executor: Executor, view: View) -> Plan:
     baseline = obtain_baseline(setup, executor, view)
     for text in doubts(setup.task, baseline.metrics):
         view.note(f"warning: {text}")
-    limits = check_limits(setup.config, setup.quality, baseline.metrics)
+    limits = check_limits(setup, baseline.metrics)
     return Plan(setup, baseline, limits, objectives(setup.config, setup.quality, baseline.metrics))
 
 
@@ -63,18 +69,21 @@ def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) 
     return baseline
 
 
-def check_limits(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[Limit, ...]:
-    """The budget as bounds. Raises ConfigError for a metric nobody measures, TaskError for a baseline below them."""
+def check_limits(setup: Setup, baseline: Metrics) -> tuple[Limit, ...]:
+    """The budget as bounds. Raises ConfigError for a metric nobody measures, TaskError for a baseline past them."""
+    config = setup.config
     try:
-        limits = config.budget.limits(baseline)
+        limits = config.budget.limits(baseline, lower_is_better(setup.task))
     except ConfigError as error:
         raise ConfigError(f"{config.document.source}: {error}") from None
-    own = {quality, *(set(baseline) - set(MEASURED))}
+    own = {setup.quality, *(set(baseline) - set(MEASURED))}
     for limit in limits:
-        if limit.metric in own and limit.sense == "at_least" and limit.violation(baseline) > 0:
+        if limit.metric in own and limit.violation(baseline) > 0:
+            least = limit.sense == "at_least"
             raise TaskError(
-                f"budget.{limit.label}: asks for {limit.metric} {limit.bound:.4g} but the uncompressed model reaches "
-                f"{baseline[limit.metric]:.4g}: lower the limit, or train the baseline better"
+                f"budget.{limit.label}: asks for {limit.metric} {'of at least' if least else 'of at most'} "
+                f"{limit.bound:.4g} but the uncompressed model has {baseline[limit.metric]:.4g}: "
+                f"{'lower' if least else 'raise'} the limit, or train the baseline better"
             )
     return limits
 

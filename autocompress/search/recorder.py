@@ -158,5 +158,5 @@ def hypervolumes(state: State) -> dict[int, float]:
     for number, record in sorted(state.records.items()):
         if isinstance(record.outcome, Completed):
             done.append(record.outcome.metrics)
-        values[number] = hypervolume(done, state.objectives, state.baseline.metrics)
+        values[number] = hypervolume(done, state.objectives, state.baseline.metrics, state.lower)
     return values

@@ -34,7 +34,7 @@ class Results:
         self.baseline: Metrics = {**(store.get("baseline") or {}), **store.confirmed.get("baseline", {})}
         self.quality: str = store.get("quality", "accuracy")
         self.limits = store.limits
-        self.front: Front = find_front(store.outcomes(), store.objectives)
+        self.front: Front = find_front(store.outcomes(), store.objectives, store.lower)
         self.test: dict[str, Metrics] = store.get("test") or {}
         self.files = StudyFiles(store.folder, store.name)
 

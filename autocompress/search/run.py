@@ -109,6 +109,7 @@ def _open(planned: Plan) -> StudyStore:
         "root": str(config.root),
         "folder": str(setup.files.folder),
         "quality": setup.quality,
+        "lower_is_better": list(planned.lower),
         "baseline": planned.baseline.metrics,
         "baseline_seconds": planned.baseline.seconds,
         "baseline_key": setup.baseline_key,

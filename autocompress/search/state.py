@@ -12,7 +12,10 @@ from .store import Record
 
 @dataclass
 class State:
-    """Where a search stands: what it aims at, the trials that ended and their front, and the recipes that run."""
+    """Where a search stands: what it aims at, the trials that ended and their front, and the recipes that run.
+
+    lower are the task's own metrics of which less is better.
+    """
 
     study: str
     target: int
@@ -21,6 +24,7 @@ class State:
     baseline: Baseline
     limits: tuple[Limit, ...]
     front: Front
+    lower: tuple[str, ...] = ()
     started: float = field(default_factory=time.monotonic)
     records: dict[int, Record] = field(default_factory=dict)
     running: dict[int, Recipe] = field(default_factory=dict)

@@ -160,7 +160,9 @@ class StudyStore:
     @classmethod
     def create(cls, config: SearchConfig, objectives: Sequence[str], attributes: dict[str, Any]) -> "StudyStore":
         """Make a study, or raise StudyError when its name is taken."""
-        directions: list[Any] = ["minimize" if sign > 0 else "maximize" for sign in signs(objectives)]
+        directions: list[Any] = [
+            "minimize" if sign > 0 else "maximize" for sign in signs(objectives, attributes.get("lower_is_better", ()))
+        ]
         study = optuna.create_study(
             storage=open_storage(config.storage, make=True), study_name=config.study, directions=directions
         )
@@ -196,6 +198,11 @@ class StudyStore:
         """The metrics that the study optimizes."""
         names: list[str] = self.get("objectives")
         return names
+
+    @property
+    def lower(self) -> list[str]:
+        """The task's own metrics of which less is better."""
+        return list(self.get("lower_is_better") or [])
 
     def use_sampler(self, name: str, seed: int) -> None:
         """Ask by this sampler from now on."""

@@ -178,12 +178,15 @@ def seconds_left(state: Any) -> float | None:
 
 def best_so_far(state: Any) -> list[tuple[str, str]]:
     """The best value of each objective over the front."""
-    from ..config import MEASURED
+    from ..config import less_is_better
 
     rows = [state.records[number].outcome.metrics for number in state.front.trials]
     if not rows:
         return []
-    best = [(name, (min if MEASURED.get(name, False) else max)(row[name] for row in rows)) for name in state.objectives]
+    best = [
+        (name, (min if less_is_better(name, state.lower) else max)(row[name] for row in rows))
+        for name in state.objectives
+    ]
     return [(name, size(value) if name == "size_bytes" else f"{value:.4g}") for name, value in best]
 
 

@@ -114,19 +114,21 @@ def _draw_bounds(figure: Any, picture: Picture) -> None:
     if quality:
         figure.add_hline(y=quality.bound, **line)
         place = {"x": 1, "xref": "paper", "y": quality.bound, "xanchor": "right", "yanchor": "bottom"}
-        figure.add_annotation(text=f"at least {quality.bound:.4g}", showarrow=False, **place)
+        figure.add_annotation(text=f"{quality.sense.replace('_', ' ')} {quality.bound:.4g}", showarrow=False, **place)
     figure.update_yaxes(range=_zoom(picture))
 
 
 def _zoom(picture: Picture) -> tuple[float, float]:
-    """The range of quality in which the candidates differ that matter; collapsed ones lie below it."""
+    """The range of quality in which the candidates differ that matter; collapsed ones lie past its worse end."""
     values = [p.metrics[picture.quality] for p in picture.points] + [picture.baseline[picture.quality]]
+    low, high = min(values), max(values)
     quality = picture.bounds.get(picture.quality)
-    top = max(values)
-    floor = quality.bound - 5 * max(top - quality.bound, 0.005) if quality else min(values)
-    low = max(min(values), floor)
-    margin = 0.08 * max(top - low, 0.01)
-    return low - margin, top + margin
+    if quality and quality.sense == "at_least":
+        low = max(low, quality.bound - 5 * max(high - quality.bound, 0.005))
+    elif quality:
+        high = min(high, quality.bound + 5 * max(quality.bound - low, 0.005))
+    margin = 0.08 * max(high - low, 0.01)
+    return low - margin, high + margin
 
 
 def front_png(picture: Picture) -> bytes:

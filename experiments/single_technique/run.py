@@ -35,7 +35,7 @@ def main() -> None:
     """Measure every case and write the table."""
     setup = set_up(load_config(HERE.parent / "mnist5k_lenet" / "search.yaml"))
     baseline = obtain_baseline(setup, InlineExecutor())
-    limits = check_limits(setup.config, setup.quality, baseline.metrics)
+    limits = check_limits(setup, baseline.metrics)
     rows = [{"case": "baseline", **baseline.metrics}]
     for step in (*PRUNING, *FACTORIZATION, *KRONECKER, *SHARING, *FEW, *ENCODING):
         steps = [TRAINING, step] if step in ENCODING else [step, TRAINING]
