@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PATIENCE_SECONDS = 10.0  # what one phase of a trial may take before it comes to a pause
+PATIENCE_SECONDS = 3.0  # what one phase of a trial may take before it comes to a pause
 LOOK_SECONDS = 0.002
 
 _working: list[int] = []  # the lock of this process on the room, where it works on a trial

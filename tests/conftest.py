@@ -5,8 +5,10 @@ and takes one case each of the first tests of every other file: a new file is in
 """
 
 import importlib.util
+import os
 import pkgutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,20 @@ PROCESSES = (
 )  # fmt: skip
 LONGEST = (*PROCESSES, "test_contract", "test_apply", "test_trial", "test_cli", "test_qat", "test_coverage")
 TESTS_A_FILE = 3  # of the quick ones
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give every test process a temporary folder of its own, and look at imports where all quick tests run.
+
+    Measurements in one folder wait for the trials of another process there.
+    """
+    if config.getoption("quick") and not (config.option.file_or_dir or config.option.keyword):
+        config.pluginmanager.register(Imported())
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        return  # this one hands out the tests alone
+    folder = Path(tempfile.gettempdir()) / f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    folder.mkdir(exist_ok=True)
+    os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,9 +89,3 @@ def modules() -> set[str]:
     package = importlib.util.find_spec("autocompress")
     assert package is not None
     return {info.name for info in pkgutil.walk_packages(package.submodule_search_locations, "autocompress.")}
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Look at imports where all quick tests run, and not some of them by name."""
-    if config.getoption("quick") and not (config.option.file_or_dir or config.option.keyword):
-        config.pluginmanager.register(Imported())

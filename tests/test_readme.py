@@ -11,7 +11,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
+import torch
+import torchvision
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
 
 from autocompress.config import load_config
 from autocompress.documents import read_yaml
@@ -100,6 +107,28 @@ def test_python_of_the_readme_runs(block: Block, folder: Path) -> None:
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_shell_of_the_readme_runs(block: Block, folder: Path) -> None:
     run(["bash", "-euo", "pipefail", "-c", block.text], folder)
+
+
+def test_the_readmes_images_are_searched_and_exported(tmp_path: Path) -> None:
+    """Its example of a task without code, as it stands: with a folder of pictures, and weights that came trained."""
+    text = next(block.text for block in YAML if "kind: image_classification" in block.text)
+    (tmp_path / "search.yaml").write_text(text + "search: {trials: 1, workers: 1}\n")
+    generator = np.random.default_rng(0)
+    for label, brightness in (("daisy", 40), ("rose", 120), ("tulip", 200)):
+        (tmp_path / "flowers" / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = generator.integers(brightness - 30, brightness + 30, (64, 64, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "flowers" / label / f"{number}.png")
+    torch.manual_seed(0)
+    save_file(torchvision.models.mobilenet_v3_small(num_classes=3).state_dict(), tmp_path / "weights.safetensors")
+    study = yaml.safe_load(text)["study"]
+    ended = tiny.run(tmp_path, "search", "search.yaml", "--executor", "inline", "--json")
+    assert ended.code in (0, 3), ended.err  # one trial need not meet the budget
+    assert sum(ended.json()["counts"].values()) == 1
+    exported = tiny.run(tmp_path, "export", study, "--trial", "0", "--out", "chosen", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json()["classes"] == ["daisy", "rose", "tulip"]
+    assert tiny.run(tmp_path, "verify", "chosen").code == 0
 
 
 @pytest.mark.parametrize("block", YAML, ids=str)

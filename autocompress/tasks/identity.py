@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def task_facts(reference: TaskReference, task: Task, seed: int) -> dict[str, str
 
 
 def _code(reference: TaskReference) -> str:
-    """The code behind a task: its file and what that imports beside it, or the package that its module is in."""
+    """The code behind a task: its file and what that imports beside it; of an installed package, its version."""
     name = reference.code.rpartition(":")[0]
     if name.endswith(".py"):
         root = locate(reference)
@@ -49,9 +50,9 @@ def _code(reference: TaskReference) -> str:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return reference.code  # a library's name for a model, such as torchvision:resnet18
-    place = Path(spec.origin)
+    place = Path(spec.origin or "") if spec else Path()
+    if not place.is_file() or {"site-packages", "dist-packages"} & set(place.parts):
+        return f"{reference.code} {getattr(sys.modules.get(name.partition('.')[0]), '__version__', '')}"
     return code_digest(place, place.parents[name.count(".") + (place.name == "__init__.py")])
 
 
