@@ -49,7 +49,22 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
         reason = lines[0] if lines else repr(cause)
         raise ArtifactError(f"torch cannot export this model to ONNX: {reason}") from error
     assert program is not None
+    _rename_clashes(program.model.graph)
     return cast_weights(program.model_proto)
+
+
+def _rename_clashes(graph: Any) -> None:
+    """Give weights other names that are called like an input or output of the file, which the exporter names last.
+
+    graph: the exporter's own, in which equal names still stand for different values.
+    """
+    fixed = [*graph.inputs, *graph.outputs]
+    taken = {value.name for value in fixed}
+    used = taken | set(graph.initializers) | {value.name for node in graph for value in node.outputs}
+    for value in list(graph.initializers.values()):
+        if value.name in taken and not any(value is other for other in fixed):
+            names = (f"{value.name}.{count}" for count in itertools.count())
+            value.name = next(name for name in names if name not in used)
 
 
 def cast_weights(model: onnx.ModelProto) -> onnx.ModelProto:
