@@ -215,10 +215,22 @@ class _Run:
             assert isinstance(step, Technique)
             with clock("decide"):
                 decision = step.decide(exported, self._context(index))
+            before = _contents(exported)
             with clock("apply"):
                 exported = step.apply(exported, decision)
+            if _contents(exported) == before:
+                skipped = "; ".join(f"{name}: {why}" for name, why in decision.get("skipped", {}).items())
+                raise TechniqueError(
+                    f"{step.technique} changes nothing in the file of this model ({skipped or 'it names no reason'}): "
+                    "leave the step out"
+                )
             self.decisions = [*self.decisions, decision]
         return exported
+
+
+def _contents(model: onnx.ModelProto) -> list[bytes]:
+    """What a file computes and stores, names of values included."""
+    return [part.SerializeToString(deterministic=True) for part in (*model.graph.node, *model.graph.initializer)]
 
 
 def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline) -> Outcome:

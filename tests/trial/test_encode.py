@@ -1,0 +1,45 @@
+"""An encode step that leaves the file as it is is no step: a trial refuses it."""
+
+from typing import Any, ClassVar
+
+import onnx
+import pytest
+from plain import plain_task
+
+from autocompress.artifacts.export import export_onnx
+from autocompress.errors import TechniqueError
+from autocompress.recipe import Kind, Recipe
+from autocompress.tasks.examples import example_inputs
+from autocompress.techniques import Context, Decision, Technique
+from autocompress.techniques.quantization.float16 import Float16
+from autocompress.testing.models import Plain, seeded
+from autocompress.trial.trial import _Run
+from autocompress.trial.worker import Clock
+
+
+class Idle(Technique):
+    """Says what it leaves out, and writes down shapes."""
+
+    technique: ClassVar[str] = "idle"
+    family: ClassVar[str] = "quantization"
+    kind: ClassVar[Kind] = "encode"
+
+    def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
+        return {"skipped": {"conv1": "it is too odd"}}
+
+    def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        return onnx.shape_inference.infer_shapes(model)
+
+
+def encode(step: Technique) -> onnx.ModelProto:
+    task: Any = plain_task()
+    model = seeded(Plain)
+    run = _Run(Recipe((step,)), model, [], Context(task, model, 0), (), None, b"")
+    return run.encode(export_onnx(model, example_inputs(task)), Clock())
+
+
+def test_a_step_that_changes_nothing_in_the_file_is_refused_with_its_reasons() -> None:
+    with pytest.raises(TechniqueError, match=r"idle changes nothing in the file .*\(conv1: it is too odd\): leave the"):
+        encode(Idle())
+    assert "Cast" in {node.op_type for node in encode(Float16()).graph.node}
