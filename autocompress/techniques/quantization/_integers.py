@@ -1,6 +1,5 @@
 """Which layers and values of a model can be integers: what quantization-aware training decides before it starts."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..replacing import replace_layers, unreplaceable
 from ._calls import Call, Calls, Trace, trace, value_names, watching
 from ._grids import PASSING
 from ._kept import REASON
+from ._spans import Span
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
@@ -149,15 +149,14 @@ def _makes(found: Trace, value: str) -> Call:
     return next(call for call in found.calls if value in call.makes)
 
 
-def find_ranges(model: nn.Module, values: Sequence[str], sample: Iterable[Batch]) -> dict[str, list[float]]:
-    """The smallest and the largest number of each value over batches; NaN where there is one."""
-    wanted = set(values)
-    edges: dict[str, list[Tensor]] = {value: [] for value in values}
+def find_spans(model: nn.Module, values: Sequence[str], sample: Iterable[Batch]) -> dict[str, Span]:
+    """What each value holds over batches: its range, whether it is finite, and whether a mask's fill is in it."""
+    spans = {value: Span() for value in values}
 
     def see(name: str, tensor: Tensor) -> None:
         """Widen the range of a value by one tensor."""
-        if name in wanted and tensor.numel():
-            edges[name] += tensor.aminmax()
+        if name in spans:
+            spans[name].see(tensor.numpy())
 
     def visit(key: str, function: str, module: str, given: Any, made: Any) -> Any:
         """See every value that a call makes."""
@@ -171,14 +170,7 @@ def find_ranges(model: nn.Module, values: Sequence[str], sample: Iterable[Batch]
                 see(f"input.{index}", tensor)
             with watching(model, Calls(visit)):
                 model(*batch.inputs)
-    return {name: _span(parts) for name, parts in edges.items()}
-
-
-def _span(parts: list[Tensor]) -> list[float]:
-    if not parts:
-        return [0.0, 0.0]
-    both = torch.stack(parts)
-    return [float(both.min()), float(both.max())] if bool(both.isfinite().all()) else [math.nan, math.nan]
+    return spans
 
 
 def traced(model: nn.Module, example: tuple[Tensor, ...]) -> Trace:

@@ -1,5 +1,6 @@
 """Weights of a file on uniform grids: which tensors are weights, scales for a width, and the operators that decode."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,12 @@ NARROW = 5  # bits up to which it pays to cut off the largest weights
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a file: its layer, its numbers, and the axis that counts outputs."""
+    """A weight of a file: its layer, its numbers, the axis that counts outputs, and how often it counts them anew."""
 
     layer: str
     values: Array
     axis: int
+    groups: int = 1
 
 
 def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> tuple[dict[str, Weight], dict[str, str]]:
@@ -41,7 +43,7 @@ def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> t
         for name in node.input:
             if name in stored and name not in found and len(stored[name].dims) > 1:
                 values = numpy_helper.to_array(stored[name])
-                found[name] = Weight(_layer(name, node), values, _axis(node, values.ndim))
+                found[name] = Weight(_layer(name, node), values, _axis(node, values.ndim), _groups(node))
     kept = set(kept_layers(technique, keep, [weight.layer for weight in found.values()]))
     skipped = {name: REASON for name, weight in found.items() if weight.layer in kept}
     skipped |= {
@@ -51,12 +53,20 @@ def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> t
     }
     chosen = {name: weight for name, weight in found.items() if name not in skipped}
     if not chosen:
-        why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
-        raise TechniqueError(f"{technique} finds no weight to quantize: leave the step out{why}")
+        raise TechniqueError(f"{technique} finds no weight to quantize{found_instead(model, skipped)}")
     broken = next((name for name, weight in chosen.items() if not np.isfinite(weight.values).all()), None)
     if broken is not None:
         raise TechniqueError(f"{technique}: weight {broken!r} is not finite: check the model")
     return chosen, skipped
+
+
+def found_instead(model: onnx.ModelProto, skipped: dict[str, str]) -> str:
+    """The end of a refusal: what a file holds in the place of float weights, and what to do."""
+    kinds = {tensor.name: TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
+    double = next((name for name, kind in kinds.items() if kind == "DOUBLE"), None)
+    if double is not None:
+        return f": {double!r} is of 64-bit floats: let forward compute in 32 bits, or leave the step out"
+    return ": leave the step out" + next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
 
 
 def _layer(name: str, node: onnx.NodeProto) -> str:
@@ -70,6 +80,11 @@ def _axis(node: onnx.NodeProto, dims: int) -> int:
     return CHANNELS.get(node.op_type, 0) % dims
 
 
+def _groups(node: onnx.NodeProto) -> int:
+    """How many groups of outputs are counted along one axis: in transposed convolutions each group begins anew."""
+    return next((a.i for a in node.attribute if node.op_type == "ConvTranspose" and a.name == "group"), 1)
+
+
 def spread(weight: Weight, group: int) -> tuple[Array, tuple[int, ...]]:
     """The numbers of a weight in a form in which those that share a scale lie along whole axes, and these axes.
 
@@ -78,6 +93,8 @@ def spread(weight: Weight, group: int) -> tuple[Array, tuple[int, ...]]:
     """
     values, axis = weight.values, weight.axis
     channels, last = values.shape[axis], values.ndim - 1
+    if weight.groups > 1:
+        return values.reshape(weight.groups, -1, channels, math.prod(values.shape[2:])), (1, 3)
     row = values.size // channels
     size = next(size for size in range(min(group, row), 0, -1) if row % size == 0) if group else row
     if size == row or axis not in (0, last):

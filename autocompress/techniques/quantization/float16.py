@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ...errors import TechniqueError
 from ...recipe import Kind
 from ..base import Context, Decision, Technique
+from ._uniform import found_instead
 
 # A cast and its names take about this many bytes in the file; smaller tensors would grow.
 CAST_BYTES = 60
@@ -34,6 +36,8 @@ class Float16(Technique):
                 skipped[tensor.name] = "holds values that 16 bits cannot"
             else:
                 halved.append(tensor.name)
+        if not halved:
+            raise TechniqueError(f"float16 finds no weight to store in 16 bits{found_instead(model, skipped)}")
         return {"halved": halved, "skipped": skipped}
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:

@@ -1,8 +1,6 @@
 """Dynamic 8-bit quantization after training."""
 
-import contextlib
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import onnx
@@ -10,8 +8,10 @@ import onnx
 from ...errors import TechniqueError
 from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
+from ._calibration import activations
 from ._constants import with_stored
 from ._kept import REASON, file_layers, kept_layers, stored_values
+from ._ort import told, without_warnings
 
 FLOAT = {
     "Conv": "convolutions with ranges found at run time are slower than float: use int8_static",
@@ -19,6 +19,8 @@ FLOAT = {
     "GRU": "ONNX Runtime has no GRU in 8 bits",
     "RNN": "ONNX Runtime has no plain RNN in 8 bits",
 }
+
+APART = "GemmInFloat"  # what a Gemm is called meanwhile, of which the quantizer would make a copy of its weight
 
 
 class Int8Dynamic(Technique):
@@ -40,12 +42,13 @@ class Int8Dynamic(Technique):
         """The nodes to quantize, and the layers that stay in float with the reason."""
         layers = file_layers(model)
         kept = set(kept_layers(self.technique, self.keep, layers.values()))
+        stored, floats, shared = stored_values(model), set(activations(model)), _read_in_float(model, layers)
         quantized, skipped = [], {}
         for node in model.graph.node:
             if node.name not in layers:
                 continue
             name = layers[node.name]
-            reason = REASON if name in kept else _obstacle(node, stored_values(model))
+            reason = REASON if name in kept else _obstacle(node, stored, floats, shared)
             if reason is None:
                 quantized.append(node.name)
             else:
@@ -65,9 +68,10 @@ class Int8Dynamic(Technique):
 
         chosen = set(decision["quantized"])
         weights = [name for node in model.graph.node if node.name in chosen for name in _weights(node)]
-        with _quietly():
+        given = _renamed(with_stored(model, weights), "Gemm", APART, lambda node: node.name not in chosen)
+        with without_warnings(), told("int8_dynamic: quantizing the file's layers"):
             quantizer = ONNXQuantizer(
-                onnx.shape_inference.infer_shapes(with_stored(model, weights)),
+                onnx.shape_inference.infer_shapes(given),
                 per_channel=decision["per_channel"],
                 reduce_range=False,
                 mode=QuantizationMode.IntegerOps,
@@ -83,13 +87,28 @@ class Int8Dynamic(Technique):
             )
             quantizer.quantize_model()
         quantizer.model.topological_sort()
-        quantized: onnx.ModelProto = quantizer.model.model
-        return quantized
+        return _renamed(quantizer.model.model, APART, "Gemm", lambda node: True)
 
 
-def _obstacle(node: onnx.NodeProto, stored: set[str]) -> str | None:
+def _renamed(model: onnx.ModelProto, old: str, new: str, which: Callable[[onnx.NodeProto], bool]) -> onnx.ModelProto:
+    for node in model.graph.node:
+        if node.op_type == old and which(node):
+            node.op_type = new
+    return model
+
+
+def _read_in_float(model: onnx.ModelProto, layers: dict[str, str]) -> set[str]:
+    """The stored values that operators read which are no layers, as embeddings do: there they are floats."""
+    return {name for node in model.graph.node if node.name not in layers for name in node.input}
+
+
+def _obstacle(node: onnx.NodeProto, stored: set[str], floats: set[str], shared: set[str]) -> str | None:
     if node.op_type in FLOAT:
         return FLOAT[node.op_type]
+    if node.output[0] not in floats:
+        return "it does not compute in floats of 32 bits"
+    if shared.intersection(_weights(node)):
+        return "its weights are those of another operator too, which reads floats: they would be stored twice"
     if not stored.issuperset(_weights(node)):
         return "its weights are computed from inputs"
     plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
@@ -103,14 +122,3 @@ def _obstacle(node: onnx.NodeProto, stored: set[str]) -> str | None:
 
 def _weights(node: onnx.NodeProto) -> list[str]:
     return list(node.input[1:3] if node.op_type == "LSTM" else node.input[1:2])
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep onnxruntime from logging that it leaves tensors alone that are no weights."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

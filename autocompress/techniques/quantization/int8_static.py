@@ -1,12 +1,7 @@
 """Static 8-bit quantization after training."""
 
-import contextlib
-import io
-import tempfile
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -15,10 +10,17 @@ from pydantic import Field
 from ...errors import TechniqueError
 from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
-from ._kept import REASON, file_layers, kept_layers, layer_name
+from ._calibration import Calibrated, activations, calibrate
+from ._channels import of_one_scale
+from ._fills import filled
+from ._kept import REASON, WEIGHTED, file_layers, kept_layers, layer_name
+from ._ort import told, without_warnings
 
-# With its default of as many bins as levels, onnxruntime's entropy calibration would leave every range as it is.
-BINS = {"Entropy": {"num_bins": 512, "num_quantized_bins": 128}}
+FLOAT = {
+    "LSTM": "ONNX Runtime has no LSTM with ranges known before: use int8_dynamic",
+    "GRU": "ONNX Runtime has no GRU in 8 bits",
+    "RNN": "ONNX Runtime has no plain RNN in 8 bits",
+}
 
 
 class Int8Static(Technique):
@@ -42,47 +44,26 @@ class Int8Static(Technique):
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The range of every activation on a sample of the training split, and what stays in float with the reason."""
         layers = file_layers(model)
-        kept = set(kept_layers(self.technique, self.keep, layers.values()))
-        if layers and kept.issuperset(layers.values()):
+        kept = kept_layers(self.technique, self.keep, layers.values())
+        if layers and set(kept).issuperset(layers.values()):
             raise TechniqueError("int8_static: keep leaves no layer to quantize: keep fewer layers")
-        ranges = self._ranges(model, context)
-        excluded = [name for name, layer in layers.items() if layer in kept]
+        unfit = dict(_unfit(model, layers, set(kept)))
+        _check_any_left(model, layers, unfit)
+        found = calibrate(model, context, self.examples, self.calibration)
+        _check_numbers(model, found)
+        unfit |= {name: why for name, why in _without_range(model, found) if name not in unfit}
+        _check_any_left(model, layers, unfit)
+        named = {node.name: layer_name(node) for node in model.graph.node if node.name in unfit}
         skipped = dict.fromkeys(sorted(kept), REASON)
-        for name, layer, reason in _constant(model, ranges):
-            excluded.append(name)
-            skipped.setdefault(layer, reason)
-        return {"per_channel": self.per_channel, "ranges": ranges, "excluded": excluded, "skipped": skipped}
-
-    def _ranges(self, model: onnx.ModelProto, context: Context) -> dict[str, list[float]]:
-        from onnxruntime.quantization import CalibrationMethod
-        from onnxruntime.quantization.calibrate import create_calibrator
-
-        method = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}[self.calibration]
-        names = [value.name for value in model.graph.input]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder)
-            onnx.save(model, str(path / "float.onnx"))
-            calibrator = create_calibrator(
-                path / "float.onnx",
-                augmented_model_path=str(path / "augmented.onnx"),
-                calibrate_method=CalibrationMethod[method],
-                extra_options=BINS.get(method, {}),
-            )
-            try:
-                with _quietly():
-                    calibrator.collect_data(_Reader(names, context, self.examples))
-                    found = calibrator.compute_data()
-            except ValueError as error:  # what a histogram of infinity or NaN raises
-                raise TechniqueError(
-                    f"int8_static: activations have no range on training data ({error}): check the model"
-                ) from error
-        ranges = {name: [float(np.asarray(edge).item()) for edge in value.range_value] for name, value in found.items()}
-        broken = sorted(name for name, edges in ranges.items() if not np.all(np.isfinite(edges)))
-        if broken:
-            raise TechniqueError(
-                f"int8_static: activation {broken[0]!r} is not finite on training data: check the model"
-            )
-        return ranges
+        for name, why in unfit.items():
+            skipped.setdefault(layers.get(name, named[name]), why)
+        return {
+            "per_channel": self.per_channel,
+            "ranges": {name: list(edges) for name, edges in found.ranges.items()},
+            "excluded": list(unfit),
+            "whole": of_one_scale(model) if self.per_channel else [],
+            "skipped": skipped,
+        }
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Insert quantize/dequantize pairs with the recorded ranges; ONNX Runtime fuses them into integer operators."""
@@ -92,52 +73,73 @@ class Int8Static(Technique):
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
         edges = {name: tuple(np.float32(edge) for edge in pair) for name, pair in decision["ranges"].items()}
-        quantizer = QDQQuantizer(
-            onnx.shape_inference.infer_shapes(model),
-            per_channel=decision["per_channel"],
-            reduce_range=False,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, edges),
-            nodes_to_quantize=[],
-            nodes_to_exclude=decision["excluded"],
-            op_types_to_quantize=list({**QLinearOpsRegistry, **QDQRegistry}),
-            extra_options={},
-        )
-        quantizer.quantize_model()
-        quantizer.model.clean_initializers()
-        quantizer.model.topological_sort()
+        whole = {"quant_type": QuantType.QInt8, "symmetric": True}
+        with without_warnings(), told("int8_static: quantizing the file's layers"):
+            quantizer = QDQQuantizer(
+                onnx.shape_inference.infer_shapes(model),
+                per_channel=decision["per_channel"],
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=TensorsData(CalibrationMethod.MinMax, edges),
+                nodes_to_quantize=[],
+                nodes_to_exclude=decision["excluded"],
+                op_types_to_quantize=list({**QLinearOpsRegistry, **QDQRegistry}),
+                extra_options={"TensorQuantOverrides": {name: [whole] for name in decision["whole"]}},
+            )
+            quantizer.quantize_model()
+            quantizer.model.clean_initializers()
+            quantizer.model.topological_sort()
         quantized: onnx.ModelProto = quantizer.model.model
         return quantized
 
 
-def _constant(model: onnx.ModelProto, ranges: dict[str, list[float]]) -> Iterator[tuple[str, str, str]]:
-    """Nodes that read or write an activation without a range, from which no scale follows: node, layer and reason."""
-    empty = {name for name, (low, high) in ranges.items() if low == high == 0}
+def _unfit(model: onnx.ModelProto, layers: dict[str, str], kept: set[str]) -> Iterator[tuple[str, str]]:
+    """Nodes that stay in float whatever the ranges, with the reason."""
+    floats, fills = set(activations(model)), filled(model)
     for node in model.graph.node:
-        found = sorted(empty.intersection((*node.input, *node.output)))
-        if found:
-            yield node.name, layer_name(node), f"activation {found[0]!r} is always 0 on training data"
+        if layers.get(node.name) in kept:
+            yield node.name, REASON
+        elif node.op_type in FLOAT:
+            yield node.name, FLOAT[node.op_type]
+        elif node.op_type in WEIGHTED and node.output[0] not in floats:
+            yield node.name, "it does not compute in floats of 32 bits"
+        elif found := sorted(fills.intersection((*node.input, *node.output))):
+            yield node.name, f"activation {found[0]!r} may hold the fill of a mask"
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep onnxruntime's progress off standard output, and numpy's warnings of NaN, which are checked here."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        yield
+def _without_range(model: onnx.ModelProto, found: Calibrated) -> Iterator[tuple[str, str]]:
+    """Nodes that read or write an activation whose numbers no 8 bits hold, with the reason."""
+    unclear = {}
+    for name, (low, high) in found.ranges.items():
+        why = found.spans[name].obstacle(low, high) or ("is always 0 on training data" if low == high == 0 else None)
+        if why:
+            unclear[name] = f"activation {name!r} {why}"
+    for node in model.graph.node:
+        reasons = sorted(unclear[name] for name in (*node.input, *node.output) if name in unclear)
+        if reasons:
+            yield node.name, reasons[0]
 
 
-class _Reader:
-    """Calibration batches in the form that onnxruntime's calibrators read."""
+def _check_any_left(model: onnx.ModelProto, layers: dict[str, str], unfit: dict[str, str]) -> None:
+    """Raise TechniqueError where nothing with weights would be quantized."""
+    stored = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    tables = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in stored]
+    if any(name not in unfit for name in (*layers, *tables)):
+        return
+    why = "; ".join(f"{layer}: {unfit[name]}" for name, layer in layers.items()) or "it has none with weights"
+    raise TechniqueError(f"int8_static finds no layer to quantize ({why}): leave the step out, or use low_bit")
 
-    def __init__(self, names: list[str], context: Context, examples: int) -> None:
-        self.names = names
-        self.rows: Iterator[Any] = context.sample(examples)
 
-    def get_next(self) -> dict[str, Any] | None:
-        """The next batch by input name; None at the end."""
-        batch = next(self.rows, None)
-        if batch is None:
-            return None
-        return {name: tensor.numpy() for name, tensor in zip(self.names, batch.inputs, strict=True)}
+def _check_numbers(model: onnx.ModelProto, found: Calibrated) -> None:
+    """Raise TechniqueError where the model computes no numbers: outputs that are undefined, or sums past all floats."""
+    spans = found.spans
+    broken = [value.name for value in model.graph.output if value.name in spans and spans[value.name].undefined]
+    infinite = {name for name, span in spans.items() if span.infinite or span.undefined}
+    broken += [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in WEIGHTED and node.output[0] in infinite and not infinite.intersection(node.input)
+    ]
+    if broken:
+        raise TechniqueError(f"int8_static: activation {broken[0]!r} is not finite on training data: check the model")

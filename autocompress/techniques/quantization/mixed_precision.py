@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from ...errors import TechniqueError
 from ...recipe import Choice, Kind, Range
 from ...tasks.protocol import classifies
 from ..base import Context, Decision, Technique
@@ -19,6 +21,7 @@ from . import _uniform
 SCANNED = (2, 3, 4, 5, 6, 7, 8)
 PARTS = 4  # steps from one scanned width to the next, in which more and more scales of a weight take the wider one
 WIDTHS = tuple(SCANNED[0] + step / PARTS for step in range((len(SCANNED) - 1) * PARTS + 1))
+HIDDEN = -1e4  # a score that softmax makes zero of, and that is finite
 Grid = dict[str, Any]
 Costs = dict[str, list[float]]
 
@@ -76,15 +79,23 @@ def scan(
     run, logits = _uniform.Variable(model, list(weights)), classifies(context.task)
     batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
     whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
+    if any(bool(output.isnan().any()) for output in whole):
+        raise TechniqueError("mixed_precision: the model's output is not a number on training data: check the model")
 
     def moved(name: str, found: Grid) -> float:
         """The divergence with one weight on one grid, averaged over the sample."""
         changed = {name: _uniform.dequantized(weights[name].values, found)}
         pairs = zip(batches, whole, strict=True)
-        rows = [float(distillation_loss(torch.from_numpy(run(x, changed)), y, 1.0, logits)) for x, y in pairs]
+        outputs = ((torch.from_numpy(run(x, changed)), y) for x, y in pairs)
+        rows = [float(distillation_loss(_shown(made, y), _shown(y, y), 1.0, logits)) for made, y in outputs]
         return sum(rows) / len(rows)
 
     return {name: [moved(name, found) for found in choices] for name, choices in grids.items()}
+
+
+def _shown(output: Tensor, whole: Tensor) -> Tensor:
+    """An output without what is infinite in that of the whole model, such as the scores of classes that are masked."""
+    return torch.where(whole.isinf(), HIDDEN, output)
 
 
 def in_parts(

@@ -1,7 +1,6 @@
 """Quantization-aware training."""
 
 import copy
-import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,8 +15,9 @@ from ..base import Context, Decision, Technique
 from ..replacing import replace_layers
 from ..teacher import Teacher, distillation_loss
 from ._grids import INPUTS, IntegerModel, Quantized
-from ._integers import find_layers, find_norms, find_ranges, find_values, fold, layer_order, traced
+from ._integers import find_layers, find_norms, find_spans, find_values, fold, layer_order, traced
 from ._kept import kept_layers
+from ._spans import Span
 
 EXAMPLES = 128  # of the training split, for the ranges from which training starts
 TEMPERATURE = 4.0
@@ -65,12 +65,10 @@ class Qat(Technique):
         inputs, values, moved = find_values(traced(work, example), layers)
         if self.activation_bits == 32:
             inputs, values, moved = {name: [] for name in layers}, [], {}
-        ranges = find_ranges(work, values, context.sample(EXAMPLES))
-        broken = next((name for name, edges in ranges.items() if not math.isfinite(sum(edges))), None)
-        if broken is not None:
-            raise TechniqueError(f"qat: value {broken!r} is not finite on training data: check the model")
-        empty = [name for name, (low, high) in ranges.items() if low == high == 0]
-        unclear = dict.fromkeys(empty, "always 0 on training data: its range starts as 0 to 1")
+        spans = find_spans(work, values, context.sample(EXAMPLES))
+        read = {name for names in inputs.values() for name in names}
+        ranges, unclear = _ranges(spans, read)
+        moved = {name: root for name, root in moved.items() if root in ranges}
         decision = {"bits": self.bits, "layers": inputs, "norms": norms, "ranges": ranges, "moved": moved}
         return {**decision, "skipped": skipped, "unclear": unclear}
 
@@ -105,3 +103,19 @@ class Qat(Technique):
             return self.alpha * distillation_loss(output, teacher(batch), TEMPERATURE, logits) + (1 - self.alpha) * task
 
         fit(model, context.train, loss, settings, context.seed)
+
+
+def _ranges(spans: dict[str, Span], read: set[str]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Where the grid of each value starts, and what is unclear about it; read: what layers read, and so has a grid."""
+    ranges, unclear = {}, {}
+    for name, span in spans.items():
+        if name in read and (span.infinite or span.undefined):
+            raise TechniqueError(f"qat: value {name!r} is not finite on training data: check the model")
+        why = span.obstacle(*span.edges)
+        if why is None or name in read:
+            ranges[name] = list(span.edges)
+        if why is not None:
+            unclear[name] = why if name in read else f"{why}: it stays in float"
+        elif not any(span.edges):
+            unclear[name] = "always 0 on training data: its range starts as 0 to 1"
+    return ranges, unclear
