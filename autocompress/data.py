@@ -29,7 +29,12 @@ class Batch:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The inputs, a copy at each call: a model may work in place on what it is given."""
-        return tuple(tensor.clone() for tensor in self.given)
+        return copied(self.given)
+
+
+def copied(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs for a model that may work in place on what it is given."""
+    return tuple(tensor.clone() for tensor in inputs)
 
 
 def seed_all(seed: int) -> None:

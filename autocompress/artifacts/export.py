@@ -15,6 +15,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from ..data import copied
 from ..errors import ArtifactError
 from .norms import kept_apart
 from .runtime import Array, Model
@@ -34,8 +35,8 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     try:
         with quietly(), torch.no_grad():
             program = torch.onnx.export(
-                kept_apart(model.eval(), _copied(example)),
-                _copied(example),
+                kept_apart(model.eval(), copied(example)),
+                copied(example),
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in example),
                 input_names=names,
@@ -214,11 +215,6 @@ def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema.Attri
     ) == helper.get_attribute_value(attribute)
 
 
-def _copied(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs for a model that may work in place on what it is given."""
-    return tuple(tensor.clone() for tensor in inputs)
-
-
 def check_parity(
     model: nn.Module, exported: onnx.ModelProto, example: tuple[Tensor, ...], tolerance: float = TOLERANCE
 ) -> float:
@@ -241,7 +237,7 @@ def check_outputs(
     for count in (1, len(example[0])):
         inputs = tuple(tensor[:count] for tensor in example)
         with torch.no_grad():
-            expected = model.eval()(*_copied(inputs)).numpy()
+            expected = model.eval()(*copied(inputs)).numpy()
         try:
             actual = run(*(tensor.numpy() for tensor in inputs))
         except Exception as error:

@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from ..data import seed_all
 from ..errors import TaskError
+from ._plain import computed_weights, with_plain_weights
 from .examples import example_inputs
 from .protocol import Task
 
@@ -17,9 +18,11 @@ TOLERANCE = 1e-4  # of the largest output
 def build_model(task: Task, seed: int) -> nn.Module:
     """The task's model, with every random number that its code may draw from a seed; in 32 bits, lazy layers made.
 
-    A model that came with all of its parameters frozen is thawed, since compressing trains them. Raises TaskError
-    where model() returns something else.
+    Weights that torch computes from others before each call, as weight normalization has them, become plain ones. A
+    model that came with all of its parameters frozen is thawed, since compressing trains them. Raises TaskError where
+    model() returns something else.
     """
+    plain_attention()
     seed_all(seed)
     model = task.model()
     if not isinstance(model, nn.Module):
@@ -29,9 +32,19 @@ def build_model(task: Task, seed: int) -> nn.Module:
             model.eval()(*example_inputs(task))
     if any(tensor.dtype == torch.float64 for tensor in (*model.parameters(), *model.buffers())):
         model.float()
+    with_plain_weights(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.requires_grad_(True)
     return model
+
+
+def plain_attention() -> None:
+    """Keep torch's attention in this process to the layers that a model has, in training and out of it alike.
+
+    Its fast path reads the weights of layers that may have been replaced and calls none of them, and makes nested
+    tensors of a padded batch, which neither the exporter nor hooks can follow.
+    """
+    torch.backends.mha.set_fastpath_enabled(False)
 
 
 def model_notes(task: Task) -> list[str]:
@@ -39,6 +52,10 @@ def model_notes(task: Task) -> list[str]:
     model = task.model()
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     notes = []
+    computed = computed_weights(model)
+    if computed:
+        shown = ", ".join(computed[:3]) + (", ..." if len(computed) > 3 else "")
+        notes.append(f"weights that are computed from others ({shown}) are taken as plain ones, and trained as such")
     if any(tensor.dtype == torch.float64 for tensor in tensors):
         notes.append("the model's weights are 64-bit floats: they are taken as 32-bit ones")
     if not any(parameter.requires_grad for parameter in model.parameters()):

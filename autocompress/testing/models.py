@@ -1,16 +1,18 @@
 """Small odd models and a task that they learn in seconds: random prototypes of four classes, seen through noise."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from ..tasks import Classification
+from ..tasks.models import plain_attention
 from ..training import Training
+from .splits import CLASSES, SHAPE, WORDS, images, sentences, series
 
-CLASSES = 4
-SHAPE = (3, 12, 12)
+__all__ = ["CLASSES", "MODELS", "SHAPE", "make_task", "seeded"]
 
 
 class Plain(nn.Module):
@@ -135,6 +137,83 @@ class TwoNames(nn.Module):
         return output
 
 
+class Sentences(nn.Module):
+    """Embeddings and torch's own transformer encoder over sentences of unlike length."""
+
+    sees: ClassVar = sentences
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, words: Tensor, padding: Tensor) -> Tensor:
+        x = self.encoder(self.embedding(words), src_key_padding_mask=padding)
+        output: Tensor = self.head(x.masked_fill(padding[..., None], 0.0).sum(1) / (~padding).sum(1, keepdim=True))
+        return output
+
+
+class Recurrent(nn.Module):
+    """A long short-term memory with a small head."""
+
+    sees: ClassVar = series
+    kind: ClassVar[Callable[..., nn.RNNBase]] = nn.LSTM
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = self.kind(6, 24, batch_first=True)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.memory(x)[0][:, -1])
+        return output
+
+
+class Signals(nn.Module):
+    """Convolutions over time with group normalization."""
+
+    sees: ClassVar = series
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(6, 16, 3, padding=1),
+            nn.GroupNorm(4, 16),
+            nn.ReLU(inplace=True),
+            nn.Conv1d(16, 24, 3),
+            nn.GroupNorm(4, 24),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Linear(24, CLASSES),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layers(x.transpose(1, 2))
+        return output
+
+
+class Unet(nn.Module):
+    """Down, up by a transposed convolution, and a connection that skips both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, 12, 3, padding=1)
+        self.down = nn.Conv2d(12, 16, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(16, 12, 2, stride=2)
+        self.join = nn.Conv2d(24, 16, 3, padding=1)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        x = torch.cat([x, torch.relu(self.up(torch.relu(self.down(x))))], 1)
+        output: Tensor = self.head(torch.relu(self.join(x)).mean((2, 3)))
+        return output
+
+
+# What techniques are held to: every odd one of images, and four of the shapes that people's own models have.
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": Plain,
     "mlp": Mlp,
@@ -143,25 +222,27 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "grouped": Grouped,
     "called_twice": CalledTwice,
     "two_names": TwoNames,
+    "sentences": Sentences,
+    "recurrent": Recurrent,
+    "signals": Signals,
+    "unet": Unet,
 }
 
 
 def make_task(
     model: Callable[[], nn.Module], examples: int = 64, baseline: Training | None = None, seed: int = 0
 ) -> Classification:
-    """A task for one of the models, with `examples` training images and half as many in the other two splits."""
+    """A task for one of the models, with `examples` training images and half as many in the other two splits.
+
+    A model that sees something else than images says so by an attribute `sees`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    prototypes = torch.randn((CLASSES, *SHAPE), generator=generator)
-
-    def split(count: int) -> tuple[Tensor, Tensor]:
-        targets = torch.arange(count) % CLASSES
-        noise = torch.randn((count, *SHAPE), generator=generator)
-        return prototypes[targets] + 0.7 * noise, targets
-
-    return Classification(model, split(examples), split(examples // 2), split(examples // 2), baseline)
+    data = getattr(model, "sees", images)(generator)
+    return Classification(model, data(examples), data(examples // 2), data(examples // 2), baseline)
 
 
 def seeded(model: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A model with the initial weights of that seed, in evaluation mode."""
+    plain_attention()
     torch.manual_seed(seed)
     return model().eval()

@@ -95,7 +95,7 @@ def find_groups(
         names |= {id(module): name for name, module in model.named_modules()}
         for items in graph.get_all_groups(ignored_layers=ignored, root_module_types=roots):
             group = _as_group(graph, items, names)
-            reason = _obstacle(items, group)
+            reason = _obstacle(graph, items, group)
             if reason:
                 skipped[group.name] = reason
             elif group.channels // group.copies > 1:
@@ -126,14 +126,27 @@ def _copies(module: Any, outputs: bool) -> int:
     return int(module.groups) if isinstance(module, _ConvNd) and not is_depthwise(module) else 1
 
 
-def _obstacle(items: Any, group: Group) -> str | None:
+def _obstacle(graph: Any, items: Any, group: Group) -> str | None:
     if any(channel is None for part in group.parts for channel in part.channels):
         return "its channels cannot be told apart"
     if group.channels % group.copies:
         return f"its {group.channels} channels do not part into {group.copies} equal shares"
     if any(shuffles(item.dep.target) for item in items):
         return "its channels are shuffled with others"
-    return None
+    if any(
+        isinstance(part.module, nn.MultiheadAttention) and part.module.in_proj_weight is None for part in group.parts
+    ):
+        return "it is read by attention whose keys or values have widths of their own"
+    return next((f"its channels are none of {part.name}" for part in group.parts if _past_the_end(graph, part)), None)
+
+
+def _past_the_end(graph: Any, part: Part) -> bool:
+    """Whether a group has more channels than the layer that it is taken to end in."""
+    if not isinstance(part.module, nn.Module):
+        return False
+    pruner = graph.get_pruner_of_module(part.module)
+    width = (pruner.get_out_channels if part.outputs else pruner.get_in_channels)(part.module)
+    return width is not None and max(part.positions, default=0) >= width
 
 
 def _with_positions(build: Any, kinds: Any) -> Any:

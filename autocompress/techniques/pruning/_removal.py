@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from ...data import copied
 from ._dependencies import Group, Row
 from ._modules import Recurrent, is_depthwise, is_layer, rest, width_of
 from ._torch_pruning import torch_pruning
 
+# What a model or torch-pruning may raise where too much is gone.
+BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 TOLERANCE = 1e-4  # of the largest output: rounding stays below, a channel that was taken for another does not
 Chosen = list[tuple[Group, list[int]]]
 
@@ -78,7 +81,7 @@ def _obstacle(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen) -> 
     is not asked of groups with a normalization over channels or with attention, which see the channels of others.
     """
     with torch.no_grad():
-        expected = model(*example)
+        expected = model(*copied(example))
         free = [(group, units) for group, units in chosen if not _entangled(group)]
         for subset, exact in [(free, True)] * bool(free) + [(chosen, False)] * (len(free) < len(chosen)):
             work = copy.deepcopy(model)
@@ -86,10 +89,10 @@ def _obstacle(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen) -> 
             modules = dict(work.named_modules())
             for name, outputs, where in rows:
                 _mask(modules.get(name), outputs, where)
-            masked = work(*example) if exact else expected
+            masked = work(*copied(example)) if exact else expected
             try:
-                found = remove(work, rows, widths_of(model, subset))(*example)
-            except (RuntimeError, ZeroDivisionError, AssertionError, IndexError, ValueError, TypeError) as error:
+                found = remove(work, rows, widths_of(model, subset))(*copied(example))
+            except BROKEN as error:
                 return f"the model does not run without them ({' '.join(str(error).split())[:120]})"
             if found.shape != expected.shape:
                 return "the model's outputs would change their shape"

@@ -16,7 +16,7 @@ from ..outputs import output_layers
 from . import _channel_scores, _cycles
 from ._dependencies import Group, find_groups
 from ._modules import is_layer
-from ._removal import Chosen, changes, merged, possible, remove, widths_of
+from ._removal import BROKEN, Chosen, changes, merged, possible, remove, widths_of
 
 
 class ChannelPruning(Technique):
@@ -77,7 +77,7 @@ class ChannelPruning(Technique):
         kept = self._kept(model)
         try:
             groups, skipped = find_groups(model, context.example, [*output_layers(model, context.example), *kept])
-        except (RuntimeError, ZeroDivisionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        except BROKEN as error:
             raise TechniqueError(
                 f"channel_pruning cannot follow this network's dependencies ({type(error).__name__}: {error}): "
                 "leave it out of the recipe for this model"
