@@ -5,6 +5,7 @@
     ├── RecipeError        steps that cannot follow one another, or that nobody knows
     ├── TaskError          the user's model or data do not fit together
     ├── TechniqueError     a technique cannot do what a recipe asks on this model
+    │   └── NothingToDo    it finds nothing that its settings would change
     ├── ArtifactError      an exported file is missing, damaged or computes something else
     ├── StudyError         no such study or trial, or a study that belongs to another config
     ├── WriteError         a folder or database takes no more: no room, or no permission
@@ -36,6 +37,10 @@ class TaskError(AutocompressError):
 
 class TechniqueError(AutocompressError):
     """A technique cannot do what the recipe asks on this model."""
+
+
+class NothingToDo(TechniqueError):
+    """A technique finds nothing in this model that its settings would change; a recipe goes on without the step."""
 
 
 class ArtifactError(AutocompressError):

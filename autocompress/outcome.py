@@ -68,7 +68,8 @@ class Failed:
     """Could not be finished.
 
     `lost` says that the worker went away, so that another attempt may succeed; `refused`, that a technique cannot do
-    what the recipe asks on this model, so that no attempt will.
+    what the recipe asks on this model, so that no attempt will. doing is what was being done, such as `step 2, svd,
+    deciding`; details hold the traceback of what is not our own error.
     """
 
     reason: str
@@ -76,6 +77,7 @@ class Failed:
     refused: bool = False
     details: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    doing: str = ""
     type: Literal["failed"] = "failed"
 
 

@@ -141,6 +141,22 @@ class StudyFiles:
             return None
         return Baseline(weights, early, model, facts["metrics"], facts["seconds"], facts["fingerprint"])
 
+    def load_obstacles(self, key: str) -> dict[str, str] | None:
+        """Why techniques cannot be applied to a model, as kept under that key; None where that is not known."""
+        try:
+            found: dict[str, str] = json.loads((self.folder / "obstacles" / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def store_obstacles(self, key: str, found: Mapping[str, str]) -> None:
+        """Keep why techniques cannot be applied to a model."""
+        folder = self.folder / "obstacles"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+            json.dump(dict(found), file)
+        Path(file.name).replace(folder / f"{key}.json")
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the study, so that no second search asks and tells beside this one; the system frees it on any death."""

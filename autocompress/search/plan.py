@@ -1,6 +1,7 @@
 """What a search starts from: the baseline, the budget as bounds on its metrics, and the objectives."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..tasks import Classification, Task
 from ..tasks.models import model_notes
 from ..tasks.protocol import lower_is_better
 from ..trial.baseline import make_baseline
+from .leaving_out import note_of, obtain_obstacles
 from .setup import Setup, changed
 from .state import View
 
@@ -25,6 +27,7 @@ class Plan:
     baseline: Baseline
     limits: tuple[Limit, ...]
     objectives: tuple[str, ...]
+    left_out: Mapping[str, str]
 
     @property
     def lower(self) -> tuple[str, ...]:
@@ -32,11 +35,12 @@ class Plan:
         return lower_is_better(self.setup.task)
 
 
-def make_plan(setup: Setup, executor: Executor, view: View) -> Plan:
-    """Train and measure the baseline, unless it is kept, and hold budget and objectives against it.
+def make_plan(setup: Setup, executor: Executor, view: View, left_out: Mapping[str, str] | None = None) -> Plan:
+    """Train and measure the baseline, unless it is kept, and hold budget, objectives and search space against it.
 
-    view is told what was left out of the data or guessed, and what makes a search from this baseline doubtful. Raises
-    ConfigError or TaskError.
+    view is told what was left out of the data or guessed, what makes a search from this baseline doubtful, and which
+    techniques of the space cannot be applied to the model, and why: left_out says that for a study that was begun.
+    Raises ConfigError or TaskError.
     """
     for text in (*getattr(setup.task, "notes", ()), *model_notes(setup.task)):
         view.note(f"note: {text}")
@@ -44,7 +48,13 @@ def make_plan(setup: Setup, executor: Executor, view: View) -> Plan:
     for text in doubts(setup.task, baseline.metrics):
         view.note(f"warning: {text}")
     limits = check_limits(setup, baseline.metrics)
-    return Plan(setup, baseline, limits, objectives(setup.config, setup.quality, baseline.metrics))
+    names = objectives(setup.config, setup.quality, baseline.metrics)
+    if left_out is None:
+        left_out = obtain_obstacles(setup, baseline, executor, view)
+    for name, reason in left_out.items():
+        view.note(note_of(name, reason))
+    setup = replace(setup, space=setup.space.without(left_out))
+    return Plan(setup, baseline, limits, names, left_out)
 
 
 def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) -> Baseline:

@@ -63,6 +63,23 @@ class Results:
             **({"remarks": remarks} if remarks else {}),
         }
 
+    def trial(self, number: int) -> dict[str, Any]:
+        """A trial as `show` shows it: what was asked for, what came of it, and what was done to each layer."""
+        outcome, candidate = self.record(number).outcome, self.candidate(number)
+        return {
+            "study": self.name,
+            "trial": number,
+            **self.row(number),
+            "outcome": getattr(outcome, "type", None),
+            "reason": getattr(outcome, "reason", None),
+            "doing": getattr(outcome, "doing", ""),
+            "details": getattr(outcome, "details", ""),
+            "violations": getattr(outcome, "violations", {}),
+            "seconds": getattr(outcome, "seconds", {}),
+            "carried_out": self.steps(number),
+            "decisions": candidate.decisions if candidate else [],
+        }
+
     def steps(self, number: int) -> list[dict[str, Any]]:
         """The steps that a trial carried out, as plain values: one for each decision."""
         record, candidate = self.record(number), self.candidate(number)

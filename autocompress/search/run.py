@@ -14,6 +14,7 @@ from .controller import Controller
 from .interrupts import Interrupts
 from .plan import Plan, make_plan
 from .recorder import Recorder
+from .repeats import Repeats
 from .setup import Setup, changed, set_up
 from .state import View
 from .store import StudyStore, check_tracking, study_names
@@ -45,7 +46,7 @@ def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Res
     with setup.files.lock():
         view.phase(_starting(kind))
         with _workers(setup, kind, view) as executor:
-            planned = make_plan(setup, executor, view)
+            planned = make_plan(setup, executor, view, _left_out(config))
             return _search(planned, _open(planned), executor, view)
 
 
@@ -64,7 +65,8 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
     status = "KILLED"
     try:
         with interrupts.listening():
-            state = Controller(planned, store, executor, interrupts, (recorder, view), view.note).run()
+            listeners = (recorder, Repeats(view.note), view)
+            state = Controller(planned, store, executor, interrupts, listeners, view.note).run()
             confirmed: dict[str, Metrics] = {}
             if interrupts.level < 2:
                 state.front, confirmed = confirm_front(planned, store, executor, view)
@@ -98,6 +100,14 @@ def _check_name(setup: Setup, resume: bool) -> None:
         )
 
 
+def _left_out(config: SearchConfig) -> dict[str, str] | None:
+    """What a study left out of its space when it was begun, which stays so; None for a new one."""
+    if config.study not in study_names(config.storage):
+        return None
+    kept: dict[str, str] = StudyStore.open(config.storage, config.study).get("left_out", {})
+    return kept
+
+
 def _open(planned: Plan) -> StudyStore:
     setup, config = planned.setup, planned.setup.config
     if config.study in study_names(config.storage):
@@ -114,5 +124,6 @@ def _open(planned: Plan) -> StudyStore:
         "baseline_seconds": planned.baseline.seconds,
         "baseline_key": setup.baseline_key,
         "limits": [vars(limit) for limit in planned.limits],
+        "left_out": dict(planned.left_out),
     }
     return StudyStore.create(config, planned.objectives, attributes)

@@ -1,10 +1,11 @@
 """Search spaces: which techniques, settings and orders may be sampled, and how a recipe is drawn from them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+from ..errors import ConfigError
 from ..recipe import Choice, Range, Recipe, Step
 
 NONE = "none"
@@ -60,9 +61,62 @@ class Space:
         """A recipe. Every parameter is suggested every time, used or not, so that all samplers see one fixed space."""
         return Recipe(tuple(step for group in self.groups for step in _sample_group(group, trial)))
 
+    def options(self) -> dict[str, Option]:
+        """Every option by its name."""
+        return {option.name: option for group in self.groups for option in group.options if option is not None}
+
+    def without(self, reasons: Mapping[str, str]) -> "Space":
+        """The space without the options of these names, which cannot be applied for these reasons.
+
+        Start points lose what they say of them, or go where one of them is what they chose. Raises ConfigError for a
+        step that stands in every recipe, and where nothing is left.
+        """
+        if not reasons.keys() & self.options().keys():
+            return self
+        groups = tuple(left for group in self.groups if (left := _without(group, reasons, self.source)) is not None)
+        made = Space(self.source, groups)
+        if not made.options():
+            why = "; ".join(reasons.values())
+            raise ConfigError(f"{self.source}: none of its techniques can be applied to this model: {why}")
+        names = made.parameters()
+        chosen = {group.name for group in self.groups if group.how == "one_of"}
+        start = [
+            {key: value for key, value in row.items() if key in names}
+            for row in self.start
+            if not any(row.get(name) in reasons for name in chosen)
+        ]
+        return replace(made, start=tuple(row for index, row in enumerate(start) if row not in start[:index]))
+
+    def parameters(self) -> set[str]:
+        """The names of all parameters that a trial suggests."""
+        return {name for group in self.groups for name in _parameters(group)}
+
     def count(self) -> float:
         """How many recipes the space holds; infinite where a setting is continuous."""
         return math.prod(_count_group(group) for group in self.groups)
+
+
+def _without(group: Group, reasons: Mapping[str, str], source: str) -> Group | None:
+    """A group without options; None where nothing is left to choose."""
+    left = tuple(option for option in group.options if option is None or option.name not in reasons)
+    if group.how == "always" and not left:
+        raise ConfigError(
+            f"{source}: every recipe has the step {group.name}, which cannot be applied to this model: "
+            f"{reasons[group.name]}: take it out of the space"
+        )
+    return replace(group, options=left) if any(left) else None
+
+
+def _parameters(group: Group) -> Iterator[str]:
+    options = [option for option in group.options if option is not None]
+    for option in options:
+        yield from (f"{option.name}.{key}" for key in option.searched)
+        if group.how == "any_order":
+            yield option.name
+            if len(options) > 1:
+                yield f"{option.name}.position"
+    if group.how == "one_of" and len(group.options) > 1:
+        yield group.name
 
 
 def _suggest(trial: Suggester, name: str, domain: Domain) -> Any:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,11 @@ class Technique(Step):
 
     decide looks at the model and at data and returns plain JSON values. apply is pure: the same model and decision
     always give the same result. `structure` and `train` techniques work on a torch module, `encode` techniques on
-    an onnx.ModelProto. Raise TechniqueError for what cannot be done.
+    an onnx.ModelProto. Raise TechniqueError for what cannot be done, and NothingToDo where nothing is found to do.
     """
+
+    # What a model must have for it, to read after "needs". It is tried on a model before a search, whatever this says.
+    needs: ClassVar[str] = ""
 
     def decide(self, model: Any, context: Context) -> Decision:
         """What to do to this model, as values that JSON can hold; leaves the model as it is."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import TechniqueError, suggest
+from ..errors import NothingToDo, TechniqueError, suggest
 
 Array = NDArray[Any]
 _POSITIONAL = re.compile(r"(^|[._])(pos|positions?|positional|wpe)([._]|$)")
@@ -57,7 +57,7 @@ def weights_to_prune(model: nn.Module, keep: Collection[str] | None, technique: 
             if id(parameter) in chosen:
                 known.setdefault(".".join(parts[:length]), set()).add(id(parameter))
     if not known:
-        raise TechniqueError(f"{technique} finds nothing to prune: the model has no weight matrix; leave the step out")
+        raise NothingToDo(f"{technique} finds nothing to prune: the model has no weight matrix; leave the step out")
     for word in keep or ():
         if word not in known:
             raise TechniqueError(f"{technique}: keep: {word!r} is no layer that can be pruned; {suggest(word, known)}")

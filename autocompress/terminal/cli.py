@@ -214,21 +214,7 @@ def show(
 ) -> None:
     """Show one trial: its recipe, what happened to each layer, its measurements and where its time went."""
     results = _results(study, storage)
-    record = results.record(trial)
-    candidate = results.candidate(trial)
-    decisions = candidate.decisions if candidate else []
-    outcome = record.outcome
-    document = {
-        "study": study,
-        "trial": trial,
-        **results.row(trial),
-        "outcome": getattr(outcome, "type", None),
-        "reason": getattr(outcome, "reason", None),
-        "violations": getattr(outcome, "violations", {}),
-        "seconds": getattr(outcome, "seconds", {}),
-        "carried_out": results.steps(trial),
-        "decisions": decisions,
-    }
+    document = results.trial(trial)
     from .details import trial_lines
 
     _print(document, as_json, trial_lines(document, results.baseline))

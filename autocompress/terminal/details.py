@@ -29,6 +29,9 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
     if document["reason"]:
         lines.append(f"  {document['reason']}")
     lines += [f"  warning: it {text}" for text in document.get("remarks", ())]
+    if document["doing"] and document["doing"] not in document["reason"]:
+        lines.append(f"  while doing this: {document['doing']}")
+    lines += [f"  | {row}" for row in document["details"].splitlines()]
     for index, step in enumerate(document["carried_out"]):
         settings = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key != "technique")
         lines.append(f"step {index + 1}: {step['technique']}" + (f" ({settings})" if settings else ""))

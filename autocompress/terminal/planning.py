@@ -29,6 +29,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "baseline": metrics,
         "limits": [vars(limit) for limit in plan.limits],
         "recipes": None if math.isinf(count) else count,
+        "left_out": dict(plan.left_out),
         "estimated_seconds": seconds,
         "lines": lines,
     }

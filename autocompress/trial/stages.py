@@ -14,6 +14,7 @@ from torch import nn
 from ..recipe import Recipe, digest
 from ..techniques import Decision, Technique
 
+NOTHING = "nothing to do"  # the decision of a step that found nothing holds this alone, with the reason
 CACHE_BYTES = 2_000_000_000
 
 
@@ -35,7 +36,7 @@ def rebuild(model: nn.Module, recipe: Recipe, decisions: list[Decision], weights
 def replay(model: nn.Module, recipe: Recipe, decisions: list[Decision]) -> nn.Module:
     """The model with recorded decisions carried out on its own weights; encode steps act on files, not here."""
     for step, decision in zip(recipe.steps, decisions, strict=False):
-        if isinstance(step, Technique) and step.kind != "encode":
+        if isinstance(step, Technique) and step.kind != "encode" and NOTHING not in decision:
             model = step.apply(model, decision)
     return model
 

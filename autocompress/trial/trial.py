@@ -16,7 +16,7 @@ from ..artifacts.export import TOLERANCE, check_parity, export_onnx, strip
 from ..artifacts.packing import float_weights, pack
 from ..artifacts.runtime import Model
 from ..data import seed_all
-from ..errors import AutocompressError, TaskError, TechniqueError
+from ..errors import AutocompressError, NothingToDo, TaskError, TechniqueError
 from ..measure.latency import measure_latency, measure_together
 from ..measure.quality import judge, measure_quality
 from ..measure.size import compare_size, measure_size
@@ -28,8 +28,8 @@ from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from ..turns import pause, working
 from .screening import find_collapse, too_large
-from .stages import StageCache, pack_weights, rebuild, replay
-from .worker import Clock, use_threads
+from .stages import NOTHING, StageCache, pack_weights, rebuild, replay
+from .worker import Clock, doing, during, use_threads
 
 # What every trial is timed by; a phase that a cached stage or a short recipe leaves out took no time.
 CONFIRM_SECONDS = 2.0  # for each file of a front, at the end
@@ -89,12 +89,18 @@ def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
 
 
 def failure(error: BaseException, seconds: dict[str, float] | None = None) -> Failed:
-    """What went wrong, as a value: our own errors by their message, others with their type and traceback."""
-    if isinstance(error, AutocompressError):
-        return Failed(str(error), refused=isinstance(error, TechniqueError), seconds=seconds or {})
+    """What went wrong, as a value: our own errors by their message, others with their type and what was being done.
+
+    The traceback is kept with them, and with an error of ours that another library's is behind.
+    """
+    place = doing(error)
+    ours = isinstance(error, AutocompressError)
+    details = "" if ours and error.__cause__ is None else "".join(traceback.format_exception(error))
+    if ours:
+        return Failed(str(error), False, isinstance(error, TechniqueError), details, seconds or {}, place)
     text = " ".join(str(error).split())[:300]
     reason = "ran out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {text}"
-    return Failed(reason, details="".join(traceback.format_exception(error)), seconds=seconds or {})
+    return Failed(f"{place}: {reason}" if place else reason, False, False, details, seconds or {}, place)
 
 
 def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | Outcome:
@@ -109,18 +115,20 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
             return rejected
         run.step(index, clock)
     pause()
-    with clock("export"):
+    with clock("export"), during("exporting the compressed model"):
         example = example_inputs(run.context.task)
         exported = export_onnx(run.model, example)
         check_parity(run.model, exported, example, max((step.parity for step in run.recipe.steps), default=TOLERANCE))
     exported = run.encode(exported, clock)
-    with clock("export"):
+    with clock("export"), during("packing the compressed model"):
         packed = pack(exported)
         data = strip(packed).SerializeToString()
+    if run.decisions and all(NOTHING in decision for decision in run.decisions):
+        raise NothingToDo(run.decisions[0][NOTHING])
     pause()
-    with clock("load"):
+    with clock("load"), during("loading the compressed file"):
         model = Model(data, spec.threads)
-    with clock("quality"):
+    with clock("quality"), during("running the compressed file on the validation split"):
         quality, remarks = judge(model, run.context.task, "validation")
     metrics = {**measure_size(data), **quality}
     metrics |= compare_size(metrics, baseline.metrics)
@@ -195,13 +203,9 @@ class _Run:
         assert isinstance(step, Technique)
         context = self._context(index)
         pause()
-        with clock("decide"):
-            decision = step.decide(self.model, context)
-        with clock("apply"):
-            self.model = step.apply(self.model, decision)
-        self.decisions = [*self.decisions, decision]
-        if step.kind == "train":
-            with clock("train"):
+        self.model = self._carried_out(index, self.model, context, clock)
+        if step.kind == "train" and NOTHING not in self.decisions[-1]:
+            with clock("train"), during(f"{self._place(index)}, training"):
                 step.train(self.model, context)
             self.model.eval()
             if self.cache is not None:
@@ -211,21 +215,34 @@ class _Run:
     def encode(self, exported: onnx.ModelProto, clock: Clock) -> onnx.ModelProto:
         """Carry out the encode steps on the exported file."""
         for index in range(len(self.decisions), len(self.recipe.steps)):
-            step = self.recipe.steps[index]
-            assert isinstance(step, Technique)
-            with clock("decide"):
-                decision = step.decide(exported, self._context(index))
             before = _contents(exported)
-            with clock("apply"):
-                exported = step.apply(exported, decision)
-            if _contents(exported) == before:
+            exported = self._carried_out(index, exported, self._context(index), clock)
+            decision = self.decisions[-1]
+            if NOTHING not in decision and _contents(exported) == before:
                 skipped = "; ".join(f"{name}: {why}" for name, why in decision.get("skipped", {}).items())
                 raise TechniqueError(
-                    f"{step.technique} changes nothing in the file of this model ({skipped or 'it names no reason'}): "
-                    "leave the step out"
+                    f"{self.recipe.steps[index].technique} changes nothing in the file of this model "
+                    f"({skipped or 'it names no reason'}): leave the step out"
                 )
-            self.decisions = [*self.decisions, decision]
         return exported
+
+    def _carried_out(self, index: int, subject: Any, context: Context, clock: Clock) -> Any:
+        """A module or file after a step's decision, which is noted; itself where the step finds nothing to do."""
+        step = self.recipe.steps[index]
+        assert isinstance(step, Technique)
+        try:
+            with clock("decide"), during(f"{self._place(index)}, deciding"):
+                decision = step.decide(subject, context)
+        except NothingToDo as nothing:
+            self.decisions = [*self.decisions, {NOTHING: str(nothing)}]
+            return subject
+        with clock("apply"), during(f"{self._place(index)}, changing the model"):
+            subject = step.apply(subject, decision)
+        self.decisions = [*self.decisions, decision]
+        return subject
+
+    def _place(self, index: int) -> str:
+        return f"step {index + 1}, {self.recipe.steps[index].technique}"
 
 
 def _contents(model: onnx.ModelProto) -> list[bytes]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+NOTE = "while doing this: "
+
 
 class Clock:
     """Seconds spent, by what they were spent on."""
@@ -20,6 +22,23 @@ class Clock:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def during(what: str) -> Iterator[None]:
+    """Note on an error what was being done when it was raised; an inner note stays."""
+    try:
+        yield
+    except Exception as error:
+        if not doing(error):
+            error.add_note(f"{NOTE}{what}")
+        raise
+
+
+def doing(error: BaseException) -> str:
+    """What was being done when an error was raised, as `during` noted it; nothing where it did not."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(NOTE)]
+    return notes[0].removeprefix(NOTE) if notes else ""
 
 
 def use_threads(threads: int) -> None:

@@ -147,7 +147,11 @@ def test_a_budget_that_nothing_meets_ends_with_3_and_the_nearest_miss(searched: 
 
 def test_a_search_in_which_nothing_finishes_ends_with_4_and_the_reasons(searched: Searched) -> None:
     # Four nearly orthogonal rows share the energy alike: 98% of it needs rank 4, and 4 * (64 + 4) > 64 * 4.
-    space = {"version": 1, "steps": [{"technique": "svd", "energy": [0.98, 0.99]}]}
+    space = {
+        "version": 1,
+        "steps": [{"technique": "svd", "energy": [0.98, 0.99, 0.3]}],
+        "start": [{"svd.energy": 0.98}, {"svd.energy": 0.99}],
+    }
     (searched.folder / "rigid.yaml").write_text(yaml.safe_dump(space))
     configure(searched.folder / "broken.yaml", study="broken", search_space="rigid.yaml")
     ended = run(searched.folder, "search", "broken.yaml", "--executor", "inline", "--trials", "2")
@@ -297,6 +301,8 @@ def test_show_prints_one_trial_in_full(searched: Searched) -> None:
             "study",
             "outcome",
             "reason",
+            "doing",
+            "details",
             "violations",
             "seconds",
             "carried_out",

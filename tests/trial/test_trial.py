@@ -15,9 +15,9 @@ from autocompress.artifacts.runtime import Model
 from autocompress.outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit
 from autocompress.tasks import load_task
 from autocompress.tasks.examples import example_inputs, model_inputs
-from autocompress.techniques import recipe_from_data
+from autocompress.techniques import recipe_from_data, registry
 from autocompress.testing.models import Plain, make_task, seeded
-from autocompress.trial.stages import pack_weights, rebuild
+from autocompress.trial.stages import NOTHING, pack_weights, rebuild
 from autocompress.trial.trial import TrialSpec, confirm, failure, measure, prepare
 from autocompress.trial.worker import Clock
 
@@ -179,13 +179,43 @@ def test_a_structure_step_after_training_may_still_shrink_so_nothing_is_rejected
 
 
 def test_a_technique_that_refuses_gives_a_reason_without_a_traceback() -> None:
-    steps = [{**PRUNE, "ratio": 0.9}, {**PRUNE, "ratio": 0.9}, {**PRUNE, "ratio": 0.9}]
-    outcome = prepare(trial_spec(*steps), plain_baseline())
+    outcome = prepare(trial_spec({"technique": "svd", "ranks": {"fc3": 2}}), plain_baseline())
     assert isinstance(outcome, Failed)
-    assert outcome.reason.startswith("channel_pruning with ratio 0.9 finds no channel to remove")
+    assert outcome.reason.startswith("svd cannot factorize 'fc3' of `ranks`")
+    assert outcome.refused
+    assert outcome.doing == "step 1, svd, deciding"
     assert outcome.details == ""
     assert not outcome.lost
     assert measure(outcome, trial_spec(), plain_baseline()) is outcome
+
+
+def test_a_step_that_finds_nothing_to_do_is_left_out_and_said() -> None:
+    steps = (PRUNE, {"technique": "svd", "energy": 0.999}, TRAIN, "float16")
+    candidate = made(trial_spec(*steps))
+    assert [list(decision) == [NOTHING] for decision in candidate.decisions] == [False, True, False, False]
+    assert candidate.decisions[1][NOTHING].startswith("svd with energy 0.999 finds no layer that would shrink")
+    again = rebuild(seeded(Plain), recipe_from_data(trial_spec(*steps).recipe), candidate.decisions, candidate.weights)
+    assert pack_weights(again) == candidate.weights
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_recipe_that_finds_nothing_to_do_at_all_is_refused(count: int) -> None:
+    outcome = prepare(trial_spec(*[{"technique": "svd", "energy": 0.999}] * count), plain_baseline())
+    assert isinstance(outcome, Failed)
+    assert outcome.refused
+    assert outcome.reason.startswith("svd with energy 0.999 finds no layer that would shrink")
+
+
+def test_an_error_of_a_library_says_what_was_being_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setattr(registry()["svd"], "apply", broken)
+    outcome = prepare(trial_spec(PRUNE, {"technique": "svd", "energy": 0.5}), plain_baseline())
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.startswith("step 2, svd, changing the model: RuntimeError: inconsistent tensor size")
+    assert "in broken" in outcome.details
+    assert not outcome.refused
 
 
 def test_training_that_diverges_is_a_failure_with_its_fix() -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...errors import TechniqueError, suggest
+from ...errors import NothingToDo, TechniqueError, suggest
 from ...recipe import Kind, Range
 from ..base import Context, Decision, Technique
 from ..layers import rank_by_energy, shrinks, singular_values
@@ -137,7 +137,8 @@ class Factorization(Technique):
         if not ranks:
             seen = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             said, fix = self._rule()
-            raise TechniqueError(
+            # Ranks that a user gave by name are meant; others are looked for.
+            raise (TechniqueError if self.ranks else NothingToDo)(
                 f"{self.technique} with {said} finds no {self.target} that would shrink: "
                 f"{fix} or leave the step out{seen}"
             )

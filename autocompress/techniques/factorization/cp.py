@@ -27,6 +27,7 @@ class Cp(Factorization):
     """
 
     technique: ClassVar[str] = "cp"
+    needs: ClassVar[str] = "a convolution with a window over all of its inputs that is smaller as four"
     target: ClassVar[str] = "convolution"
 
     def unfold(self, module: nn.Module) -> Unfolded | None:

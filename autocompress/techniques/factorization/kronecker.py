@@ -22,6 +22,7 @@ class Kronecker(Factorization):
     """
 
     technique: ClassVar[str] = "kronecker"
+    needs: ClassVar[str] = "a linear layer or convolution that is smaller as two factors"
 
     energy: float = Field(0.8, gt=0, lt=1)
     terms: Annotated[int | None, Range(1, 8)] = Field(1, ge=1, le=8)

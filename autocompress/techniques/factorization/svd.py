@@ -19,6 +19,7 @@ class Svd(Factorization):
     """
 
     technique: ClassVar[str] = "svd"
+    needs: ClassVar[str] = "a linear layer or convolution that is smaller as two thinner ones"
 
     variant: Annotated[Variant, Choice("channel", "spatial")] = "channel"
 

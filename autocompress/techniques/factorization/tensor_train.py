@@ -22,6 +22,7 @@ class TensorTrain(Factorization):
     """
 
     technique: ClassVar[str] = "tensor_train"
+    needs: ClassVar[str] = "a linear layer or embedding that is smaller as a chain of cores"
 
     order: Annotated[Literal[2, 3], Choice(2, 3)] = 2
 

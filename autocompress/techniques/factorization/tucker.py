@@ -18,6 +18,7 @@ class Tucker(Factorization):
     """
 
     technique: ClassVar[str] = "tucker"
+    needs: ClassVar[str] = "a convolution with a window over all of its inputs that is smaller as three"
     target: ClassVar[str] = "convolution"
 
     def unfold(self, module: nn.Module) -> Unfolded | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...data import Batch
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Kind, Range
 from ...tasks import Task
 from ..base import Context, Decision, Technique
@@ -32,6 +32,7 @@ class BlockPruning(Technique):
     """
 
     technique: ClassVar[str] = "block_pruning"
+    needs: ClassVar[str] = "a block whose output has the shape of its input, beside another that stays"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
 
@@ -43,13 +44,13 @@ class BlockPruning(Technique):
         work = copy.deepcopy(model).eval()
         found, sample = find_blocks(work, context.example), list(context.sample(self.examples))
         if not found:
-            raise TechniqueError(
+            raise NothingToDo(
                 "block_pruning finds no block whose output has the shape of its input: leave it out for this model, "
                 "or use channel_pruning, which makes layers narrower"
             )
         removed = self._choose(work, found, context.task, sample)
         if not removed:
-            raise TechniqueError(
+            raise NothingToDo(
                 f"block_pruning finds no block to remove: of {', '.join(found)} one must stay: leave it out for this "
                 "model, or use channel_pruning, which makes layers narrower"
             )

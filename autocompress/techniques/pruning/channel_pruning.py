@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from ...errors import TechniqueError, suggest
+from ...errors import NothingToDo, TechniqueError, suggest
 from ...recipe import Choice, Kind, Range
 from .. import sensitivity
 from ..base import Context, Decision, Technique
@@ -27,6 +27,7 @@ class ChannelPruning(Technique):
     """
 
     technique: ClassVar[str] = "channel_pruning"
+    needs: ClassVar[str] = "a layer with channels that the model can do without"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
 
@@ -86,7 +87,7 @@ class ChannelPruning(Technique):
         chosen = self._chosen(scored, self._ratios(context, [group for group, _ in scored], skipped))
         chosen = possible(model, context.example, chosen, skipped)
         if not chosen:
-            raise TechniqueError(self._nothing(skipped))
+            raise NothingToDo(self._nothing(skipped))
         history = merged([row for group, units in chosen for row in group.without(units)])
         widths = widths_of(model, chosen)
         return {"layers": changes(model, history), "skipped": skipped, "widths": widths, "history": history}

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
 from ..masks import apply_masks, layer_of, packed, shares, weights_to_prune
@@ -21,6 +21,7 @@ class NmPruning(Technique):
     """
 
     technique: ClassVar[str] = "nm_pruning"
+    needs: ClassVar[str] = "a weight with long rows"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
 
@@ -51,7 +52,7 @@ class NmPruning(Technique):
                 rests[layer_of(name)] = f"the last {length % self.m} of {length} in each row"
             masks[name] = from_rows(model, name, largest(rows, self.n, self.m) & (rows != 0), weight.shape)
         if not masks:
-            raise TechniqueError(
+            raise NothingToDo(
                 f"nm_pruning finds nothing to prune: no layer has rows of {self.m} weights; lower m or leave it out"
             )
         return {

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Choice, Kind, Range
 from ..base import Context, Decision, Technique
 from ..masks import keep_only, masks_of_best, packed, shares, unpack_mask, with_zeros_lowest
@@ -21,6 +21,7 @@ class StripePruning(Technique):
     """
 
     technique: ClassVar[str] = "stripe_pruning"
+    needs: ClassVar[str] = "a convolution with a window of more than one position"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
 
@@ -36,7 +37,7 @@ class StripePruning(Technique):
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and math.prod(module.kernel_size) > 1
         }
         if not convolutions:
-            raise TechniqueError(
+            raise NothingToDo(
                 "stripe_pruning finds no convolution with a window of more than one position: leave the step out"
             )
         norms = {name: module.weight.detach().abs().mean(1) for name, module in convolutions.items()}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Choice, Kind, Range
 from ..base import Context, Decision, Technique
 from ..masks import (
@@ -39,6 +39,7 @@ class WeightPruning(Technique):
     """
 
     technique: ClassVar[str] = "weight_pruning"
+    needs: ClassVar[str] = "a weight with rows and columns"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
 
@@ -105,7 +106,7 @@ class WeightPruning(Technique):
         curves = self._sensitivity(model, context)
         ratios = {name: min(self.max_ratio, strongest(curves[name], self.tolerance)) for name in weights}
         if not any(round(ratio * weights[name].numel()) for name, ratio in ratios.items()):
-            raise TechniqueError(
+            raise NothingToDo(
                 f"weight_pruning with tolerance {self.tolerance:g} finds no layer that can lose weights: raise it"
             )
         return ratios

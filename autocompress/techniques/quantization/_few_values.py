@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Kind, Range
 from ...training import Training, fit
 from ..base import Context, Decision, Technique
@@ -51,7 +51,7 @@ class FewValues(Technique):
         others = dict.fromkeys(prunable(model), "neither linear nor a convolution")
         others = {name: why for name, why in others.items() if name.rpartition(".")[0] not in layers}
         if not chosen:
-            raise TechniqueError(f"{self.technique} finds no linear layer or convolution: leave the step out")
+            raise NothingToDo(f"{self.technique} finds no linear layer or convolution: leave the step out")
         return {"layers": chosen, "skipped": {**skipped, **others}}
 
     def train(self, model: nn.Module, context: Context) -> None:

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo, TechniqueError
 from ._kept import REASON, kept_layers, layer_name
 
 Array = NDArray[Any]
@@ -53,7 +53,7 @@ def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> t
     }
     chosen = {name: weight for name, weight in found.items() if name not in skipped}
     if not chosen:
-        raise TechniqueError(f"{technique} finds no weight to quantize{found_instead(model, skipped)}")
+        raise NothingToDo(f"{technique} finds no weight to quantize{found_instead(model, skipped)}")
     broken = next((name for name, weight in chosen.items() if not np.isfinite(weight.values).all()), None)
     if broken is not None:
         raise TechniqueError(f"{technique}: weight {broken!r} is not finite: check the model")

@@ -15,6 +15,7 @@ class Binary(FewValues):
     """
 
     technique: ClassVar[str] = "binary"
+    needs: ClassVar[str] = "a linear layer or convolution"
     weight_bits: ClassVar[float] = 0.1
 
     @staticmethod

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 import onnx
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
 from ._calibration import activations
@@ -31,6 +31,7 @@ class Int8Dynamic(Technique):
     """
 
     technique: ClassVar[str] = "int8_dynamic"
+    needs: ClassVar[str] = "a linear layer or LSTM"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
     weight_bits: ClassVar[float] = 4  # in a prefix code, where few weights reach far
@@ -55,7 +56,7 @@ class Int8Dynamic(Technique):
                 skipped[name] = reason
         if not quantized:
             why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has no layer with weights"
-            raise TechniqueError(
+            raise NothingToDo(
                 f"int8_dynamic finds no linear layer or LSTM to quantize ({why}): use int8_static, or leave it out"
             )
         return {"per_channel": self.per_channel, "quantized": quantized, "skipped": skipped}

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...data import Batch
-from ...errors import TechniqueError
+from ...errors import NothingToDo, TechniqueError
 from ...recipe import Choice, Kind, Range
 from ...tasks.protocol import classifies
 from ...training import Training, fit
@@ -33,6 +33,7 @@ class Qat(Technique):
     """
 
     technique: ClassVar[str] = "qat"
+    needs: ClassVar[str] = "a linear layer or convolution"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "train"
     leaves: ClassVar[Kind | None] = "encode"
@@ -59,7 +60,7 @@ class Qat(Technique):
         layers, skipped = find_layers(work, found, example, kept)
         if not layers:
             why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has none with weights"
-            raise TechniqueError(f"qat finds no convolution or linear layer to quantize ({why}): leave it out")
+            raise NothingToDo(f"qat finds no convolution or linear layer to quantize ({why}): leave it out")
         norms = find_norms(work, found, layers)
         work = fold(work, norms)
         inputs, values, moved = find_values(traced(work, example), layers)

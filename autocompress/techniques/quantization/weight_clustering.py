@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo, TechniqueError
 from ...recipe import Kind, Range
 from ..base import Context, Decision, Technique
 from ..masks import prunable
@@ -28,6 +28,7 @@ class WeightClustering(Technique):
     """
 
     technique: ClassVar[str] = "weight_clustering"
+    needs: ClassVar[str] = "a layer with many weights for each of its values"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "structure"
     weight_bits: ClassVar[float] = 0.1
@@ -55,7 +56,7 @@ class WeightClustering(Technique):
             books[name] = k_means(values, 2**self.bits).tolist()
         if not books:
             seen = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
-            raise TechniqueError(
+            raise NothingToDo(
                 f"weight_clustering finds no layer with {PER_CLUSTER} weights for each of {2**self.bits} values: "
                 f"lower bits or leave the step out{seen}"
             )

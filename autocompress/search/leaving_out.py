@@ -1,0 +1,86 @@
+"""Techniques of a search space that cannot be applied to the model: found once, and left out of the space."""
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import ExecutorError
+from ..executors import Executor
+from ..outcome import Baseline
+from ..recipe import Choice, digest
+from ..trial.applicable import find_obstacles
+from .setup import Setup
+from .space import Domain, Option
+from .state import View
+
+
+def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view: View) -> dict[str, str]:
+    """Why techniques of the space cannot be applied to the uncompressed model, by name, whatever their settings are.
+
+    What is known of this model, these settings and this code of the techniques is not tried again.
+    """
+    options = [option for group in setup.space.groups for option in group.options if option is not None]
+    tried = {option.name: tries(option) for option in options}
+    key = digest([setup.baseline_key, tried, [_code(option) for option in options]])[:32]
+    kept = setup.files.load_obstacles(key)
+    if kept is not None:
+        return kept
+    view.phase("trying each technique of the search space on the model")
+    config = setup.config
+    try:
+        found = executor.call(
+            find_obstacles, setup.reference, baseline, config.search.seed, config.target.threads, tried
+        )
+    except ExecutorError as error:  # a library that takes its process with it
+        view.note(f"warning: it is not known which techniques can be applied to this model: {error}")
+        return {}
+    setup.files.store_obstacles(key, found)
+    return found
+
+
+def note_of(name: str, reason: str) -> str:
+    """A line that says why a technique is left out."""
+    return f"left out of the search space: {name}: {reason.removeprefix(name).lstrip(': ')}"
+
+
+def tries(option: Option) -> list[dict[str, Any]]:
+    """Steps to try a technique with, as plain values: its defaults, each setting at its ends, all low, all high."""
+    usual = {key: _usual(option, key, domain) for key, domain in option.searched.items()}
+    ends = {key: _ends(domain) for key, domain in option.searched.items()}
+    rows = [usual, *({**usual, key: value} for key, values in ends.items() for value in values)]
+    rows += [{key: values[at] for key, values in ends.items()} for at in (0, -1)]
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        try:
+            data = option.kind.model_validate({**option.fixed, **row}).to_data()
+        except ValidationError:
+            continue
+        if data not in found:
+            found.append(data)
+    return found
+
+
+def _usual(option: Option, key: str, domain: Domain) -> Any:
+    """The technique's own default where a search may take it, else the first value that it may."""
+    default, ends = option.kind.model_fields[key].default, _ends(domain)
+    if isinstance(domain, Choice):
+        return default if default in ends else ends[0]
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    return default if number and domain.low <= default <= domain.high else ends[0]
+
+
+def _ends(domain: Domain) -> tuple[Any, ...]:
+    if isinstance(domain, Choice):
+        return domain.values
+    return (int(domain.low), int(domain.high)) if domain.whole else (domain.low, domain.high)
+
+
+def _code(option: Option) -> str:
+    """A digest of the file that a technique is in, so that an edited one is tried again."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(option.kind)).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return option.name

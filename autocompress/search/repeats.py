@@ -1,0 +1,45 @@
+"""A listener that says when trials fail for one reason again and again."""
+
+import re
+from collections.abc import Callable, Iterable
+
+from ..outcome import Failed
+from .state import State
+
+ENOUGH = 5  # trials that failed alike
+SHARE = 0.5  # of all trials that ended
+COMPARED = 80  # letters of a reason, in which numbers do not count
+
+
+class Repeats:
+    """Notes once of each reason that most trials fail for, with what to take out of the search space."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note, self._said, self._seen = note, set[str](), 0
+
+    def update(self, state: State) -> None:
+        """Count the reasons anew where trials ended since."""
+        if len(state.records) == self._seen:
+            return
+        self._seen = len(state.records)
+        failed = {n: record.outcome for n, record in state.records.items() if isinstance(record.outcome, Failed)}
+        for kind, numbers in _alike(failed.items()).items():
+            if kind not in self._said and len(numbers) >= max(ENOUGH, SHARE * self._seen):
+                self._said.add(kind)
+                last = failed[numbers[-1]]
+                self._note(f"{len(numbers)} of {self._seen} trials failed alike: {last.reason}: {_fix(last)}")
+
+
+def _alike(failed: Iterable[tuple[int, Failed]]) -> dict[str, list[int]]:
+    """Trials that failed, by the first words of their reasons."""
+    found: dict[str, list[int]] = {}
+    for number, outcome in failed:
+        found.setdefault(re.sub(r"[0-9][0-9.e+-]*", "#", outcome.reason)[:COMPARED], []).append(number)
+    return found
+
+
+def _fix(outcome: Failed) -> str:
+    step = re.match(r"step [0-9]+, ([^,]+)", outcome.doing)
+    if step:
+        return f"take {step[1]} out of the search space, or narrow its settings"
+    return "stop, and mend this first: `autocompress show` prints what is behind it"
