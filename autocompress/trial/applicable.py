@@ -147,7 +147,7 @@ def _check_shape(output: Tensor, expected: torch.Size) -> None:
         raise ArtifactError(f"the output has shape {tuple(output.shape)} where the model's has {tuple(expected)}")
 
 
-def _layers(model: nn.Module) -> list[Any]:
+def _layers(model: nn.Module) -> dict[str, Any]:
     """What an export depends on besides the numbers: the layers and the shapes of their tensors."""
-    layers = [(name, type(module)) for name, module in model.named_modules()]
-    return [*layers, *((name, tensor.shape) for name, tensor in model.state_dict().items())]
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {**{f"{name}()": type(module) for name, module in model.named_modules()}, **shapes}
