@@ -162,6 +162,7 @@ def technique_documents() -> list[dict[str, Any]]:
                 "family": kind.family,
                 "kind": kind.kind,
                 "about": (kind.__doc__ or "").strip().splitlines()[0],
+                "needs": kind.needs,
                 "may_follow": sorted(other for other, before in registry().items() if before.result() in kind.follows),
                 "settings": settings,
             }
@@ -174,6 +175,8 @@ def technique_lines(documents: list[dict[str, Any]]) -> list[str]:
     lines = []
     for document in documents:
         lines += [f"{document['technique']}  ({document['family']}, {document['kind']})", f"  {document['about']}"]
+        if document["needs"]:
+            lines.append(f"  needs {document['needs']}")
         for key, setting in document["settings"].items():
             search = f", searched in {setting['search']}" if setting["search"] else ""
             lines.append(f"    {key} = {setting['default']}{search}")
