@@ -166,9 +166,7 @@ def test_weights_that_are_computed_become_plain_ones_and_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(("name", "trials"), [("sentences", 2), ("recurrent", 4)])
-def test_a_search_in_the_widest_space_fails_no_trial_and_its_export_holds(
-    name: str, trials: int, folder: Path
-) -> None:
+def test_a_search_in_the_widest_space_fails_no_trial_and_its_export_holds(name: str, trials: int, folder: Path) -> None:
     space = yaml.safe_load((FOLDERS["search_spaces"] / "wide.yaml").read_text())
     space["steps"] = [{how: list(map(shortly, keys))} for group in space["steps"] for how, keys in group.items()]
     (folder / "wide.yaml").write_text(yaml.safe_dump(space))

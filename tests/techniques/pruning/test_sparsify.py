@@ -212,8 +212,9 @@ def test_the_output_layer_is_left_out_of_group_lasso(name: str) -> None:
     model = seeded(MODELS[name])
     found = {id(weight) for weight in filters(model, context_of(name).example)}
     named = {key for key, parameter in model.named_parameters() if id(parameter) in found}
-    last = {"plain": "fc2.weight", "mlp": "layers.5.weight"}.get(name, "head.weight")
-    assert named == {key for key, parameter in model.named_parameters() if parameter.dim() > 1 and key != last}
+    last = {"plain": "fc2", "mlp": "layers.5", "signals": "layers.8"}.get(name, "head")
+    layers = {key for key, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)}
+    assert named == {f"{key}.weight" for key in layers - {last}}
 
 
 def test_l1_leaves_normalizations_and_frozen_weights_alone() -> None:
