@@ -165,10 +165,14 @@ def test_weights_that_are_computed_become_plain_ones_and_that_is_said() -> None:
     assert note.startswith("weights that are computed from others (old.weight, new.weight, pruned.weight, ...) are")
 
 
-@pytest.mark.parametrize(("name", "trials"), [("sentences", 2), ("recurrent", 4)])
+@pytest.mark.parametrize(("name", "trials"), [("sentences", 2), ("recurrent", 3)])
 def test_a_search_in_the_widest_space_fails_no_trial_and_its_export_holds(name: str, trials: int, folder: Path) -> None:
     space = yaml.safe_load((FOLDERS["search_spaces"] / "wide.yaml").read_text())
     space["steps"] = [{how: list(map(shortly, keys))} for group in space["steps"] for how, keys in group.items()]
+    # The first trial takes little away, so that there is a front; it says something of what is left out, too.
+    cuts = {option.name: option.name == "svd" for option in wide().groups[1].options if option is not None}
+    mild = {"choice_0": "none", "choice_2": "none", "choice_3": "finetune", "choice_4": "low_bit", "low_bit.bits": 8}
+    space["start"] = [{**cuts, "svd.energy": 0.5, **mild}]
     (folder / "wide.yaml").write_text(yaml.safe_dump(space))
     config = {"study": name, "task": f"own_tasks.py:{name}_trained", "search_space": "wide.yaml", "tracking": None}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({**config, "search": {"trials": trials, "workers": 1}}))
