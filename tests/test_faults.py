@@ -49,7 +49,7 @@ def test_a_trial_that_always_kills_its_worker_fails_after_its_retries(troubled: 
 
 def test_a_trial_that_raises_fails_with_its_reason_and_is_not_repeated(troubled: tuple[Project, Ran]) -> None:
     trial = trial_of(troubled, RAISES)
-    assert trial.outcome["reason"] == "RuntimeError: these digits cannot be read"
+    assert trial.outcome["reason"] == "step 2, finetune, training: RuntimeError: these digits cannot be read"
     assert "in misbehave" in trial.outcome["details"]
     assert trial.attributes["attempts"] == 1
 
