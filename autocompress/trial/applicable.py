@@ -21,6 +21,7 @@ from ..tasks import TaskReference, load_task
 from ..tasks.examples import example_inputs
 from ..tasks.models import build_model
 from ..techniques import Context, Technique, expanded, recipe_from_data
+from .stages import changed
 from .worker import doing, during, use_threads
 
 EXAMPLES = 32  # of the training split: enough to find out whether a step runs, not what it is worth
@@ -106,7 +107,7 @@ class _Trial:
         with during("deciding"):
             decision = step.decide(subject, context)
         with during("changing the model"):
-            after = step.apply(subject, decision)
+            after = changed(step, subject, decision)
         if step.kind == "encode":
             self._run_file(after)
             return

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 from safetensors.torch import load, save
 from torch import nn
 
+from ..errors import NothingToDo
 from ..recipe import Recipe, digest
 from ..techniques import Decision, Technique
 
@@ -39,6 +41,26 @@ def replay(model: nn.Module, recipe: Recipe, decisions: list[Decision]) -> nn.Mo
         if isinstance(step, Technique) and step.kind != "encode" and NOTHING not in decision:
             model = step.apply(model, decision)
     return model
+
+
+def changed(step: Technique, subject: Any, decision: Decision) -> Any:
+    """A module or file with a decision carried out. Raises NothingToDo for a file that stays as it is."""
+    if step.kind != "encode":
+        return step.apply(subject, decision)
+    before = _contents(subject)
+    after = step.apply(subject, decision)
+    if _contents(after) == before:
+        skipped = "; ".join(f"{name}: {why}" for name, why in decision.get("skipped", {}).items())
+        raise NothingToDo(
+            f"{step.technique} changes nothing in the file of this model ({skipped or 'it names no reason'}): "
+            "leave the step out"
+        )
+    return after
+
+
+def _contents(model: onnx.ModelProto) -> list[bytes]:
+    """What a file computes and stores, names of values included."""
+    return [part.SerializeToString(deterministic=True) for part in (*model.graph.node, *model.graph.initializer)]
 
 
 @dataclass(frozen=True)

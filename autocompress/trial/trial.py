@@ -28,7 +28,7 @@ from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from ..turns import pause, working
 from .screening import find_collapse, too_large
-from .stages import NOTHING, StageCache, pack_weights, rebuild, replay
+from .stages import NOTHING, StageCache, changed, pack_weights, rebuild, replay
 from .worker import Clock, doing, during, use_threads
 
 # What every trial is timed by; a phase that a cached stage or a short recipe leaves out took no time.
@@ -215,15 +215,7 @@ class _Run:
     def encode(self, exported: onnx.ModelProto, clock: Clock) -> onnx.ModelProto:
         """Carry out the encode steps on the exported file."""
         for index in range(len(self.decisions), len(self.recipe.steps)):
-            before = _contents(exported)
             exported = self._carried_out(index, exported, self._context(index), clock)
-            decision = self.decisions[-1]
-            if NOTHING not in decision and _contents(exported) == before:
-                skipped = "; ".join(f"{name}: {why}" for name, why in decision.get("skipped", {}).items())
-                raise TechniqueError(
-                    f"{self.recipe.steps[index].technique} changes nothing in the file of this model "
-                    f"({skipped or 'it names no reason'}): leave the step out"
-                )
         return exported
 
     def _carried_out(self, index: int, subject: Any, context: Context, clock: Clock) -> Any:
@@ -233,21 +225,15 @@ class _Run:
         try:
             with clock("decide"), during(f"{self._place(index)}, deciding"):
                 decision = step.decide(subject, context)
+            with clock("apply"), during(f"{self._place(index)}, changing the model"):
+                subject = changed(step, subject, decision)
         except NothingToDo as nothing:
-            self.decisions = [*self.decisions, {NOTHING: str(nothing)}]
-            return subject
-        with clock("apply"), during(f"{self._place(index)}, changing the model"):
-            subject = step.apply(subject, decision)
+            decision = {NOTHING: str(nothing)}
         self.decisions = [*self.decisions, decision]
         return subject
 
     def _place(self, index: int) -> str:
         return f"step {index + 1}, {self.recipe.steps[index].technique}"
-
-
-def _contents(model: onnx.ModelProto) -> list[bytes]:
-    """What a file computes and stores, names of values included."""
-    return [part.SerializeToString(deterministic=True) for part in (*model.graph.node, *model.graph.initializer)]
 
 
 def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline) -> Outcome:

@@ -1,18 +1,17 @@
-"""An encode step that leaves the file as it is is no step: a trial refuses it."""
+"""An encode step that leaves the file as it is is no step, and is said to be none."""
 
 from typing import Any, ClassVar
 
 import onnx
-import pytest
 from plain import plain_task
 
 from autocompress.artifacts.export import export_onnx
-from autocompress.errors import TechniqueError
 from autocompress.recipe import Kind, Recipe
 from autocompress.tasks.examples import example_inputs
 from autocompress.techniques import Context, Decision, Technique
 from autocompress.techniques.quantization.float16 import Float16
 from autocompress.testing.models import Plain, seeded
+from autocompress.trial.stages import NOTHING
 from autocompress.trial.trial import _Run
 from autocompress.trial.worker import Clock
 
@@ -32,14 +31,17 @@ class Idle(Technique):
         return onnx.shape_inference.infer_shapes(model)
 
 
-def encode(step: Technique) -> onnx.ModelProto:
+def encode(step: Technique) -> tuple[onnx.ModelProto, list[Decision]]:
     task: Any = plain_task()
     model = seeded(Plain)
     run = _Run(Recipe((step,)), model, [], Context(task, model, 0), (), None, b"")
-    return run.encode(export_onnx(model, example_inputs(task)), Clock())
+    return run.encode(export_onnx(model, example_inputs(task)), Clock()), run.decisions
 
 
-def test_a_step_that_changes_nothing_in_the_file_is_refused_with_its_reasons() -> None:
-    with pytest.raises(TechniqueError, match=r"idle changes nothing in the file .*\(conv1: it is too odd\): leave the"):
-        encode(Idle())
-    assert "Cast" in {node.op_type for node in encode(Float16()).graph.node}
+def test_a_step_that_changes_nothing_in_the_file_found_nothing_to_do() -> None:
+    _, (decision,) = encode(Idle())
+    assert decision.keys() == {NOTHING}
+    assert decision[NOTHING].startswith("idle changes nothing in the file of this model (conv1: it is too odd): leave")
+    halved, (decision,) = encode(Float16())
+    assert NOTHING not in decision
+    assert "Cast" in {node.op_type for node in halved.graph.node}

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo
 from ...recipe import Kind
 from ..base import Context, Decision, Technique
 from ._uniform import found_instead
@@ -37,7 +37,7 @@ class Float16(Technique):
             else:
                 halved.append(tensor.name)
         if not halved:
-            raise TechniqueError(f"float16 finds no weight to store in 16 bits{found_instead(model, skipped)}")
+            raise NothingToDo(f"float16 finds no weight to store in 16 bits{found_instead(model, skipped)}")
         return {"halved": halved, "skipped": skipped}
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from pydantic import Field
 
-from ...errors import TechniqueError
+from ...errors import NothingToDo, TechniqueError
 from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
 from ._calibration import Calibrated, activations, calibrate
@@ -122,13 +122,13 @@ def _without_range(model: onnx.ModelProto, found: Calibrated) -> Iterator[tuple[
 
 
 def _check_any_left(model: onnx.ModelProto, layers: dict[str, str], unfit: dict[str, str]) -> None:
-    """Raise TechniqueError where nothing with weights would be quantized."""
+    """Raise NothingToDo where nothing with weights would be quantized."""
     stored = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     tables = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in stored]
     if any(name not in unfit for name in (*layers, *tables)):
         return
     why = "; ".join(f"{layer}: {unfit[name]}" for name, layer in layers.items()) or "it has none with weights"
-    raise TechniqueError(f"int8_static finds no layer to quantize ({why}): leave the step out, or use low_bit")
+    raise NothingToDo(f"int8_static finds no layer to quantize ({why}): leave the step out, or use low_bit")
 
 
 def _check_numbers(model: onnx.ModelProto, found: Calibrated) -> None:
