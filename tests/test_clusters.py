@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commandline import PATIENCE, Finished, Project, Running, Trial
+from commandline import PATIENCE, Project, Running, Trial
 from faulty import faulty_project
+from tiny import Ran
 
 from autocompress.errors import ExecutorError
 from autocompress.executors import RayExecutor
@@ -58,8 +59,8 @@ class Story:
     rooms: Path
     left_by_the_kill: set[Path]
     after_the_kill: dict[int, Trial]
-    resumed: Finished
-    outlived: Finished
+    resumed: Ran
+    outlived: Ran
     last: list[psutil.Process]
 
 

@@ -14,10 +14,10 @@ from .store import StudyStore
 ROUNDS = 5  # a candidate that falls off a front may let others in
 
 
-def confirm_front(plan: Plan, store: StudyStore, executor: Executor, view: View) -> tuple[Front, dict[str, Metrics]]:
-    """The front by its last measurements, and these with the test split's, by `baseline` or trial number.
+def confirm_front(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Front:
+    """The front by its last measurements, which are kept with the study, as are those on the test split.
 
-    All are kept with the study. A limit on speed that held while other trials ran need not hold now, nor the other way.
+    A limit on speed that held while other trials ran need not hold now, nor the other way.
     """
     front = _timed(plan, store, executor, view)
     known: dict[str, Metrics] = dict(store.get("test") or {})
@@ -31,7 +31,7 @@ def confirm_front(plan: Plan, store: StudyStore, executor: Executor, view: View)
         elif key not in known:
             known[key] = executor.call(confirm, data, plan.setup.reference, plan.setup.config.target.threads)
     store.set("test", known)
-    return front, {key: {**store.confirmed.get(key, {}), **known.get(key, {})} for key in keys}
+    return front
 
 
 def _timed(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Front:

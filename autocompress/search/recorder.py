@@ -55,11 +55,13 @@ class Recorder:
             self._drawn = (now, state.front.trials)
             self._summarize(state, figures=True)
 
-    def conclude(self, state: State, test: dict[str, Metrics], interrupted: bool) -> None:
-        """Log the last front, what the test split said of it and, where the search came to its end, its models."""
-        for key, metrics in test.items():
-            if key != "baseline":
-                self._tracker.put(_testing(int(key), metrics))
+    def conclude(self, state: State, interrupted: bool) -> None:
+        """Log the last front, what was measured of it at the end and, where the search came to one, its models."""
+        test = self._store.get("test") or {}
+        for key in {**self._store.confirmed, **test}.keys() - {"baseline"}:
+            outcome = state.records[int(key)].outcome
+            metrics = {**getattr(outcome, "metrics", {}), **test.get(key, {})}
+            self._tracker.put(_confirming(int(key), metrics, isinstance(outcome, Completed)))
         self._summarize(state, figures=bool(state.records))
         if not interrupted:
             self._log_models(state.front)
@@ -143,8 +145,8 @@ def _logging(row: Row) -> Callable[[Tracker], None]:
     return lambda tracker: tracker.log(row)
 
 
-def _testing(number: int, metrics: Metrics) -> Callable[[Tracker], None]:
-    return lambda tracker: tracker.log_test(number, metrics)
+def _confirming(number: int, metrics: Metrics, feasible: bool) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.log_confirmed(number, metrics, feasible)
 
 
 def _modelling(number: int, data: bytes, example: tuple[Any, Any]) -> Callable[[Tracker], None]:

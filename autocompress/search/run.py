@@ -7,7 +7,6 @@ from ..config import SearchConfig
 from ..errors import StudyError
 from ..executors import Executor, opened
 from ..front import Front
-from ..outcome import Metrics
 from ..urls import shown
 from .confirm import confirm_front
 from .controller import Controller
@@ -67,13 +66,12 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
         with interrupts.listening():
             listeners = (recorder, Repeats(view.note), view)
             state = Controller(planned, store, executor, interrupts, listeners, view.note).run()
-            confirmed: dict[str, Metrics] = {}
             if interrupts.level < 2:
-                state.front, confirmed = confirm_front(planned, store, executor, view)
+                state.front = confirm_front(planned, store, executor, view)
                 state.records = store.finished()
             executor.close()  # a cluster that is not looked after takes this process with it when it is lost
             store.set("verdict", state.front.verdict)
-            recorder.conclude(state, confirmed, interrupts.level > 0)
+            recorder.conclude(state, interrupts.level > 0)
         status = "KILLED" if interrupts.level else "FINISHED"
         return Result(store, state.front, interrupts.level > 0)
     finally:

@@ -215,7 +215,7 @@ def _bounds(name: str, found: Metrics) -> tuple[float, float]:
         times = SPEEDUP_TIMES + CALL_MS / min(found["latency_ms"], found["latency_ms"] * found["speedup"])
         return found["speedup_low"] / times, found["speedup_high"] * times
     if name in LATENCIES:
-        times = LATENCY_TIMES + CALL_MS / value
+        times = LATENCY_TIMES * (2 if name == "latency_ms_p90" else 1) + CALL_MS / value  # a tail is of the moment
         ends = ("latency_ms_low", "latency_ms_high")
         low, high = (value, value) if name == "latency_ms_p90" else (found.get(end, value) for end in ends)
         return low / times, high * times

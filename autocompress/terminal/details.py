@@ -29,7 +29,7 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
     if document["reason"]:
         lines.append(f"  {document['reason']}")
     lines += [f"  warning: it {text}" for text in document.get("remarks", ())]
-    if document["doing"] and document["doing"] not in document["reason"]:
+    if document.get("doing") and document["doing"] not in document["reason"]:
         lines.append(f"  while doing this: {document['doing']}")
     lines += [f"  | {row}" for row in document["details"].splitlines()]
     for index, step in enumerate(document["carried_out"]):

@@ -200,11 +200,12 @@ class MlflowTracker:
             parent = Path(name).parent.as_posix()
             self._client.log_artifact(self._parent, str(path), None if parent == "." else parent)
 
-    def log_test(self, number: int, metrics: Metrics) -> None:
-        """Test-split metrics of a trial that was logged before it was confirmed."""
+    def log_confirmed(self, number: int, metrics: Metrics, feasible: bool) -> None:
+        """Metrics of a trial that was logged before it was confirmed, in the place of those that were taken again."""
         if number in self._children:
             with self._judging(needed=False):
-                self._batch(self._children[number], {}, metrics)
+                tags = {"autocompress.feasible": str(feasible).lower()}
+                self._batch(self._children[number], {}, metrics, tags)
 
     def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
         """An MLflow model of the ONNX flavour, once a trial."""

@@ -71,8 +71,8 @@ class Tracker(Protocol):
     def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
         """Keep the file of one trial as a model, with the signature of its example input and output."""
 
-    def log_test(self, number: int, metrics: Metrics) -> None:
-        """Add what the test split said of a trial."""
+    def log_confirmed(self, number: int, metrics: Metrics, feasible: bool) -> None:
+        """Keep the last measurements of a trial, test split included, and whether it is still within the budget."""
 
     def end(self, status: str) -> None:
         """Close the parent run as FINISHED, FAILED or KILLED."""
@@ -111,7 +111,7 @@ class MemoryTracker:
         """Keep the bytes."""
         self.models[number] = data
 
-    def log_test(self, number: int, metrics: Metrics) -> None:
+    def log_confirmed(self, number: int, metrics: Metrics, feasible: bool) -> None:
         """Keep them."""
         self.tests[number] = metrics
 

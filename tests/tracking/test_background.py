@@ -239,7 +239,7 @@ def test_a_server_with_too_much_to_do_is_away(store: Store, uri: str, door: Door
     calls: list[Callable[[], None]] = [
         lambda: tracker.log(row(1)),
         lambda: tracker.refresh(Summary((), "feasible", {0: 1.0}, {})),
-        lambda: tracker.log_test(0, {"test_accuracy": 0.5}),
+        lambda: tracker.log_confirmed(0, {"test_accuracy": 0.5}, True),
         lambda: tracker.end("FINISHED"),
     ]
     for call in calls:

@@ -225,8 +225,8 @@ def test_a_long_study_can_be_logged_anew_at_once(store: Store) -> None:
 def test_test_metrics_are_added_to_a_trial_that_is_there(store: Store) -> None:
     tracker = store.tracker("tested")
     tracker.log(row(0))
-    tracker.log_test(0, {"test_accuracy": 0.88})
-    tracker.log_test(7, {"test_accuracy": 0.1})  # never logged: nothing to add to
+    tracker.log_confirmed(0, {"test_accuracy": 0.88}, True)
+    tracker.log_confirmed(7, {"test_accuracy": 0.1}, True)  # never logged: nothing to add to
     assert store.child("tested", 0).data.metrics == {**METRICS, "seconds_train": 1.5, "test_accuracy": 0.88}
     assert set(store.children("tested")) == {0}
 
@@ -539,7 +539,7 @@ def test_the_memory_tracker_keeps_everything() -> None:
     tracker = MemoryTracker()
     tracker.begin(info("memory"))
     tracker.log(row(1))
-    tracker.log_test(1, {"test_accuracy": 0.5})
+    tracker.log_confirmed(1, {"test_accuracy": 0.5}, True)
     tracker.log_model(1, b"file", (None, None))
     summary = Summary((1,), "feasible", {1: 0.5}, {})
     tracker.refresh(summary)
