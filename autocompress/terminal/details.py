@@ -31,7 +31,7 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
     lines += [f"  warning: it {text}" for text in document.get("remarks", ())]
     if document.get("doing") and document["doing"] not in document["reason"]:
         lines.append(f"  while doing this: {document['doing']}")
-    lines += [f"  | {row}" for row in document["details"].splitlines()]
+    lines += [f"  | {row}" for row in document.get("details", "").splitlines()]
     for index, step in enumerate(document["carried_out"]):
         settings = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key != "technique")
         lines.append(f"step {index + 1}: {step['technique']}" + (f" ({settings})" if settings else ""))
