@@ -21,6 +21,7 @@ Clock = Callable[[], float]
 SESSIONS = 4  # two sessions of one file differ by up to 2.5% throughout: several even that out
 WARMUP_CALLS, BURST_CALLS = 5, 25
 BURST_SECONDS = 0.04  # slow models get shorter bursts, of at least 3 calls
+MOST_ROUNDS = 150  # a session: the median of more pairs is no better, as sessions differ by more than it does
 RESAMPLES = 1000
 
 
@@ -81,7 +82,7 @@ def collect(
 ) -> list[Pairs]:
     """Run pairs of bursts of the reference and each candidate, in random order, until the time is used.
 
-    In several sets of fresh sessions, with three rounds in each at least.
+    In several sets of fresh sessions, with three rounds in each at least, and as many at most as are of use.
     """
     order, clock = np.random.default_rng(0), clock_for(threads)
     rows: list[list[tuple[float, float, int]]] = [[] for _ in candidates]
@@ -90,7 +91,7 @@ def collect(
         sizes = [burst_size(call, clock) for call in calls]
         until = time.perf_counter() + seconds / SESSIONS
         rounds = 0
-        while rounds < 3 or time.perf_counter() < until:
+        while rounds < 3 or (rounds < MOST_ROUNDS and time.perf_counter() < until):
             for which in order.permutation(len(candidates)):
                 pair = [0.0, 0.0]
                 for side in order.permutation(2):
