@@ -40,6 +40,7 @@ class Completed:
     violations: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what the metrics do not tell
+    facts: Metrics = field(default_factory=dict)  # of its file, as they were known before it was trained
     type: Literal["completed"] = "completed"
 
 
@@ -51,6 +52,7 @@ class Infeasible:
     violations: dict[str, float]
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
+    facts: Metrics = field(default_factory=dict)  # of its file, as they were known before it was trained
     type: Literal["infeasible"] = "infeasible"
 
 
@@ -114,6 +116,7 @@ class Candidate:
     seconds: dict[str, float] = field(default_factory=dict)
     float_weights: list[str] = field(default_factory=list)  # the tensors that the file holds in 32 bits
     remarks: list[str] = field(default_factory=list)  # what the metrics do not tell
+    facts: Metrics = field(default_factory=dict)  # of the file, as they were known before it was trained
 
 
 Outcome = Completed | Infeasible | Stopped | Failed
@@ -134,8 +137,8 @@ def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) ->
     over = [label for label, value in past.items() if value > 0]
     if over:
         reason = f"past the limit on {', '.join(over)}, when it was measured again with nothing else running"
-        return Infeasible(found, past, reason, outcome.seconds)
-    return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []))
+        return Infeasible(found, past, reason, outcome.seconds, getattr(outcome, "facts", {}))
+    return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []), getattr(outcome, "facts", {}))
 
 
 def to_data(outcome: Outcome) -> dict[str, Any]:

@@ -59,8 +59,6 @@ class Step(BaseModel):
     leaves: ClassVar[Kind | None] = None
     # How far outputs of the file may be from those of the module, relative to the largest: integers round otherwise.
     parity: ClassVar[float] = 1e-3
-    # The fewest bits a weight can take in the file after this step: what is surely too big is rejected before training.
-    weight_bits: ClassVar[float] = 32
 
     @classmethod
     def result(cls) -> Kind:

@@ -104,3 +104,7 @@ class Technique(Step):
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Change the weights of a model in place; only `train` techniques do."""
+
+    def untrained(self, model: nn.Module, decision: Decision) -> nn.Module:
+        """The module as training would leave it, had it moved no weight: for what is known of a file beforehand."""
+        return model

@@ -115,6 +115,16 @@ def carry_out(step: Technique, model: str) -> tuple[Decision, Any]:
     return decision, found.eval() if isinstance(found, nn.Module) else found
 
 
+def untrained_file(step: Technique, model: str) -> bytes:
+    """The file of the structure that a training step works on, as it is without training."""
+    context, found = context_of(model), given(step.kind, model)
+    torch.manual_seed(context.seed)
+    decision = step.decide(found, context)
+    found = step.untrained(step.apply(found, decision), decision).eval()
+    file: bytes = strip(pack(export_onnx(found, example_of(model)))).SerializeToString()
+    return file
+
+
 @dataclass(frozen=True)
 class _Key:
     """A step as the key of a cache: settings such as lists have no hash of their own."""

@@ -1,35 +1,19 @@
-"""Rejecting a candidate before its training is paid for: what cannot fit, and what cannot recover."""
+"""Rejecting a candidate before its training is paid for, because it cannot recover."""
 
 import copy
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Subset
 
 from ..data import Batch, batches, seed_all
 from ..errors import TaskError
-from ..outcome import Infeasible, Limit
 from ..tasks import Task
 from ..training import Training, fit
 
 SAMPLE, PROBE, BATCH = 256, 1280, 64
 SHUFFLES = 19  # an output that says nothing beats all of them once in twenty times
-
-
-def too_large(model: nn.Module, limit: Limit, weight_bits: float) -> Infeasible | None:
-    """A rejection when the weights alone, at the fewest bits they can take, are past the size limit."""
-    size = sum(bytes_at_least(p, weight_bits) for p in model.parameters() if p.dim() > 1)
-    past = limit.violation({"size_bytes": size})
-    if past <= 0:
-        return None
-    reason = f"weights alone need {size:,.0f} bytes, more than {limit.bound:,.0f}"
-    return Infeasible({"size_bytes": size}, {limit.label: past}, reason)
-
-
-def bytes_at_least(weight: Tensor, bits: float) -> float:
-    """The fewest bytes that a tensor takes in a file: zeros of a partly pruned one are packed away."""
-    return float(torch.count_nonzero(weight)) * bits / 8
 
 
 def find_collapse(model: nn.Module, teacher: nn.Module, task: Task, learning_rate: float) -> str | None:

@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autocompress.errors import ArtifactError, TechniqueError
 from autocompress.techniques.factorization.svd import Svd
 from autocompress.techniques.quantization.float16 import Float16
+from autocompress.techniques.quantization.ternary import Ternary
 from autocompress.techniques.training.finetune import Finetune
 from autocompress.testing import TechniqueContract
 
@@ -105,8 +106,9 @@ class EncodesNothing(Float16):
         return model
 
 
-class ClaimsTooManyBits(Float16):
-    weight_bits: ClassVar[float] = 32
+class RoundsUnforeseen(Ternary):
+    def untrained(self, model: Any, decision: Any) -> Any:
+        return model
 
 
 class SaysNoMore(Svd):
@@ -135,9 +137,9 @@ BROKEN = [
     (TrainsNothing(), "the_technique_does_what_it_promises_in_the_delivered_file", "training did not lower the loss"),
     (EncodesNothing(), "the_technique_does_what_it_promises_in_the_delivered_file", "the file is not smaller"),
     (
-        ClaimsTooManyBits(),
-        "no_file_is_smaller_than_the_bound_that_rejects_candidates_before_training",
-        "fewer than weight_bits = 32 bits: lower it",
+        RoundsUnforeseen(epochs=1),
+        "the_size_of_the_file_is_known_before_training",
+        "before training, from `untrained`",
     ),
     (SaysNoMore(), "the_result_runs_in_torch_and_as_a_file_at_any_batch_size", "a refusal names the technique"),
 ]

@@ -11,8 +11,8 @@ from autocompress.tasks.examples import example_inputs
 from autocompress.techniques import Context, Decision, Technique
 from autocompress.techniques.quantization.float16 import Float16
 from autocompress.testing.models import Plain, seeded
+from autocompress.trial.run import Run
 from autocompress.trial.stages import NOTHING
-from autocompress.trial.trial import _Run
 from autocompress.trial.worker import Clock
 
 
@@ -34,7 +34,7 @@ class Idle(Technique):
 def encode(step: Technique) -> tuple[onnx.ModelProto, list[Decision]]:
     task: Any = plain_task()
     model = seeded(Plain)
-    run = _Run(Recipe((step,)), model, [], Context(task, model, 0), (), None, b"")
+    run = Run(Recipe((step,)), model, [], Context(task, model, 0), None, b"")
     return run.encode(export_onnx(model, example_inputs(task)), Clock()), run.decisions
 
 

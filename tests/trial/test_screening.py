@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from autocompress import Classification, Training, techniques
 from autocompress.data import Batch, batches
-from autocompress.outcome import Candidate, Infeasible, Limit
+from autocompress.outcome import Candidate, Infeasible
 from autocompress.recipe import Kind
 from autocompress.techniques import Technique
 from autocompress.testing.models import CLASSES, SHAPE, Plain, Residual, make_task, seeded
 from autocompress.training import fit
 from autocompress.trial import trial
-from autocompress.trial.screening import bytes_at_least, find_collapse, informs, too_large
+from autocompress.trial.screening import find_collapse, informs
 from autocompress.trial.stages import pack_weights
 
 
@@ -175,25 +175,6 @@ def test_a_faint_relation_is_found() -> None:
     noise = torch.randn((256, CLASSES), generator=generator)
     signal = 0.5 * nn.functional.one_hot(targets, CLASSES)
     assert informs(outputs_of(noise + signal), task, Batch((torch.zeros(256),), targets, torch.arange(256)))
-
-
-def test_only_weights_that_are_not_zero_take_bytes() -> None:
-    weight = torch.tensor([[1.0, 0.0, -2.0], [0.0, -0.0, 3.0]])
-    assert bytes_at_least(weight, 32) == 3 * 4
-    assert bytes_at_least(weight, 0.5) == 3 * 0.5 / 8
-
-
-def test_a_model_is_too_large_by_its_weights_that_are_not_zero() -> None:
-    model = nn.Sequential(nn.Linear(10, 20), nn.BatchNorm1d(20))  # 200 weights; biases and scales do not count
-    with torch.no_grad():
-        model[0].weight[:, :4] = 0  # 120 are left
-    limit = Limit("size_bytes", "at_most", 479, "size")
-    rejected = too_large(model, limit, 32)
-    assert rejected == Infeasible(
-        {"size_bytes": 480}, {"size": pytest.approx(1 / 479)}, "weights alone need 480 bytes, more than 479"
-    )
-    assert too_large(model, Limit("size_bytes", "at_most", 480, "size"), 32) is None
-    assert too_large(model, limit, 8) is None
 
 
 class Kill(Technique):

@@ -28,7 +28,6 @@ class Sparsify(Technique):
     technique: ClassVar[str] = "sparsify"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "train"
-    weight_bits: ClassVar[float] = 0.1  # zeros are packed to almost nothing
 
     penalty: Annotated[Literal["l1", "l2", "group_lasso"], Choice("l1", "l2", "group_lasso")] = "group_lasso"
     strength: Annotated[float, Range(0.05, 0.5, log=True)] = Field(0.2, gt=0, le=1)

@@ -64,6 +64,14 @@ class FewValues(Technique):
         for name in layers:
             parametrize.remove_parametrizations(model.get_submodule(name), "weight")
 
+    def untrained(self, model: nn.Module, decision: Decision) -> nn.Module:
+        """The module with the few values that stand for its weights as they are."""
+        with torch.no_grad():
+            for name in decision["layers"]:
+                weight: Any = model.get_submodule(name).weight
+                weight.copy_(self.rounded(weight))
+        return model
+
 
 class _Rounded(nn.Module):
     """A weight by its few values."""

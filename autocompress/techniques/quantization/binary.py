@@ -16,7 +16,6 @@ class Binary(FewValues):
 
     technique: ClassVar[str] = "binary"
     needs: ClassVar[str] = "a linear layer or convolution"
-    weight_bits: ClassVar[float] = 0.1
 
     @staticmethod
     def rounded(weight: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ class Float16(Technique):
     technique: ClassVar[str] = "float16"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
-    weight_bits: ClassVar[float] = 16
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The tensors to store in half, and why the others stay."""

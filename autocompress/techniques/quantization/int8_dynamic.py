@@ -34,7 +34,6 @@ class Int8Dynamic(Technique):
     needs: ClassVar[str] = "a linear layer or LSTM"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
-    weight_bits: ClassVar[float] = 4  # in a prefix code, where few weights reach far
 
     per_channel: Annotated[bool, Choice(True, False)] = True
     keep: tuple[str, ...] = ()

@@ -32,7 +32,6 @@ class Int8Static(Technique):
     technique: ClassVar[str] = "int8_static"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
-    weight_bits: ClassVar[float] = 4  # in a prefix code, where few weights reach far
 
     per_channel: Annotated[bool, Choice(True, False)] = True
     calibration: Annotated[

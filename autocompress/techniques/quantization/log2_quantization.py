@@ -23,7 +23,6 @@ class Log2Quantization(Technique):
     technique: ClassVar[str] = "log2_quantization"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
-    weight_bits: ClassVar[float] = 1  # in a prefix code, where most round to one value
 
     bits: Annotated[int, Range(3, 6, step=1)] = Field(4, ge=2, le=8)
     keep: tuple[str, ...] = ()

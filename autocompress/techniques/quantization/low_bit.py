@@ -21,7 +21,6 @@ class LowBit(Technique):
     technique: ClassVar[str] = "low_bit"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
-    weight_bits: ClassVar[float] = 1  # in a prefix code, where most round to one value
 
     bits: Annotated[int, Range(2, 8, step=1)] = Field(4, ge=2, le=8)
     group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)

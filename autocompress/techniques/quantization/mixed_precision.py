@@ -39,7 +39,6 @@ class MixedPrecision(Technique):
     technique: ClassVar[str] = "mixed_precision"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
-    weight_bits: ClassVar[float] = 1  # in a prefix code, where most round to one value
 
     bits: Annotated[float, Range(2.5, 6, step=0.5)] = Field(4.0, ge=2, le=8)
     group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)

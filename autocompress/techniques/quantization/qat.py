@@ -39,7 +39,6 @@ class Qat(Technique):
     leaves: ClassVar[Kind | None] = "encode"
     # Integer operators round sums where the module rounds floats: one step of a grid off, here and there.
     parity: ClassVar[float] = 0.1
-    weight_bits: ClassVar[float] = 0.1  # zeros are packed to almost nothing, and rounding makes many of them
 
     epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
     learning_rate: Annotated[float, Range(2e-4, 5e-3, log=True)] = Field(1e-3, gt=0, lt=10)

@@ -18,7 +18,6 @@ class Ternary(FewValues):
 
     technique: ClassVar[str] = "ternary"
     needs: ClassVar[str] = "a linear layer or convolution"
-    weight_bits: ClassVar[float] = 0.1
 
     @staticmethod
     def rounded(weight: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ class WeightClustering(Technique):
     needs: ClassVar[str] = "a layer with many weights for each of its values"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "structure"
-    weight_bits: ClassVar[float] = 0.1
 
     bits: Annotated[int, Range(2, 6, step=1)] = Field(4, ge=1, le=8)
     keep: tuple[str, ...] = ()
