@@ -146,10 +146,10 @@ def test_within_every_limit_a_candidate_is_completed_with_its_margins() -> None:
 @pytest.mark.parametrize(
     ("steps", "limit", "fits"),
     [
-        ((PRUNE, TRAIN), 9_000, False),  # 1,912 weights in 4 bytes each, and the graph
+        ((PRUNE, TRAIN), 8_000, False),  # 1,912 weights in 4 bytes each, and the graph
         ((PRUNE, TRAIN), 12_000, True),
-        ((PRUNE, TRAIN, "float16"), 9_000, True),
-        ((TRAIN, PRUNE), 9_000, False),  # a cut to come is a fact too
+        ((PRUNE, TRAIN, "float16"), 8_000, True),
+        ((TRAIN, PRUNE), 8_000, False),  # a cut to come is a fact too
         ((TRAIN, PRUNE), 12_000, True),
     ],
 )
