@@ -119,7 +119,16 @@ class Candidate:
     facts: Metrics = field(default_factory=dict)  # of the file, as they were known before it was trained
 
 
+@dataclass(frozen=True)
+class Facts:
+    """Of a recipe that was not trained, because only this was asked for; never told to a study."""
+
+    metrics: Metrics
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
 Outcome = Completed | Infeasible | Stopped | Failed
+Result = Outcome | Facts  # what comes back from a worker
 _TYPES: dict[str, Any] = {kind.type: kind for kind in (Completed, Infeasible, Stopped, Failed)}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ..outcome import Baseline, Candidate, Outcome
+from ..outcome import Baseline, Candidate, Result
 from ..trial.trial import TrialSpec
 
 Value = TypeVar("Value")
@@ -19,7 +19,7 @@ class Finished:
     """
 
     number: int
-    outcome: Outcome
+    outcome: Result
     candidate: Callable[[], Candidate | None]
     cut_off: bool = False
 

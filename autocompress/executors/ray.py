@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AutocompressError, ExecutorError
-from ..outcome import Baseline, Candidate, Failed, Outcome
+from ..outcome import Baseline, Candidate, Failed, Result
 from ..trial.trial import TrialSpec
 from .base import Finished, Note, Value
 from .cluster import Cluster
@@ -136,7 +136,7 @@ class RayExecutor:
 
     def _collect(self, job: _Job) -> Finished:
         try:
-            outcome: Outcome = self._ray.get(job.measured)
+            outcome: Result = self._ray.get(job.measured)
         except self._ray.exceptions.RayError as error:
             if self._blameless(error):
                 gone = Failed(_reason(error), lost=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from ..errors import AutocompressError
-from ..outcome import Baseline, Candidate, Failed, Outcome
+from ..outcome import Baseline, Candidate, Failed, Result
 from ..trial.trial import TrialSpec, failure, measure, prepare
 
 KILLED = "its worker was killed"
@@ -33,7 +33,7 @@ def guarded(function: Callable[..., Any], arguments: Sequence[Any], words: Path)
             return failure(error)
 
 
-def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path) -> Candidate | Outcome:
+def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path) -> Candidate | Result:
     """Make a trial's file within its time limit."""
     with last_words(words), _alarm(spec.time_limit):
         try:
@@ -42,7 +42,7 @@ def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path) -> Candida
             return _left(end)
 
 
-def measure_in_time(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline, words: Path) -> Outcome:
+def measure_in_time(candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline, words: Path) -> Result:
     """Time a trial's file within its time limit."""
     with last_words(words), _alarm(spec.time_limit):
         try:

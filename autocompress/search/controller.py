@@ -5,13 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from optuna.samplers import BaseSampler
+
 from ..errors import WriteError
 from ..executors import Executor, Finished
 from ..front import find_front
-from ..outcome import Candidate, Completed, Failed, Outcome, Stopped
+from ..outcome import Candidate, Completed, Facts, Failed, Outcome, Stopped
 from ..recipe import Recipe
+from ..trial.facts import learned_tolerance
+from .ahead import Ahead
+from .facts_first import FactsFirst
 from .interrupts import Interrupts
 from .plan import Plan
+from .samplers import make_sampler
 from .state import Listener, State
 from .store import StudyStore
 
@@ -34,7 +40,7 @@ class Controller:
         listeners: Sequence[Listener],
         note: Callable[[str], None],
     ) -> None:
-        self._setup, self._limits = plan.setup, plan.limits
+        self._plan, self._setup, self._limits = plan, plan.setup, plan.limits
         self._search = plan.setup.config.search
         self._store, self._executor, self._interrupts = store, executor, interrupts
         self._listeners, self._note = listeners, note
@@ -62,8 +68,10 @@ class Controller:
     def _begin(self) -> None:
         """Take up what an earlier search of this study left: its records, its running trials, its start points."""
         space = self._setup.space
-        self._store.use_sampler(self._search.sampler, self._search.seed)
-        if not self._store.records():
+        sampler = sampler_of(self._plan, self._store.asked)
+        self._store.use_sampler(sampler, self._search.seed)
+        self._ahead = Ahead(self._plan, self._store, sampler)
+        if not isinstance(sampler, FactsFirst) and not self._store.records():
             for parameters in space.start:
                 self._store.enqueue(parameters)
         for number in self._store.running():
@@ -74,7 +82,7 @@ class Controller:
     def _loop(self) -> None:
         while True:
             self._fill()
-            if not self._state.running:
+            if not self._busy:
                 return
             for finished in self._executor.finished(POLL_SECONDS):
                 self._take(finished)
@@ -89,16 +97,25 @@ class Controller:
     def _fill(self) -> None:
         """Keep every worker busy while there are trials and time left."""
         state = self._state
-        while self._interrupts.level == 0 and not state.used_up and len(state.running) < self._search.workers:
+        while self._interrupts.level == 0 and not state.used_up and self._busy < self._search.workers:
             if len(self._store.finished()) + len(state.running) >= self._search.trials:
                 return
             if state.deadline is not None and time.monotonic() >= state.deadline:
                 return
+            ahead = self._ahead.next()
+            if ahead is not None:
+                self._executor.submit(ahead)
+                continue
             asked = self._ask()
             if asked is None:
                 return
             self._submit(*asked)
             self._tell_listeners()
+
+    @property
+    def _busy(self) -> int:
+        """How many workers have something to do."""
+        return len(self._state.running) + self._ahead.running
 
     def _ask(self) -> tuple[int, Recipe] | None:
         """A recipe that was not tried yet; repeats are told at once with what is known of them."""
@@ -128,12 +145,16 @@ class Controller:
 
     def _submit(self, number: int, recipe: Recipe) -> None:
         self._state.running[number] = recipe
-        self._executor.submit(self._setup.trial(number, recipe, self._limits))
+        tolerance = learned_tolerance(self._store.outcomes().values())
+        self._executor.submit(self._setup.trial(number, recipe, self._limits, tolerance))
 
     def _take(self, finished: Finished) -> None:
         """Tell one trial, or try it again when it was lost."""
-        recipe = self._state.running.pop(finished.number)
         outcome = finished.outcome
+        if isinstance(outcome, Facts) or finished.number < 0:
+            self._ahead.take(finished.number, outcome)
+            return
+        recipe = self._state.running.pop(finished.number)
         if isinstance(outcome, Failed) and outcome.lost:
             again, attempts = self._lost(finished)
             if again:
@@ -188,3 +209,21 @@ class Controller:
     def _tell_listeners(self) -> None:
         for listener in self._listeners:
             listener.update(self._state)
+
+
+def sampler_of(plan: Plan, done: int) -> BaseSampler:
+    """The sampler that a search asked for: auto is ours, the others are Optuna's."""
+    search, setup = plan.setup.config.search, plan.setup
+    if search.sampler != "auto":
+        return make_sampler(search.sampler, search.seed, done)
+    rate, training = plan.baseline.seconds.get("train", 0.0), setup.task.baseline
+    return FactsFirst(
+        setup.space,
+        plan.objectives,
+        plan.limits,
+        plan.baseline.metrics,
+        plan.lower,
+        search.seed,
+        setup.space.start,
+        rate / training.epochs if rate and training else 1.0,
+    )

@@ -4,18 +4,12 @@ import warnings
 
 import optuna
 
-from ..config import SAMPLERS
-
 # Trials that are drawn at random before a model of the space is trusted.
 STARTUP = 10
 
 
 def make_sampler(name: str, seed: int, done: int) -> optuna.samplers.BaseSampler:
-    """A seeded sampler; `done` trials have been told already, so that a resumed search does not repeat its draws.
-
-    auto is TPE, whose suggestions cost a tenth of a second and which takes conditions, limits and running trials.
-    """
-    assert name in SAMPLERS
+    """A seeded sampler of Optuna's; after `done` trials, so that a resumed search does not repeat its draws."""
     seed = seed + done
     match name:
         case "nsga2":
@@ -25,9 +19,9 @@ def make_sampler(name: str, seed: int, done: int) -> optuna.samplers.BaseSampler
                 # Optuna marks this argument as experimental, at each call and for people who never wrote it.
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=True)
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        case _:
+        case "tpe":
             return optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=STARTUP, constant_liar=True, multivariate=True
             )
+        case _:
+            return optuna.samplers.RandomSampler(seed=seed)

@@ -68,8 +68,21 @@ class Setup:
             **self.baseline_facts,
         }
 
-    def trial(self, number: int, recipe: Recipe, limits: tuple[Limit, ...] = ()) -> TrialSpec:
-        """What a worker is told of one trial; candidates past the limits are rejected before they are trained."""
+    def facts(self, number: int, recipe: Recipe) -> TrialSpec:
+        """What a worker is told that is only to find the facts of a recipe's file."""
+        return replace(self.trial(number, recipe), train=False)
+
+    def trial(
+        self,
+        number: int,
+        recipe: Recipe,
+        limits: tuple[Limit, ...] = (),
+        tolerance: Mapping[str, float] | None = None,
+    ) -> TrialSpec:
+        """What a worker is told of one trial; candidates that are surely past the limits are not trained.
+
+        tolerance: by what share of a limit facts may be off, by metric.
+        """
         return TrialSpec(
             number=number,
             recipe=recipe.to_data(),
@@ -81,6 +94,7 @@ class Setup:
             cache=str(self.files.stages),
             time_limit=self.config.search.trial_timeout,
             alone=self.config.search.workers <= PAUSED,
+            tolerance=tolerance or {},
         )
 
 

@@ -1,7 +1,7 @@
 """Search spaces: which techniques, settings and orders may be sampled, and how a recipe is drawn from them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,25 @@ class Suggester(Protocol):
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """One of the choices."""
+
+
+class _Given:
+    """A trial whose values are given."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self._row = row
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
+        """The given value."""
+        return self._row[name]
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> Any:
+        """The given value."""
+        return self._row[name]
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """The given value."""
+        return self._row[name]
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,39 @@ class Space:
         """The names of all parameters that a trial suggests."""
         return {name for group in self.groups for name in _parameters(group)}
 
+    def recipe(self, row: Mapping[str, Any]) -> Recipe:
+        """The recipe of a row of parameters, which holds all of them."""
+        return self.sample(_Given(row))
+
+    def taken(self, row: Mapping[str, Any]) -> list[Option]:
+        """The options whose steps a row of parameters gives, in the order of the steps."""
+        return [option for group in self.groups for option in _taken(group, row)]
+
+    def active(self, row: Mapping[str, Any]) -> set[str]:
+        """The parameters that a row uses: others may have any value."""
+        return {name for group in self.groups for name in _active(group, row)}
+
+    def stages(self, row: Mapping[str, Any]) -> list[tuple[Hashable, float]]:
+        """The trained stages of a row: for each, what tells it from others, and the epochs of its last training."""
+        found: list[tuple[Hashable, float]] = []
+        steps: list[Hashable] = []
+        for option in self.taken(row):
+            settings = {key: row[f"{option.name}.{key}"] for key in option.searched}
+            steps.append((option.kind.technique, tuple(settings.items()), str(option.fixed)))
+            if option.kind.kind == "train":
+                epochs = {**option.fixed, **settings}.get("epochs", option.kind.model_fields["epochs"].default)
+                found.append((tuple(steps), float(epochs)))
+        return found
+
+    def leaves(self, row: Mapping[str, Any]) -> set[str]:
+        """The parameters of the groups after the last training: with others of them, that need not be done again."""
+        names: set[str] = set()
+        for group in reversed(self.groups):
+            if any(option.kind.kind == "train" for option in _taken(group, row)):
+                break
+            names.update(_parameters(group))
+        return names
+
     def count(self) -> float:
         """How many recipes the space holds; infinite where a setting is continuous."""
         return math.prod(_count_group(group) for group in self.groups)
@@ -117,6 +169,29 @@ def _parameters(group: Group) -> Iterator[str]:
                 yield f"{option.name}.position"
     if group.how == "one_of" and len(group.options) > 1:
         yield group.name
+
+
+def _taken(group: Group, row: Mapping[str, Any]) -> list[Option]:
+    options = [option for option in group.options if option is not None]
+    if group.how == "always":
+        return options
+    if group.how == "one_of":
+        chosen = row[group.name] if len(group.options) > 1 else next(iter(group.options), None)
+        return [option for option in options if option.name == chosen or option is chosen]
+    inside = [option for option in options if row[option.name]]
+    return sorted(inside, key=lambda o: (o.kind.result() == "encode", row.get(f"{o.name}.position", 0.0), o.name))
+
+
+def _active(group: Group, row: Mapping[str, Any]) -> Iterator[str]:
+    taken = _taken(group, row)
+    if group.how == "one_of" and len(group.options) > 1:
+        yield group.name
+    if group.how == "any_order":
+        yield from (option.name for option in group.options if option is not None)
+        if len(taken) > 1:
+            yield from (f"{option.name}.position" for option in taken)
+    for option in taken:
+        yield from (f"{option.name}.{key}" for key in option.searched)
 
 
 def _suggest(trial: Suggester, name: str, domain: Domain) -> Any:

@@ -204,10 +204,14 @@ class StudyStore:
         """The task's own metrics of which less is better."""
         return list(self.get("lower_is_better") or [])
 
-    def use_sampler(self, name: str, seed: int) -> None:
-        """Ask by this sampler from now on."""
-        done = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler, self._random = make_sampler(name, seed, done), make_sampler("random", seed, done)
+    @property
+    def asked(self) -> int:
+        """How many trials were asked for so far."""
+        return len(self._study.get_trials(deepcopy=False))
+
+    def use_sampler(self, sampler: optuna.samplers.BaseSampler, seed: int = 0) -> None:
+        """Ask by this sampler from now on; seed: of draws at random, where it repeats itself."""
+        self._study.sampler, self._random = sampler, make_sampler("random", seed, self.asked)
 
     def enqueue(self, parameters: dict[str, Any]) -> None:
         """Let a later trial use these parameters, unless one did or will."""

@@ -45,6 +45,7 @@ class TrialSpec:
     latency_seconds: float = 0.6
     alone: bool = True  # let the other trials on the node pause while this one's file is timed
     time_limit: float = 3600.0  # seconds on a worker, for making the file and for timing it alike
+    train: bool = True  # else only the facts of its file are asked for
     # By what share of a limit the facts of a file may be off before it is trained, by metric.
     tolerance: Mapping[str, float] = field(default_factory=dict)
 

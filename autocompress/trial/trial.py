@@ -10,11 +10,11 @@ from ..errors import AutocompressError, NothingToDo, TechniqueError
 from ..measure.latency import measure_latency, measure_together
 from ..measure.quality import judge, measure_quality
 from ..measure.size import compare_size, measure_size
-from ..outcome import Baseline, Candidate, Completed, Failed, Infeasible, Metrics, Outcome, violations
+from ..outcome import Baseline, Candidate, Completed, Facts, Failed, Infeasible, Metrics, Result, violations
 from ..tasks import TaskReference, load_task
 from ..tasks.examples import model_inputs
 from ..turns import pause, working
-from .facts import screen_facts
+from .facts import find_facts, screen_facts
 from .run import Run, TrialSpec
 from .stages import NOTHING, pack_weights
 from .worker import Clock, doing, during, use_threads
@@ -26,8 +26,8 @@ PHASES = ("restore", "facts", "decide", "apply", "train", "export", "load")
 __all__ = ["TrialSpec", "confirm", "failure", "measure", "prepare", "time_together"]
 
 
-def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Outcome:
-    """Compress, train, export, load and judge one candidate; everything of a trial but its latency."""
+def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Result:
+    """Compress, train, export, load and judge one candidate: all of a trial but its latency, or its facts alone."""
     clock = Clock(dict.fromkeys(PHASES, 0.0))
     try:
         with working():
@@ -51,10 +51,13 @@ def failure(error: BaseException, seconds: dict[str, float] | None = None) -> Fa
     return Failed(f"{place}: {reason}" if place else reason, False, False, details, seconds or {}, place)
 
 
-def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | Outcome:
+def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | Result:
     use_threads(spec.threads)
     with clock("restore"):
         run = Run.start(spec, baseline)
+    if not spec.train:
+        with clock("facts"):
+            return Facts(find_facts(run, spec, baseline), clock.seconds)
     facts: Metrics = {}
     while (index := run.next_step()) is not None:
         if not facts and run.recipe.steps[index].kind == "train":
@@ -82,7 +85,7 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | O
     return Candidate(data, run.decisions, weights, metrics, clock.seconds, float_weights(packed), remarks, facts)
 
 
-def measure(candidate: Candidate | Outcome, spec: TrialSpec, baseline: Baseline) -> Outcome:
+def measure(candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline) -> Result:
     """Time a candidate's file against the baseline's and hold all its metrics against the limits."""
     if not isinstance(candidate, Candidate):
         return candidate

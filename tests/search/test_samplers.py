@@ -4,11 +4,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from autocompress.config import SAMPLERS
 from autocompress.outcome import Completed, Failed, Infeasible, Limit, Outcome, measured, violations
 from autocompress.recipe import Recipe
+from autocompress.search.facts_first import FactsFirst
 from autocompress.search.samplers import STARTUP, make_sampler
 from autocompress.search.space import Space
 from autocompress.search.space_file import load_space
@@ -16,6 +18,7 @@ from autocompress.search.store import StudyStore
 
 OBJECTIVES = ("size_bytes", "accuracy")
 LIMITS = (Limit("size_bytes", "at_most", 700.0, "size"), Limit("accuracy", "at_least", 0.3, "accuracy"))
+BASELINE = {"size_bytes": 1000.0, "accuracy": 0.9, "latency_ms": 1.0}
 TRIALS = 13
 SPACE = """\
 version: 1
@@ -58,6 +61,12 @@ def study() -> StudyStore:
     return StudyStore(made, "sqlite:///samplers.db")
 
 
+def sampler(name: str, space: Space, seed: int = 0, done: int = 0) -> BaseSampler:
+    if name == "auto":
+        return FactsFirst(space, OBJECTIVES, LIMITS, BASELINE, seed=seed)
+    return make_sampler(name, seed, done)
+
+
 def searched(store: StudyStore, space: Space, trials: int = TRIALS) -> list[Recipe]:
     """Ask and tell with one trial always running, as two workers do."""
     waiting = [store.ask(space)]
@@ -70,11 +79,11 @@ def searched(store: StudyStore, space: Space, trials: int = TRIALS) -> list[Reci
     return recipes
 
 
-def test_the_samplers_of_the_config_are_the_ones_made() -> None:
+def test_the_samplers_of_the_config_are_the_ones_made(space: Space) -> None:
     assert set(SAMPLERS) == {"auto", "tpe", "nsga2", "gp", "random"}
-    kinds = {name: type(make_sampler(name, 0, 0)).__name__ for name in SAMPLERS}
+    kinds = {name: type(sampler(name, space)).__name__ for name in SAMPLERS}
     assert kinds == {
-        "auto": "TPESampler",
+        "auto": "FactsFirst",
         "tpe": "TPESampler",
         "nsga2": "NSGAIISampler",
         "gp": "GPSampler",
@@ -85,7 +94,7 @@ def test_the_samplers_of_the_config_are_the_ones_made() -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches_two_objectives_with_limits_and_a_trial_running(name: str, space: Space) -> None:
     store = study()
-    store.use_sampler(name, 0)
+    store.use_sampler(sampler(name, space, 0, store.asked))
     recipes = searched(store, space)
     records = store.records()
     assert [records[number].recipe for number in range(TRIALS)] == recipes
@@ -106,7 +115,7 @@ def test_the_same_seed_suggests_the_same(name: str, space: Space) -> None:
     runs = []
     for seed in (3, 3, 4):
         store = study()
-        store.use_sampler(name, seed)
+        store.use_sampler(sampler(name, space, seed), seed)
         runs.append(searched(store, space))
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
@@ -115,9 +124,9 @@ def test_the_same_seed_suggests_the_same(name: str, space: Space) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_resumed_search_does_not_repeat_its_first_draws(name: str, space: Space) -> None:
     store = study()
-    store.use_sampler(name, 0)
+    store.use_sampler(sampler(name, space, 0, store.asked))
     first = searched(store, space, 4)
-    store.use_sampler(name, 0)  # as a new process with the same config does
+    store.use_sampler(sampler(name, space, 0, store.asked))  # as a new process with the same config does
     later = [store.ask(space)[1] for _ in range(4)]
     assert not {recipe.fingerprint for recipe in first} & {recipe.fingerprint for recipe in later}
 
@@ -125,7 +134,7 @@ def test_a_resumed_search_does_not_repeat_its_first_draws(name: str, space: Spac
 def test_tpe_learns_to_stay_out_of_what_was_rejected_before_training(space: Space) -> None:
     """What is rejected is told as pruned with its violation; told as failed, TPE would not learn from it."""
     store = study()
-    store.use_sampler("tpe", 0)
+    store.use_sampler(sampler("tpe", space))
     rejected = []
     for _ in range(40):
         number, recipe = store.ask(space)

@@ -11,6 +11,7 @@ from autocompress.config import SearchConfig
 from autocompress.errors import StudyError
 from autocompress.outcome import Completed, Failed, Infeasible, Outcome, Stopped, to_data
 from autocompress.recipe import Recipe
+from autocompress.search.samplers import make_sampler
 from autocompress.search.space import Space
 from autocompress.search.space_file import load_space
 from autocompress.search.store import StudyStore, open_storage, study_names
@@ -45,7 +46,7 @@ def config(url: str, study: str = "lenet") -> SearchConfig:
 @pytest.fixture
 def store(url: str) -> StudyStore:
     made = StudyStore.create(config(url), OBJECTIVES, {"baseline": {"size_bytes": 9000.0}})
-    made.use_sampler("random", 0)
+    made.use_sampler(make_sampler("random", 0, 0))
     return made
 
 
@@ -162,7 +163,7 @@ def test_a_trial_whose_outcome_was_written_but_not_told_is_finished(store: Study
 def test_an_adopted_trial_keeps_its_number_and_its_parameters(store: StudyStore, space: Space, url: str) -> None:
     recipes = dict(store.ask(space) for _ in range(5))
     later = reopened(url)
-    later.use_sampler("tpe", 99)
+    later.use_sampler(make_sampler("tpe", 99, 0))
     parameters = [trial.params for trial in in_optuna(url)]
     for number in later.running():
         assert later.adopt(number, space) == recipes[number]
@@ -174,7 +175,7 @@ def test_a_trial_that_was_asked_but_not_sampled_is_adopted_too(store: StudyStore
     """As after a crash right after Optuna made the trial: it has no recipe yet."""
     optuna.load_study(study_name="lenet", storage=url).ask()
     later = reopened(url)
-    later.use_sampler("random", 1)
+    later.use_sampler(make_sampler("random", 1, 0))
     assert later.records() == {}
     assert later.running() == [0]
     assert isinstance(later.adopt(0, space), Recipe)

@@ -1,0 +1,247 @@
+"""What to try next: rows of parameters that promise most hypervolume a second, from what is known without training."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from .aim import Aim, Seen
+from .surrogate import GaussianProcess, Scales
+from .terrain import Array, Row, Terrain, value_at
+
+POINTS = 320  # that a surrogate learns from, at most: half of them the best, and half the last
+ELITE = 24
+RANDOM, MUTANTS, TRUNKS, LEAVES, SOLVED = 40, 100, 6, 12, 40  # candidates of each kind that are compared
+EFFECT, SURE = 0.05, 0.7  # what moves a size, as a logarithm, and how likely what fits must fit
+SAMPLES = 2048  # of the cube, by which hypervolumes are compared
+QUANTILES = np.array([-1.28155, -0.52440, 0.0, 0.52440, 1.28155])  # of a normal, a fifth of it around each
+PATIENCE = 0.6  # by what power of its seconds a candidate's gain is divided
+NOTED = 0.1  # the share of the noise of quality that a measured file may have again
+GROWTH = 1.2  # scales are tuned anew when a surrogate has learned from so many times the points
+
+Models = Mapping[str, GaussianProcess]
+
+
+class Proposer:
+    """Proposes rows, by surrogates of facts and of quality that are fitted to what was seen.
+
+    seconds: what a row would cost; infinite for one that has to wait for another.
+    """
+
+    def __init__(self, terrain: Terrain, aim: Aim, seconds: Callable[[Row], float], seed: int) -> None:
+        self._terrain, self._aim, self._seconds, self._seed = terrain, aim, seconds, seed
+        self._scales: dict[str, tuple[int, Scales]] = {}
+        self._cube = np.random.default_rng(0).random((8 * SAMPLES, len(aim.axes)))
+
+    def propose(self, seen: Sequence[Seen], running: Sequence[Row], first: Sequence[Row] = ()) -> Row:
+        """The row to try next; first: those to begin with, each scaled to what fits."""
+        generator = np.random.default_rng([self._seed, len(seen), len(running)])
+        known = {self._terrain.key(one.row) for one in seen if one.tried}
+        known |= {self._terrain.key(row) for row in running}
+        facts = self._fact_models(seen)
+        for row in first:
+            fitted = self._scaled_to_fit(row, facts) if facts else row
+            if self._terrain.key(fitted) not in known:
+                return fitted
+        trained = [one for one in seen if one.qualities]
+        if len(trained) < 2 or not facts:
+            return self._unknown(known, generator)
+        pool = {self._terrain.key(row): row for row in self._pool(trained, facts, generator)}
+        rows = [row for key, row in pool.items() if key not in known]
+        if not rows:
+            return self._unknown(known, generator)
+        return rows[int(np.argmax(self._worth(rows, trained, running, facts)))]
+
+    def _unknown(self, known: set[tuple[Any, ...]], generator: np.random.Generator) -> Row:
+        row = self._terrain.random(generator)
+        for _ in range(50):
+            if self._terrain.key(row) not in known:
+                break
+            row = self._terrain.random(generator)
+        return row
+
+    # Surrogates
+
+    def _fact_models(self, seen: Sequence[Seen]) -> dict[str, GaussianProcess]:
+        """A surrogate of each fact, as a logarithm; none where too little was seen."""
+        found = {}
+        for name in self._aim.facts:
+            rows = [one for one in seen if name in one.facts][-POINTS:]
+            if len(rows) >= 4:
+                values = np.log([max(one.facts[name], 1e-9) for one in rows])
+                inputs = self._terrain.encode([one.row for one in rows])
+                found[name] = self._model(name, inputs, values, self._terrain.groups)
+        return found
+
+    def _model(self, name: str, inputs: Array, values: Array, groups: NDArray[np.int64]) -> GaussianProcess:
+        count, scales = self._scales.get(name, (0, None))
+        tune = len(values) >= GROWTH * count
+        model = GaussianProcess(inputs, values, groups, scales, tune)
+        if tune:
+            self._scales[name] = (len(values), model.scales)
+        return model
+
+    def _quality_models(self, trained: Sequence[Seen], names: Sequence[str]) -> dict[str, GaussianProcess]:
+        """A surrogate of each quality, by settings and facts; trained: what it learns from."""
+        known = self._aim.best(trained, POINTS // 2)
+        known += [one for one in trained[-(POINTS - len(known)) :] if one not in known] if len(trained) > POINTS else []
+        facts = {name: np.log([max(one.facts.get(name, 1e-9), 1e-9) for one in known]) for name in names}
+        inputs = self._with_facts([one.row for one in known], facts)
+        groups = np.concatenate([self._terrain.groups, np.full(len(names), 2)])
+        return {
+            name: self._model(name, inputs, self._aim.to_drop(name, [one.qualities[name] for one in known]), groups)
+            for name in self._aim.qualities
+        }
+
+    def _with_facts(self, rows: Sequence[Row], facts: Mapping[str, Array]) -> Array:
+        return np.column_stack([self._terrain.encode(rows), *(np.asarray(values) / 2 for values in facts.values())])
+
+    def _fits(self, rows: Sequence[Row], facts: Models) -> tuple[Array, dict[str, Array]]:
+        """How likely rows keep the limits on facts, and the logarithms of their facts."""
+        inputs = self._terrain.encode(rows)
+        likely, means = np.ones(len(rows)), {}
+        for name, model in facts.items():
+            means[name], deviation = model.predict(inputs)
+            for bound in self._aim.bounds:
+                if bound.name == name:
+                    gap = (math.log(bound.bound) - means[name]) * (1 if bound.at_most else -1)
+                    likely = likely * ndtr(gap / np.maximum(deviation, 0.01))
+        return likely, means
+
+    # Candidates
+
+    def _pool(self, trained: Sequence[Seen], facts: Models, generator: np.random.Generator) -> list[Row]:
+        """Rows at random, rows like the best ones, other leaves of their trunks, and some of these moved to fit."""
+        terrain, best = self._terrain, self._aim.best(trained, ELITE)
+        rows = [terrain.random(generator) for _ in range(RANDOM)]
+        for index in range(MUTANTS):
+            parent = best[min(int(generator.exponential(len(best) / 3)), len(best) - 1)].row
+            rows.append(terrain.mutant(parent, generator, 1 + index % 3))
+        leaves = [
+            terrain.mutant(one.row, generator, int(generator.integers(1, 4)), terrain.leaves(one.row))
+            for one in best[:TRUNKS]
+            for _ in range(LEAVES)
+        ]
+        chosen = [rows[index] for index in generator.choice(len(rows), size=SOLVED, replace=False)]
+        return rows + leaves + self._solved(chosen, facts, generator)
+
+    def _solved(self, rows: Sequence[Row], facts: Models, generator: np.random.Generator) -> list[Row]:
+        """Rows with one setting moved to the value that just keeps the limits on facts, as far as facts are known."""
+        lines = [[row] for row in rows]
+        for line, row, names in zip(lines, rows, self._effective(rows, facts), strict=True):
+            if names:
+                name = names[int(generator.integers(len(names)))]
+                line += [{**row, name: value} for value in self._terrain.grids[name]]
+        return self._fitting(lines, facts)
+
+    def _scaled_to_fit(self, row: Row, facts: Models) -> Row:
+        """A row with the one setting moved, of all that it uses, by which it best keeps the limits on facts."""
+        (names,) = self._effective([row], facts)
+        line = [{**row, name: value} for name in names for value in self._terrain.grids[name]]
+        return self._fitting([[row, *line]], facts)[0]
+
+    def _effective(self, rows: Sequence[Row], facts: Models) -> list[list[str]]:
+        """The settings of each row that move its size between their ends."""
+        ends, owners = [], []
+        for index, row in enumerate(rows):
+            for name in self._terrain.knobs(row):
+                owners.append((index, name))
+                ends += [{**row, name: value_at(self._terrain.domains[name], share)} for share in (0.0, 1.0)]
+        found: list[list[str]] = [[] for _ in rows]
+        if ends:
+            sizes = facts[self._aim.facts[0]].predict(self._terrain.encode(ends))[0].reshape(-1, 2)
+            for (index, name), (low, high) in zip(owners, sizes, strict=True):
+                if abs(high - low) > EFFECT:
+                    found[index].append(name)
+        return found
+
+    def _fitting(self, lines: Sequence[Sequence[Row]], facts: Models) -> list[Row]:
+        """Of each line of rows, the largest that fits, which takes least away; or the one that most likely does."""
+        rows = [row for line in lines for row in line]
+        if not rows:
+            return []
+        fits, means = self._fits(rows, facts)
+        size = means[self._aim.facts[0]]
+        found, start = [], 0
+        for line in lines:
+            here = np.arange(start, start + len(line))
+            inside = here[fits[here] >= SURE]
+            found.append(rows[inside[np.argmax(size[inside])] if len(inside) else here[np.argmax(fits[here])]])
+            start += len(line)
+        return found
+
+    # What candidates promise
+
+    def _worth(self, rows: Sequence[Row], trained: Sequence[Seen], running: Sequence[Row], facts: Models) -> Array:
+        """The hypervolume that each row is expected to add, by its seconds.
+
+        Where nothing is known to be good: how likely it keeps the limits, the nearest misses first.
+        """
+        models = self._quality_models(trained, list(facts))
+        likely, means = self._fits(rows, facts)
+        inputs = self._with_facts(rows, means)
+        qualities = {}
+        for name, model in models.items():
+            mean, deviation = model.predict(inputs)
+            deviation = np.sqrt(deviation**2 + NOTED * model.noise**2)
+            qualities[name] = self._aim.from_drop(name, mean[:, None] + deviation[:, None] * QUANTILES)
+        seconds = np.array([self._seconds(row) for row in rows]) ** PATIENCE
+        taken = self._taken(trained, running, facts, models)
+        if taken is not None:
+            gains = likely * self._gains(taken, means, qualities)
+            if (gains > 0).any():
+                return gains / seconds
+        return likely * np.exp(-self._shortfalls(qualities)) / seconds
+
+    def _taken(self, trained: Sequence[Seen], running: Sequence[Row], facts: Models, models: Models) -> Array | None:
+        """Costs of what is feasible, and expected of what runs; None where nothing is feasible."""
+        feasible = [one for one in trained if one.feasible]
+        if not feasible:
+            return None
+        costs = self._aim.costs(feasible)
+        if not running:
+            return costs
+        _, means = self._fits(running, facts)
+        inputs = self._with_facts(running, means)
+        values = {name: np.exp(mean) for name, mean in means.items()}
+        values |= {name: self._aim.from_drop(name, model.predict(inputs)[0]) for name, model in models.items()}
+        return np.vstack([costs, np.column_stack([axis.cost(values[axis.name]) for axis in self._aim.axes])])
+
+    def _shortfalls(self, qualities: Mapping[str, Array]) -> Array:
+        """How far qualities miss their limits, by optimistic quantiles, in steps that grow."""
+        total = np.zeros(len(next(iter(qualities.values()))) if qualities else 1)
+        for bound in self._aim.bounds:
+            if bound.name in qualities:
+                hoped = qualities[bound.name][:, 1 if not bound.at_most else 3]
+                past = (hoped - bound.bound) / self._aim.qualities[bound.name][1]
+                total = total + np.arcsinh(np.maximum(past if bound.at_most else -past, 0.0))
+        return total
+
+    def _gains(self, taken: Array, means: Mapping[str, Array], qualities: Mapping[str, Array]) -> Array:
+        """The share of the cube that rows would dominate and nothing does yet, over the quantiles of their quality."""
+        free = self._cube
+        for point in taken[(taken < 1).all(1)]:
+            free = free[~(point <= free).all(1)]
+        share, free = len(free) / len(self._cube), free[:SAMPLES]
+        count = len(next(iter(means.values())))
+        if not len(free):
+            return np.zeros(count)
+        fixed = np.ones((count, len(free)), dtype=bool)
+        for position, axis in enumerate(self._aim.axes):
+            if axis.fact:
+                fixed &= axis.cost(np.exp(means[axis.name]))[:, None] <= free[:, position]
+        total = np.zeros(count)
+        for quantile in range(len(QUANTILES)):
+            inside, keeps = fixed.copy(), np.ones(count, dtype=bool)
+            for position, axis in enumerate(self._aim.axes):
+                if not axis.fact:
+                    inside &= axis.cost(qualities[axis.name][:, quantile])[:, None] <= free[:, position]
+            for bound in self._aim.bounds:
+                if bound.name in qualities:
+                    values = qualities[bound.name][:, quantile]
+                    keeps &= values <= bound.bound if bound.at_most else values >= bound.bound
+            total += keeps * inside.mean(1) * share / len(QUANTILES)
+        return total

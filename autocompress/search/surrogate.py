@@ -1,0 +1,119 @@
+"""A surrogate: what a metric will be, with how far that may be off, from the candidates that were seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+Array = NDArray[np.float64]
+ROOT5 = 5**0.5
+ITERATIONS = 25
+# Of the logarithms of a length scale, of the linear part, and of the noise, all as shares of a unit variance.
+SCALES, LINEAR, NOISE = (-2.5, 2.5), (-7.0, 3.0), (-9.0, 0.0)
+PRIOR = 0.15  # how strongly length scales are held near 1, where few points say nothing of them
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Hyperparameters of a kernel: a length scale for each group of columns, the linear part, and the noise."""
+
+    lengths: Array
+    linear: float
+    noise: float
+
+
+class GaussianProcess:
+    """Regression by a Gaussian process: Matern 5/2 with a length scale for each group of columns, and a linear part.
+
+    Rasmussen and Williams (2006), sections 2.2 and 5.4.1. inputs: (points, columns); values: (points,); groups: for
+    each column the number of its group. scales: of an earlier fit, to start from or, unless they are tuned, to keep.
+    """
+
+    def __init__(
+        self, inputs: Array, values: Array, groups: NDArray[np.int64], scales: Scales | None = None, tune: bool = True
+    ) -> None:
+        self._inputs, self._groups = inputs, groups
+        self._mean, spread = float(values.mean()), float(values.std())
+        self._spread = spread if spread > 1e-9 else 1.0
+        self._values = (values - self._mean) / self._spread
+        self._distances = [_squares(inputs, inputs, groups == group) for group in range(int(groups.max()) + 1)]
+        self._products = inputs @ inputs.T / inputs.shape[1]
+        start = scales or Scales(np.ones(len(self._distances)), 0.1, 0.05)
+        self.scales = self._tuned(start) if tune else start
+        kernel = self._kernel(self.scales)[0]
+        kernel[np.diag_indices_from(kernel)] += self.scales.noise + 1e-8
+        self._lower = cholesky(kernel, lower=True)
+        self._weights = cho_solve((self._lower, True), self._values)
+
+    def predict(self, inputs: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation at each of (points, columns), of the value without its noise."""
+        lengths = self.scales.lengths[self._groups]
+        radius = np.sqrt(np.maximum(_squares(inputs / lengths, self._inputs / lengths), 0.0))
+        across = _matern(radius) + self.scales.linear * (inputs @ self._inputs.T) / inputs.shape[1]
+        mean = across @ self._weights
+        solved = solve_triangular(self._lower, across.T, lower=True, check_finite=False)
+        own = 1.0 + self.scales.linear * (inputs**2).sum(1) / inputs.shape[1]
+        variance = np.maximum(own - (solved**2).sum(0), 1e-10)
+        return self._mean + self._spread * mean, self._spread * np.sqrt(variance)
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of values that were seen around what they would be without noise."""
+        return self._spread * float(np.sqrt(self.scales.noise))
+
+    def _kernel(self, scales: Scales) -> tuple[Array, Array]:
+        squares = np.zeros_like(self._products)
+        for distances, length in zip(self._distances, scales.lengths, strict=True):
+            squares += distances / length**2
+        radius = np.sqrt(np.maximum(squares, 0.0))
+        return _matern(radius) + scales.linear * self._products, radius
+
+    def _tuned(self, start: Scales) -> Scales:
+        """The scales of the largest marginal likelihood, with a weak prior on the lengths."""
+        groups = len(self._distances)
+        bounds = [SCALES] * groups + [LINEAR, NOISE]
+        first = np.log([*start.lengths, start.linear, start.noise])
+        first = np.clip(first, [low for low, _ in bounds], [high for _, high in bounds])
+        found = minimize(self._loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
+        values = np.exp(found.x)
+        return Scales(values[:groups], float(values[groups]), float(values[groups + 1]))
+
+    def _loss(self, logs: Array) -> tuple[float, Array]:
+        """The negative logarithm of the marginal likelihood and the prior, and its gradient."""
+        groups = len(self._distances)
+        scales = Scales(np.exp(logs[:groups]), float(np.exp(logs[groups])), float(np.exp(logs[groups + 1])))
+        kernel, radius = self._kernel(scales)
+        count = len(self._values)
+        kernel[np.diag_indices(count)] += scales.noise + 1e-8
+        try:
+            lower = cholesky(kernel, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            return 1e10, np.zeros_like(logs)
+        weights = cho_solve((lower, True), self._values, check_finite=False)
+        inner = np.outer(weights, weights) - cho_solve((lower, True), np.eye(count), check_finite=False)
+        slope = 5 / 3 * (1 + ROOT5 * radius) * np.exp(-ROOT5 * radius)
+        gradient = [
+            -0.5 * float((inner * slope * distances).sum()) / length**2
+            for distances, length in zip(self._distances, scales.lengths, strict=True)
+        ]
+        gradient.append(-0.5 * scales.linear * float((inner * self._products).sum()))
+        gradient.append(-0.5 * scales.noise * float(np.trace(inner)))
+        value = 0.5 * float(self._values @ weights) + float(np.log(np.diag(lower)).sum())
+        held = np.concatenate([PRIOR * 2 * logs[:groups], [0.0, 0.0]])
+        return value + PRIOR * float((logs[:groups] ** 2).sum()), np.array(gradient) + held
+
+
+def _matern(radius: Array) -> Array:
+    scaled = ROOT5 * radius
+    found: Array = (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+    return found
+
+
+def _squares(first: Array, second: Array, columns: NDArray[np.bool_] | None = None) -> Array:
+    """Squared distances between the rows of two tables, over some columns."""
+    if columns is not None:
+        first, second = first[:, columns], second[:, columns]
+    found: Array = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
+    return found

@@ -1,0 +1,153 @@
+"""The terrain of a search: what rows of parameters may say, and how they lie to one another."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Row = dict[str, Any]
+GRID = 9  # values of a setting among which the one is looked for that just fits
+ANYWHERE, NEAR = 0.2, 0.15  # how often a number is drawn anew, and else how far it moves, as a share of its domain
+
+
+class Terrain:
+    """What rows may say: the domain of each parameter, which of them a row uses, and which follow its last training."""
+
+    def __init__(
+        self,
+        domains: Mapping[str, Any],
+        active: Callable[[Row], set[str]],
+        leaves: Callable[[Row], set[str]],
+    ) -> None:
+        self.domains, self.active, self.leaves = dict(domains), active, leaves
+        self._numbers = {name: index for index, name in enumerate(self.domains)}
+        columns, kinds = 0, []
+        self._places: dict[str, tuple[int, int]] = {}
+        self.grids = {name: _grid(domain) for name, domain in self.domains.items()}
+        for name, domain in self.domains.items():
+            width = _width(domain)
+            self._places[name] = (columns, width)
+            kinds += [int(_numeric(domain))] * width
+            columns += width
+        self.groups = np.array(kinds, dtype=np.int64)
+
+    def random(self, generator: np.random.Generator) -> Row:
+        """A row drawn evenly from the domains."""
+        return {name: _draw(domain, generator) for name, domain in self.domains.items()}
+
+    def mutant(self, row: Row, generator: np.random.Generator, count: int, only: set[str] | None = None) -> Row:
+        """A row with some of the parameters that it uses changed, numbers by a little or at random."""
+        names = sorted((only if only is not None else self.active(row)) & self.domains.keys())
+        changed = dict(row)
+        if names:
+            for name in generator.choice(names, size=min(count, len(names)), replace=False):
+                changed[str(name)] = _nudged(self.domains[str(name)], row[str(name)], self.grids[str(name)], generator)
+        return changed
+
+    def key(self, row: Row) -> tuple[Any, ...]:
+        """What a row comes to: equal for rows that differ in what they do not use, or in positions of one order."""
+        active = self.active(row)
+        order = _ranks(row, active)
+        return tuple((name, order.get(name, row[name])) for name in self.domains if name in active)
+
+    def encode(self, rows: Sequence[Row]) -> Array:
+        """Rows as (rows, columns): numbers in -1 to 1, choices a column each; what a row does not use is 0."""
+        found = np.zeros((len(rows), len(self.groups)))
+        for line, row in zip(found, rows, strict=True):
+            active = self.active(row)
+            order = _ranks(row, active)
+            for name in active:
+                start, width = self._places[name]
+                domain, value = self.domains[name], order.get(name, row[name])
+                if width > 1:
+                    line[start + domain.choices.index(value)] = 1.0
+                else:
+                    line[start] = _scaled(domain, value)
+        return found
+
+    def stronger(self, row: Row) -> Row:
+        """A row with its numeric settings half way to the farther of their ends."""
+        found = dict(row)
+        for name in self.knobs(row):
+            share = (_scaled(self.domains[name], row[name]) + 1) / 2
+            found[name] = value_at(self.domains[name], share / 2 if share > 0.5 else (1 + share) / 2)
+        return found
+
+    def knobs(self, row: Row) -> list[str]:
+        """The numeric settings that a row uses, of which one may be solved for."""
+        active = self.active(row)
+        return [
+            name
+            for name, domain in self.domains.items()
+            if name in active and _numeric(domain) and not name.endswith((".position", ".epochs"))
+        ]
+
+
+def _numeric(domain: Any) -> bool:
+    if hasattr(domain, "choices"):
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.choices)
+    return True
+
+
+def _width(domain: Any) -> int:
+    """Columns of a parameter: one for numbers and for yes or no, else one for each choice."""
+    return 1 if _numeric(domain) or len(domain.choices) <= 2 else len(domain.choices)
+
+
+def _scaled(domain: Any, value: Any) -> float:
+    """A value in -1 to 1."""
+    if hasattr(domain, "choices"):
+        return 2.0 * int(domain.choices.index(value)) / max(len(domain.choices) - 1, 1) - 1
+    low, high = float(domain.low), float(domain.high)
+    if high <= low:
+        return 0.0
+    if domain.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return float(2 * (float(value) - low) / (high - low) - 1)
+
+
+def value_at(domain: Any, share: float) -> Any:
+    """The value at a share of a numeric domain, as the domain rounds it."""
+    if hasattr(domain, "choices"):
+        return domain.choices[min(int(share * len(domain.choices)), len(domain.choices) - 1)]
+    low, high = float(domain.low), float(domain.high)
+    value = math.exp(math.log(low) + share * math.log(high / low)) if domain.log else low + share * (high - low)
+    if domain.step:
+        value = low + round((value - low) / domain.step) * domain.step
+    value = min(max(value, low), high)
+    return round(value) if isinstance(domain.low, int) else round(value, 12)
+
+
+def _grid(domain: Any) -> list[Any]:
+    return list(dict.fromkeys(value_at(domain, share) for share in np.linspace(0, 1, GRID)))
+
+
+def _draw(domain: Any, generator: np.random.Generator) -> Any:
+    if hasattr(domain, "choices"):
+        return domain.choices[int(generator.integers(len(domain.choices)))]
+    return value_at(domain, float(generator.random()))
+
+
+def _nudged(domain: Any, value: Any, grid: list[Any], generator: np.random.Generator) -> Any:
+    """Another value: a number near, mostly, or any other."""
+    if not _numeric(domain):
+        others = [choice for choice in domain.choices if choice != value]
+        return others[int(generator.integers(len(others)))] if others else value
+    share: float = (_scaled(domain, value) + 1) / 2
+    if generator.random() < ANYWHERE:
+        return _draw(domain, generator)
+    moved = min(max(share + generator.normal() * NEAR, 0.0), 1.0)
+    found = value_at(domain, moved)
+    if found == value:  # a coarse step: the next one
+        at = int(np.argmin([abs(_scaled(domain, one) - _scaled(domain, value)) for one in grid]))
+        found = grid[min(max(at + (1 if moved >= share else -1), 0), len(grid) - 1)]
+    return found
+
+
+def _ranks(row: Row, active: set[str]) -> dict[str, float]:
+    """Positions by their order among those that a row uses, evenly spaced."""
+    names = sorted((name for name in active if name.endswith(".position")), key=lambda name: row[name])
+    return {name: (index + 0.5) / len(names) for index, name in enumerate(names)}
