@@ -154,10 +154,14 @@ def _bound(name: str, bound: float | Bound, lower: Names) -> tuple[Literal["at_m
 
 
 class SearchSettings(_Strict):
-    """How long and how a study searches. retries counts further attempts for a trial whose worker was lost."""
+    """How long and how a study searches. retries counts further attempts for a trial whose worker was lost.
+
+    until is a goal, such as `size <= 20 KB and accuracy_drop <= 0.01`, which ends the search once it is reached.
+    """
 
     trials: int = Field(40, ge=1, le=100_000)
     timeout: Duration | None = None
+    until: str | None = None
     trial_timeout: Duration = 3600.0
     sampler: Literal["auto", "tpe", "nsga2", "gp", "random"] = "auto"
     seed: int = Field(0, ge=0, lt=2**31)

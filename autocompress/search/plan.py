@@ -15,19 +15,20 @@ from ..tasks.models import model_notes
 from ..tasks.protocol import lower_is_better
 from ..trial.baseline import make_baseline
 from .leaving_out import note_of, obtain_obstacles
-from .setup import Setup, changed
+from .setup import Setup, changed, find_goal
 from .state import View
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A setup with its baseline, and what is searched for and within which limits."""
+    """A setup with its baseline, what is searched for and within which limits, and what is enough."""
 
     setup: Setup
     baseline: Baseline
     limits: tuple[Limit, ...]
     objectives: tuple[str, ...]
     left_out: Mapping[str, str]
+    goal: tuple[Limit, ...] = ()
 
     @property
     def lower(self) -> tuple[str, ...]:
@@ -48,13 +49,14 @@ def make_plan(setup: Setup, executor: Executor, view: View, left_out: Mapping[st
     for text in doubts(setup.task, baseline.metrics):
         view.note(f"warning: {text}")
     limits = check_limits(setup, baseline.metrics)
+    goal = find_goal(setup.config, setup.task, baseline.metrics)
     names = objectives(setup.config, setup.quality, baseline.metrics)
     if left_out is None:
         left_out = obtain_obstacles(setup, baseline, executor, view)
     for name, reason in left_out.items():
         view.note(note_of(name, reason))
     setup = replace(setup, space=setup.space.without(left_out))
-    return Plan(setup, baseline, limits, names, left_out)
+    return Plan(setup, baseline, limits, names, left_out, goal)
 
 
 def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) -> Baseline:

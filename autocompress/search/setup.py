@@ -5,16 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artifacts.directory import processor, versions
-from ..config import SearchConfig
+from ..config import MEASURED, SearchConfig
 from ..documents import validate
 from ..errors import ConfigError
-from ..outcome import Limit
+from ..outcome import Limit, Metrics
 from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task, refer
+from ..tasks.checks import metric_names
 from ..tasks.identity import task_facts
 from ..tasks.images import ImageClassificationConfig
+from ..tasks.protocol import lower_is_better
 from ..trial.trial import TrialSpec
 from .files import StudyFiles, work_folder
+from .goal import goal_limits
 from .space import Space
 from .space_file import find_space, load_space
 
@@ -99,13 +102,23 @@ class Setup:
 
 
 def set_up(config: SearchConfig) -> Setup:
-    """Check task, search space and objectives. Raises ConfigError or TaskError; starts nothing."""
+    """Check task, search space and goal. Raises ConfigError or TaskError; starts nothing."""
     space = load_space(find_space(config.search_space, config.root))
     reference = task_reference(config)
     task = load_task(reference)
+    if config.search.until is not None:
+        find_goal(config, task, dict.fromkeys((*MEASURED, *metric_names(task)), 1.0))
     made_of = task_facts(reference, task, config.search.seed)
     files = StudyFiles(work_folder(config.storage), config.study)
     return Setup(config, replace(reference, content=digest(made_of)), task, space, files, made_of)
+
+
+def find_goal(config: SearchConfig, task: Task, baseline: Metrics) -> tuple[Limit, ...]:
+    """The config's goal as bounds; none where it has none. Raises ConfigError, which says where the goal stands."""
+    try:
+        return goal_limits(config.search.until, baseline, lower_is_better(task))
+    except ConfigError as error:
+        raise ConfigError(f"{config.document.place(('search', 'until'))}: {error}") from None
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -139,6 +139,14 @@ def check_trainable(task: Task, seed: int) -> None:
     _one_step(model, task)
 
 
+def metric_names(task: Task) -> tuple[str, ...]:
+    """The names of what a task measures, as it names them for a few examples and untrained outputs."""
+    batch = next(batches(task.split("validation"), 64))
+    with torch.no_grad():
+        output = build_model(task, 0).eval()(*batch.inputs)
+    return tuple(task_metrics(task, "validation", output.numpy(), batch.targets.numpy()))
+
+
 def whole_metrics(model: nn.Module, task: Task, name: str) -> None:
     """Ask for the metrics of a whole split, whose classes or values may be such that a metric is not defined."""
     rows = []

@@ -65,6 +65,10 @@ StorageOption = Annotated[
         envvar="AUTOCOMPRESS_STORAGE", metavar="URL", help=f"Where studies are kept. Default: {DEFAULT_STORAGE}."
     ),
 ]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(metavar="GOAL", help="Stop once a trial meets this: 'size <= 20 KB and accuracy_drop <= 0.01'."),
+]
 ProgramOption = Annotated[
     bool,
     typer.Option(

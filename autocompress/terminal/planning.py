@@ -15,11 +15,13 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     seconds = estimate_seconds(plan)
     quality = plan.setup.quality
     trained = plan.baseline.seconds.get("train")
+    goal = ", ".join(limit_text(limit) for limit in plan.goal)
     lines = [
         f"baseline: {size(metrics['size_bytes'])}, {quality} {metrics[quality]:.4f} on validation, "
         f"{metrics['latency_ms']:.4f} ms" + (f" (trained in {clock(trained)})" if trained else ""),
         f"a file against itself: {metrics['aa_ratio']:.3f}x; speed-ups closer to 1 than that say nothing",
         f"budget: {', '.join(limit_text(limit) for limit in plan.limits) or 'no limits'}",
+        *([f"goal: {config.search.until}: ends with the first trial of {goal}"] if goal else []),
         f"space: {plan.setup.space.source}: " + ("endless" if math.isinf(count) else f"{count:,.0f}") + " recipes",
         f"estimate: {config.search.trials} trials on {config.search.workers} workers in about {clock(seconds)}"
         + (f", stopped after {clock(config.search.timeout)}" if config.search.timeout else ""),
@@ -28,6 +30,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "baseline": metrics,
         "limits": [vars(limit) for limit in plan.limits],
+        "goal": [vars(limit) for limit in plan.goal],
         "recipes": None if math.isinf(count) else count,
         "left_out": dict(plan.left_out),
         "estimated_seconds": seconds,
