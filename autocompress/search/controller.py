@@ -14,6 +14,7 @@ from ..outcome import Candidate, Completed, Facts, Failed, Outcome, Stopped
 from ..recipe import Recipe
 from ..trial.facts import learned_tolerance
 from .ahead import Ahead
+from .ending import reason_to_end
 from .facts_first import FactsFirst
 from .interrupts import Interrupts
 from .plan import Plan
@@ -40,7 +41,7 @@ class Controller:
         listeners: Sequence[Listener],
         note: Callable[[str], None],
     ) -> None:
-        self._plan, self._setup, self._limits = plan, plan.setup, plan.limits
+        self._plan, self._setup, self._limits, self._goal = plan, plan.setup, plan.limits, plan.goal
         self._search = plan.setup.config.search
         self._store, self._executor, self._interrupts = store, executor, interrupts
         self._listeners, self._note = listeners, note
@@ -98,6 +99,8 @@ class Controller:
         """Keep every worker busy while there are trials and time left."""
         state = self._state
         while self._interrupts.level == 0 and not state.used_up and self._busy < self._search.workers:
+            if self._over():
+                return
             if len(self._store.finished()) + len(state.running) >= self._search.trials:
                 return
             if state.deadline is not None and time.monotonic() >= state.deadline:
@@ -116,6 +119,14 @@ class Controller:
     def _busy(self) -> int:
         """How many workers have something to do."""
         return len(self._state.running) + self._ahead.running
+
+    def _over(self) -> bool:
+        """Whether the search ends before trials and time are used up, which is said once."""
+        reason = reason_to_end(self._state, self._goal)
+        if reason and not self._state.ended:
+            self._note(reason)
+        self._state.ended = reason
+        return bool(reason)
 
     def _ask(self) -> tuple[int, Recipe] | None:
         """A recipe that was not tried yet; repeats are told at once with what is known of them."""

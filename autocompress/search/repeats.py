@@ -1,4 +1,4 @@
-"""A listener that says when trials fail for one reason again and again."""
+"""Trials that fail for one reason again and again: a listener that says so, and when to give up."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,6 +7,7 @@ from ..outcome import Failed
 from .state import State
 
 ENOUGH = 5  # trials that failed alike
+HOPELESS = 8  # when nothing else came of the search
 SHARE = 0.5  # of all trials that ended
 COMPARED = 80  # letters of a reason, in which numbers do not count
 
@@ -30,6 +31,16 @@ class Repeats:
                 self._note(f"{len(numbers)} of {self._seen} trials failed alike: {last.reason}: {_fix(last)}")
 
 
+def hopeless(state: State) -> str:
+    """Why a search is given up, with what to do: all that ended failed alike, and enough since it began or went on."""
+    failed = {n: record.outcome for n, record in state.records.items() if isinstance(record.outcome, Failed)}
+    ended = len(state.records)
+    if ended - state.begun_with < HOPELESS or len(failed) < ended or len(_alike(failed.items())) > 1:
+        return ""
+    last = failed[max(failed)]
+    return f"given up, as all {ended} trials failed alike: {last.reason}: {_fix(last)}"
+
+
 def _alike(failed: Iterable[tuple[int, Failed]]) -> dict[str, list[int]]:
     """Trials that failed, by the first words of their reasons."""
     found: dict[str, list[int]] = {}
@@ -42,4 +53,6 @@ def _fix(outcome: Failed) -> str:
     step = re.match(r"step [0-9]+, ([^,]+)", outcome.doing)
     if step:
         return f"take {step[1]} out of the search space, or narrow its settings"
-    return "stop, and mend this first: `autocompress show` prints what is behind it"
+    if outcome.refused:
+        return "narrow the search space to recipes that this model takes"
+    return "mend this first: `autocompress show` prints what is behind it"

@@ -10,6 +10,7 @@ from ..front import Front
 from ..urls import shown
 from .confirm import confirm_front
 from .controller import Controller
+from .ending import how_it_ended
 from .interrupts import Interrupts
 from .plan import Plan, make_plan
 from .recorder import Recorder
@@ -26,6 +27,7 @@ class Result:
     store: StudyStore
     front: Front
     interrupted: bool
+    ended: str = ""  # why, where that was before trials and time were used up
 
 
 def plan(config: SearchConfig, kind: str, view: View) -> Plan:
@@ -73,7 +75,7 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
             store.set("verdict", state.front.verdict)
             recorder.conclude(state, interrupts.level > 0)
         status = "KILLED" if interrupts.level else "FINISHED"
-        return Result(store, state.front, interrupts.level > 0)
+        return Result(store, state.front, interrupts.level > 0, how_it_ended(state, planned.goal))
     finally:
         recorder.close(status)
 

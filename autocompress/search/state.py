@@ -32,6 +32,7 @@ class State:
     begun_with: int = 0
     deadline: float | None = None
     used_up: bool = False
+    ended: str = ""  # why, where that was before trials and time were used up
 
 
 class Listener(Protocol):

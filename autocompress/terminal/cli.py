@@ -22,6 +22,7 @@ from .options import (
     ProgramOption,
     StorageOption,
     StudyArgument,
+    UntilOption,
     Workers,
     storage_url,
 )
@@ -58,6 +59,7 @@ def search(
     config: ConfigArgument,
     trials: Annotated[int | None, typer.Option(help="How many recipes to try; overrides the config.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="T", help="Stop asking after this long: 90s, 10m, 2h.")] = None,
+    until: UntilOption = None,
     workers: Annotated[int | None, typer.Option(help="How many trials to run at once.")] = None,
     executor: Annotated[Workers, typer.Option(help="Ray workers, or this process.")] = Workers.ray,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this config.")] = False,
@@ -70,7 +72,7 @@ def search(
     from ..config import find_config, load_config
 
     path = find_config(config)
-    checked = load_config(path, trials=trials, timeout=timeout, workers=workers)
+    checked = load_config(path, trials=trials, timeout=timeout, until=until, workers=workers)
     from .views import on_standard_error
 
     with on_standard_error() as view:
@@ -84,6 +86,8 @@ def search(
         _print_json(results.document())
     else:
         _print_front(results)
+        if result.ended:
+            output().print(result.ended, soft_wrap=True)
         _print_next(results, checked.storage, config, result.interrupted)
     raise typer.Exit(INTERRUPTED if result.interrupted else _code(results))
 

@@ -49,4 +49,4 @@ def test_unlike_reasons_do_not_add_up() -> None:
 
 def test_a_failure_outside_of_any_step_is_to_be_mended() -> None:
     (note,) = said(*[Failed("RuntimeError: no such file")] * 5)
-    assert note.endswith("stop, and mend this first: `autocompress show` prints what is behind it")
+    assert note.endswith(": mend this first: `autocompress show` prints what is behind it")
