@@ -28,6 +28,8 @@ MEASURED = {
     "compression_ratio": False,
     "space_saving": False,
 }
+# Limits that end so are counted down from the baseline's metric, and less of them is better.
+DROP = "_drop"
 Names = Collection[str]
 
 

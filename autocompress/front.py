@@ -1,5 +1,6 @@
 """Dominance, the front, its hypervolume, choosing from it and explaining why there is none: pure functions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Names, less_is_better
+from .config import DROP, Names, less_is_better
 from .errors import AutocompressError, suggest
-from .outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped, measured
+from .outcome import Completed, Failed, Infeasible, Limit, Metrics, Outcome, Stopped, measured
 
 PICKS = ("smallest", "fastest", "most-accurate", "knee")
 Verdict = Literal["feasible", "infeasible", "nothing_finished"]
@@ -25,6 +26,22 @@ class Front:
     nearest_miss: int | None
     binding_limit: str | None
     counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Loosening:
+    """To what one limit would have to be loosened, as the budget writes it: bytes, milliseconds, times, a drop.
+
+    alone, with the others as they are, for `trial`; None where no measured trial meets all the others. together, with
+    the others, for the nearest miss: the bound where that is met, None where that was not measured.
+    """
+
+    limit: str
+    sense: Literal["at_most", "at_least"]
+    bound: float
+    alone: float | None
+    trial: int | None
+    together: float | None
 
 
 def signs(objectives: Sequence[str], lower: Names = ()) -> Array:
@@ -89,6 +106,43 @@ def binding_limit(outcome: Infeasible) -> str | None:
     return max(outcome.violations, key=lambda label: outcome.violations[label], default=None)
 
 
+def loosening(
+    outcomes: Mapping[int, Outcome], limits: Sequence[Limit], nearest_miss: int | None, baseline: Metrics
+) -> list[Loosening]:
+    """How far each limit is from being met; nothing where the budget is met, or nothing was held against it.
+
+    baseline: what drops are counted from.
+    """
+    if nearest_miss is None:
+        return []
+    known = {number: metrics for number, outcome in outcomes.items() if (metrics := measured(outcome)) is not None}
+    nearest = getattr(outcomes[nearest_miss], "metrics", {})
+    return [_loosened(limit, limits, known, nearest, baseline) for limit in limits]
+
+
+def _loosened(
+    limit: Limit, limits: Sequence[Limit], known: Mapping[int, Metrics], nearest: Metrics, baseline: Metrics
+) -> Loosening:
+    sign = 1 if limit.sense == "at_most" else -1
+    others = [other for other in limits if other is not limit]
+    able = [
+        (sign * metrics[limit.metric], number)
+        for number, metrics in known.items()
+        if not math.isnan(metrics.get(limit.metric, math.nan)) and all(o.violation(metrics) <= 0 for o in others)
+    ]
+    cost, trial = min(able, default=(None, None))
+    together = limit.bound if limit.violation(nearest) <= 0 else nearest.get(limit.metric)
+    drop = limit.label.endswith(DROP)
+
+    def written(value: float | None) -> float | None:
+        return None if value is None or math.isnan(value) else baseline[limit.metric] - value if drop else value
+
+    alone = None if cost is None else sign * cost
+    sense: Literal["at_most", "at_least"] = "at_most" if drop else limit.sense
+    bound = baseline[limit.metric] - limit.bound if drop else limit.bound
+    return Loosening(limit.label, sense, bound, written(alone), trial, written(together))
+
+
 def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline: Metrics, lower: Names = ()) -> float:
     """The share of the unit cube that points dominate, once each objective is scaled by the baseline.
 
@@ -137,7 +191,11 @@ def pick(numbers: Sequence[int], metrics: Mapping[int, Metrics], how: str, quali
 
 
 def front_document(
-    study: str, front: Front, rows: Mapping[int, Mapping[str, Any]], baseline: Metrics
+    study: str,
+    front: Front,
+    rows: Mapping[int, Mapping[str, Any]],
+    baseline: Metrics,
+    loosen: Sequence[Loosening] = (),
 ) -> dict[str, Any]:
     """What `front --json` prints; rows hold recipe, metrics, feasible and run_id of each trial by number."""
     return {
@@ -149,5 +207,6 @@ def front_document(
         if front.nearest_miss is None
         else {"trial": front.nearest_miss, **rows[front.nearest_miss]},
         "binding_limit": front.binding_limit,
+        "loosen": [vars(row) for row in loosen],
         "counts": front.counts,
     }

@@ -18,11 +18,12 @@ from autocompress.front import (
     find_front,
     front_document,
     hypervolume,
+    loosening,
     nondominated,
     pick,
     signs,
 )
-from autocompress.outcome import Completed, Failed, Infeasible, Outcome, Stopped
+from autocompress.outcome import Completed, Failed, Infeasible, Limit, Metrics, Outcome, Stopped, violations
 
 OBJECTIVES = ("size_bytes", "accuracy", "latency_ms")
 # Few values, so that equal points and equal coordinates are common.
@@ -195,6 +196,88 @@ def test_hypervolume_grows_exactly_with_points_that_none_is_as_good_as(
         assert after == pytest.approx(before, abs=1e-12)
 
 
+# Loosening
+
+LIMITS = (
+    Limit("size_bytes", "at_most", 60.0, "size"),
+    Limit("accuracy", "at_least", 0.875, "accuracy_drop"),  # 1 - 0.125
+    Limit("speedup", "at_least", 2.0, "speedup"),
+)
+ONE = {"accuracy": 1.0, "size_bytes": 1000.0}
+
+
+def miss(size: float, accuracy: float, speedup: float, limits: tuple[Limit, ...] = LIMITS) -> Infeasible:
+    metrics = {"size_bytes": size, "accuracy": accuracy, "speedup": speedup, "latency_ms": 1.0}
+    return Infeasible(metrics, violations(limits, metrics), "past a limit")
+
+
+def test_a_limit_alone_is_loosened_to_the_best_trial_that_meets_all_others() -> None:
+    outcomes: dict[int, Outcome] = {
+        0: miss(90, 0.9, 2.5),  # only too large
+        1: miss(80, 0.875, 2.0),  # the same, and nearer
+        2: miss(70, 0.8, 3.0),  # nearer yet, but not accurate
+        3: miss(50, 0.9, 1.5),  # only too slow
+        4: Failed("broken"),
+        5: Infeasible({"size_bytes": 61.0}, {"size": 1 / 60}, "too large to be trained"),
+    }
+    size, drop, speed = loosening(outcomes, LIMITS, 2, ONE)
+    assert vars(size) == {
+        "limit": "size", "sense": "at_most", "bound": 60.0, "alone": 80.0, "trial": 1, "together": 70.0,
+    }  # fmt: skip
+    # Nothing is small and fast at once. Accuracies are shown as what they lose against the baseline's 1.
+    assert vars(drop) == {
+        "limit": "accuracy_drop", "sense": "at_most", "bound": 0.125, "alone": None, "trial": None,
+        "together": pytest.approx(0.2),
+    }  # fmt: skip
+    # Trial 2 is fast enough, so that the bound stays.
+    assert vars(speed) == {
+        "limit": "speedup", "sense": "at_least", "bound": 2.0, "alone": 1.5, "trial": 3, "together": 2.0,
+    }  # fmt: skip
+
+
+def test_what_was_not_measured_of_the_nearest_miss_is_not_known() -> None:
+    rejected = Infeasible({"size_bytes": 90.0}, {"size": 0.5}, "too large to be trained")
+    rows = loosening({0: rejected}, LIMITS, 0, ONE)
+    assert [(row.alone, row.together) for row in rows] == [(None, 90.0), (None, None), (None, None)]
+
+
+def test_nothing_is_loosened_where_the_budget_is_met_or_nothing_finished() -> None:
+    assert loosening({0: done(10, 0.9, 1.0)}, LIMITS, None, ONE) == []
+    assert loosening({}, LIMITS, None, ONE) == []
+
+
+TIGHT = (Limit("size_bytes", "at_most", 50.0, "size"), Limit("accuracy", "at_least", 15.0, "accuracy"))
+
+
+@given(st.dictionaries(st.integers(0, 9), METRICS, min_size=1, max_size=8))
+def test_loosened_as_it_says_a_measured_trial_meets_the_budget_and_no_tighter_one_does(
+    rows: dict[int, dict[str, float]],
+) -> None:
+    past = {number: violations(TIGHT, metrics) for number, metrics in rows.items()}
+    outcomes = {n: Infeasible(metrics, past[n], "") for n, metrics in rows.items() if max(past[n].values()) > 0}
+    front = find_front(outcomes, OBJECTIVES)
+
+    def meets(metrics: Metrics, bounds: dict[str, float]) -> bool:
+        return metrics["size_bytes"] <= bounds["size"] and metrics["accuracy"] >= bounds["accuracy"]
+
+    def possible(bounds: dict[str, float]) -> bool:
+        return any(meets(outcome.metrics, bounds) for outcome in outcomes.values())
+
+    found = loosening(outcomes, TIGHT, front.nearest_miss, BASELINE)
+    bounds = {limit.label: limit.bound for limit in TIGHT}
+    for row in found:
+        anything = {**bounds, row.limit: 1e9 if row.sense == "at_most" else -1e9}
+        assert (row.alone is not None) == possible(anything)
+        if row.alone is not None:
+            assert row.trial is not None
+            assert meets(outcomes[row.trial].metrics, {**bounds, row.limit: row.alone})
+            tighter = row.alone - 0.5 if row.sense == "at_most" else row.alone + 0.5
+            assert not possible({**bounds, row.limit: tighter})
+    if front.nearest_miss is not None:
+        together = {row.limit: row.together for row in found if row.together is not None}
+        assert meets(outcomes[front.nearest_miss].metrics, together)
+
+
 # Scaled over the front: size (log) 0, 0.5, 1; latency 0, 0.7, 1; lost accuracy 1, 0.6, 0.
 FRONT = {
     7: {"size_bytes": 1e3, "latency_ms": 1.0, "accuracy": 0.80},
@@ -250,6 +333,7 @@ def test_document_of_a_feasible_front() -> None:
         "front": [{"trial": 1, **rows[1]}, {"trial": 0, **rows[0]}],
         "nearest_miss": None,
         "binding_limit": None,
+        "loosen": [],
         "counts": {"completed": 2, "infeasible": 0, "stopped": 0, "failed": 1},
     }
 

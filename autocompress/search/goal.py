@@ -4,15 +4,13 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from ..config import MEASURED, Budget, Names
+from ..config import DROP, MEASURED, Budget, Names
 from ..documents import Document, validate
 from ..errors import ConfigError, suggest
 from ..outcome import Limit, Metrics
 
 EXAMPLE = "size <= 20 KB and accuracy_drop <= 0.01"
 TERM = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*(<=|>=|<|>)\s*([^<>=\s][^<>=]*?)\s*")
-# What a budget counts from the baseline is written the other way round than the metric that it bounds.
-DROP = "_drop"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from ..config import SearchConfig
 from ..documents import Document
 from ..errors import StudyError
-from ..front import Front, find_front, front_document
+from ..front import Front, find_front, front_document, loosening
 from ..outcome import Baseline, Candidate, Completed, Metrics, measured
 from ..recipe import recipe_line
 from ..tracking.figures import Picture, Point
@@ -94,7 +94,9 @@ class Results:
         """The front as one JSON document."""
         shown = {*self.front.trials, *([] if self.front.nearest_miss is None else [self.front.nearest_miss])}
         baseline = {**self.baseline, **self.test.get("baseline", {})}
-        return front_document(self.name, self.front, {number: self.row(number) for number in shown}, baseline)
+        rows = {number: self.row(number) for number in shown}
+        loosen = loosening(self.store.outcomes(), self.limits, self.front.nearest_miss, self.baseline)
+        return front_document(self.name, self.front, rows, baseline, loosen)
 
     def picture(self) -> Picture:
         """What a picture of the front shows."""

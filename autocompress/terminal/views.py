@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from rich import box
@@ -16,6 +17,8 @@ from ..recipe import recipe_line
 from .plain import Screen, messages, plain
 
 # States and limits come as Any: their modules import torch, which printing a table must not.
+SIZES = (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0))
+LIMIT_UNITS = {"latency": " ms", "speedup": "x", "compression_ratio": "x"}
 TYPES = ("completed", "infeasible", "stopped", "failed")
 
 
@@ -28,7 +31,7 @@ def clock(seconds: float) -> str:
 
 def size(value: float) -> str:
     """Bytes in B, KB, MB or GB."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+    for unit, scale in SIZES[:-1]:
         if value >= scale:
             return f"{value / scale:.1f} {unit}"
     return f"{value:.0f} B"
@@ -77,9 +80,46 @@ def verdict_lines(document: dict[str, Any], limits: Iterable[Any], quality: str)
             lines.append(f"infeasible: nothing meets the budget ({budget})")
             lines.append(f"nearest miss: trial {miss['trial']}: {found}: {recipe_line(miss['recipe'])}")
             lines.append(f"the limit that binds: {document['binding_limit']}: loosen it, or search longer")
+            lines += loosening_lines(document.get("loosen", []))
         case _:
             lines.append("nothing finished: see the reasons with `autocompress show`")
     return lines
+
+
+def loosening_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """To what the limits would have to be loosened, in the units of the budget: each alone, and all together."""
+    lines = ["what was measured would meet the budget with"] if rows else []
+    for row in rows:
+        if row["alone"] is None:
+            lines.append(f"  {row['limit']} alone: at no value, as no trial meets all other limits")
+        else:
+            lines.append(f"  {row['limit']} alone at {limit_value(row, row['alone'])} (trial {row['trial']})")
+    past = [row for row in rows if row["together"] != row["bound"]]
+    if len(past) > 1:
+        values = [f"{r['limit']} at {limit_value(r, r['together'])}" for r in past if r["together"] is not None]
+        unknown = [f"{row['limit']} is not known" for row in past if row["together"] is None]
+        lines.append(f"  or, for the nearest miss, {', '.join([*values, *unknown])}")
+    return lines
+
+
+def limit_value(row: dict[str, Any], value: float) -> str:
+    """A loosened limit to write into a budget, in three digits and no tighter than the value."""
+    name, up = row["limit"], row["sense"] == "at_most"
+    unit, scale = next(((u, s) for u, s in SIZES if value >= s), SIZES[-1]) if name == "size" else ("", 1.0)
+    text = _three_digits(value, scale, up)
+    if name.endswith("_drop"):
+        return f"{text} ({_three_digits(value, 0.01, up)} points)"
+    return f"{text} {unit}" if unit else text + LIMIT_UNITS.get(name, "")
+
+
+def _three_digits(value: float, scale: float, up: bool) -> str:
+    """A multiple of the scale in three digits that is no less than the value (up), or no more."""
+    exact = Decimal(value / scale)
+    step = Decimal(1).scaleb(exact.adjusted() - 2 if exact else 0)
+    rounded = exact.quantize(step, ROUND_HALF_EVEN)
+    while float(rounded) * scale < value if up else float(rounded) * scale > value:
+        rounded += step if up else -step
+    return f"{rounded:f}"
 
 
 def limit_text(limit: Any) -> str:

@@ -73,7 +73,7 @@ def test_a_search_prints_one_document_with_the_documented_keys(searched: Searche
     assert searched.ended.code == 0
     document = searched.document
     assert document.keys() == {
-        "study", "verdict", "baseline", "front", "nearest_miss", "binding_limit", "counts",
+        "study", "verdict", "baseline", "front", "nearest_miss", "binding_limit", "loosen", "counts",
     }  # fmt: skip
     assert (document["study"], document["verdict"]) == ("tiny", "feasible")
     assert document["counts"] == {"completed": 3, "infeasible": 0, "stopped": 0, "failed": 0}
@@ -139,10 +139,19 @@ def test_a_budget_that_nothing_meets_ends_with_3_and_the_nearest_miss(searched: 
         for number in (0, 1)
     }
     assert sizes[document["nearest_miss"]["trial"]] == min(sizes.values())
+    (loosen,) = document["loosen"]
+    smallest = min(sizes.values())
+    assert (loosen["limit"], loosen["bound"], loosen["alone"], loosen["together"]) == ("size", 100, smallest, smallest)
     again = run(searched.folder, "front", "tight")
     assert again.code == 3
     assert "infeasible: nothing meets the budget (size_bytes at most 100 B)" in again.out
     assert "the limit that binds: size" in again.out
+    (line,) = [line for line in again.out.splitlines() if line.startswith("  size alone at ")]
+    # The limit that it names is met.
+    value = line.removeprefix("  size alone at ").partition(" (trial")[0]
+    configure(searched.folder / "loose.yaml", study="loose", budget={"size": value})
+    loose = run(searched.folder, "search", "loose.yaml", "--executor", "inline", "--trials", "2", "--json")
+    assert (loose.code, loose.json()["verdict"]) == (0, "feasible")
 
 
 def test_a_search_in_which_nothing_finishes_ends_with_4_and_the_reasons(searched: Searched) -> None:

@@ -5,8 +5,11 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
+from autocompress.config import Budget
 from autocompress.front import find_front
 from autocompress.outcome import Baseline, Completed, Failed, Infeasible, Limit, Metrics, Outcome
 from autocompress.recipe import Recipe, recipe_line
@@ -21,6 +24,8 @@ from autocompress.terminal.views import (
     clock,
     front_table,
     limit_text,
+    limit_value,
+    loosening_lines,
     panel,
     seconds_left,
     size,
@@ -129,6 +134,44 @@ def test_verdict_of_an_infeasible_search_names_the_nearest_miss_and_what_binds()
     assert lines[2].startswith("nearest miss: trial 7: 80.0 KB 21.6x 0.9800")
     assert lines[2].endswith(recipe_line(RECIPE.to_data()))
     assert lines[3].startswith("the limit that binds: size:")
+
+
+def loosened(limit: str, sense: str, bound: float, alone: float | None, together: float | None) -> dict[str, Any]:
+    trial = None if alone is None else 4
+    return {"limit": limit, "sense": sense, "bound": bound, "alone": alone, "trial": trial, "together": together}
+
+
+def test_loosened_limits_in_the_units_of_the_budget() -> None:
+    rows = [
+        loosened("size", "at_most", 60_000, 72_345, 70_000),
+        loosened("accuracy_drop", "at_most", 0.01, None, 0.0234),
+        loosened("latency", "at_most", 0.2, 0.25, 0.2),
+        loosened("speedup", "at_least", 1.5, 1.3579, None),
+    ]
+    assert loosening_lines(rows) == [
+        "what was measured would meet the budget with",
+        "  size alone at 72.4 KB (trial 4)",
+        "  accuracy_drop alone: at no value, as no trial meets all other limits",
+        "  latency alone at 0.250 ms (trial 4)",
+        "  speedup alone at 1.35x (trial 4)",
+        "  or, for the nearest miss, size at 70.0 KB, accuracy_drop at 0.0234 (2.34 points), speedup is not known",
+    ]
+    assert loosening_lines(rows[2:3])[-1] == "  latency alone at 0.250 ms (trial 4)"
+    assert loosening_lines([]) == []
+
+
+@given(st.floats(1e-3, 1e11))
+def test_a_loosened_size_is_never_tighter_as_it_is_written_and_within_a_hundredth(value: float) -> None:
+    found = Budget.model_validate({"size": limit_value({"limit": "size", "sense": "at_most"}, value)}).size
+    assert found is not None
+    assert value <= found <= value * 1.0101
+
+
+@given(st.floats(-1e3, 1e3).filter(lambda value: abs(value) > 1e-3))
+def test_a_loosened_number_is_never_tighter_as_it_is_written(value: float) -> None:
+    low, high = (float(limit_value({"limit": "f1", "sense": sense}, value)) for sense in ("at_least", "at_most"))
+    assert low <= value <= high
+    assert high - low <= 0.0101 * abs(value)
 
 
 def test_verdict_of_a_miss_that_was_rejected_before_it_was_measured() -> None:
