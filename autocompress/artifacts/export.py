@@ -5,6 +5,7 @@ import copy
 import functools
 import itertools
 import string
+import typing
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,9 +110,11 @@ def quietly() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _cache_torchlib() -> None:
-    """Let the exporter read its operator library once a process; it reads it anew at each call, most of its time."""
+    """Let the exporter read its operators once a process; it reads them anew at each call, most of its time."""
     try:
         from onnxscript._framework_apis import torch_2_5
+        from torch._export import utils
+        from torch.export import _trace, decomp_utils, exported_program  # with which torch knows of all operators
         from torch.onnx._internal.exporter import _registration
     except ImportError:
         return
@@ -119,17 +122,32 @@ def _cache_torchlib() -> None:
     registry: Any = getattr(_registration, "ONNXRegistry", None)
     if hasattr(registry, "from_torchlib"):
         registry.from_torchlib = staticmethod(_cached(registry.from_torchlib))
+    name = "_collect_all_valid_cia_ops"
+    if hasattr(utils, name):
+        listed = _once_for_all_operators(getattr(utils, name))
+        for module in (utils, decomp_utils, exported_program, _trace):
+            if hasattr(module, name):
+                setattr(module, name, listed)
+    # The annotation of a function that torch makes ten thousand times an export: typing keeps what it once made of it.
+    torch._ops.Callable = typing.Callable  # type: ignore[attr-defined]
 
 
-def _cached(read: Callable[..., Any]) -> Callable[..., Any]:
-    """What reads the exporter's operators, reading them again only when torch knows of more of them."""
+def _once_for_all_operators(read: Callable[..., Any]) -> Callable[..., Any]:
+    """What reads torch's operators, reading them again only when torch knows of more of them."""
 
     @functools.lru_cache(maxsize=1)
     def read_once(_operators: int, **options: Any) -> Any:
         return read(**options)
 
+    return lambda **options: read_once(len(torch._C._dispatch_get_all_op_names()), **options)
+
+
+def _cached(read: Callable[..., Any]) -> Callable[..., Any]:
+    """What reads the exporter's operators, once for all that torch knows of; what it gives may be added to."""
+    read_once = _once_for_all_operators(read)
+
     def registry(**options: Any) -> Any:
-        kept = read_once(len(torch._C._dispatch_get_all_op_names()), **options)
+        kept = read_once(**options)
         own = copy.copy(kept)  # to which an export may add operators of its own
         own.functions = {target: list(found) for target, found in kept.functions.items()}
         return own

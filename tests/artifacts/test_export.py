@@ -11,6 +11,8 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
+from torch._export import utils
+from torch.export import exported_program
 from torch.nn.functional import max_pool2d
 
 from autocompress.artifacts.export import _cached, cast_weights, check_parity, export_onnx, strip
@@ -248,6 +250,17 @@ def test_the_exporters_operators_are_read_again_when_torch_knows_of_more_and_eac
     library.define("twice(Tensor x) -> Tensor")
     registry(opset_version=18)
     assert read == [18, 18]
+
+
+def test_torchs_operators_are_listed_once_and_are_those_that_torch_lists() -> None:
+    exported("plain")
+    listed = exported_program._collect_all_valid_cia_ops
+    assert listed() is listed()
+    every = set()
+    for name in torch.ops._dir:
+        if isinstance(namespace := getattr(torch.ops, name), torch._ops._OpNamespace):
+            every |= utils._collect_all_valid_cia_ops_for_namespace(namespace)
+    assert listed() == every != set()
 
 
 def test_export_leaves_a_model_in_evaluation_mode_with_its_weights() -> None:
