@@ -24,8 +24,7 @@ from ..techniques import Context, Technique, expanded, recipe_from_data
 from .stages import changed
 from .worker import doing, during, use_threads
 
-# Layers that every file may hold: a model that was exported and gained only such ones is not exported again, which takes
-# seconds for each technique.
+# Layers that every file may hold: a model that gained only such ones is not exported again, which takes seconds.
 EXPORTABLE = {nn.Sequential, nn.Identity, nn.Linear, nn.Conv1d, nn.Conv2d}
 EXAMPLES = 32  # of the training split: enough to find out whether a step runs, not what it is worth
 Tries = Mapping[str, Sequence[dict[str, Any]]]
