@@ -1,9 +1,5 @@
 """The ranges of a file's activations on training data: of all finite numbers, or of most of them."""
 
-import contextlib
-import copy
-import io
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +16,7 @@ CHUNK_BYTES = 256 * 2**20  # of activations at a time
 PERCENTILE = 0.99999  # of the sizes
 # With as many bins as levels, as it has by default, onnxruntime's entropy calibration would leave every range as it is.
 BINS = {"entropy": 512, "percentile": 2048}
-LEVELS = 128
+LEVELS, SMOOTHING = 128, 1e-4
 Range = tuple[float, float]
 
 
@@ -123,14 +119,43 @@ def _by_percentile(counts: Array, edges: Range) -> Range:
 
 
 def _by_entropy(counts: Array, edges: Range) -> Range:
-    """The range whose 8 bits tell most of the distribution, by onnxruntime's search (Migacz, 2017)."""
-    from onnxruntime.quantization.calibrate import HistogramCollector
+    """The range whose 8 bits tell most of the distribution (Migacz, 2017).
 
+    To the bit what onnxruntime's search finds, which takes a tenth of a second for each activation.
+    """
     top = max(-edges[0], edges[1])
     bins = np.linspace(-top, top, len(counts) + 1)
-    low, high = (np.float64(edge) for edge in edges)
-    collector = HistogramCollector("entropy", False, len(counts), LEVELS, None, None)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = collector.get_entropy_threshold((copy.deepcopy(counts), bins, low, high, top), LEVELS)
-    return float(found[0]), float(found[1])
+    middle = len(counts) // 2
+    cuts = [(middle - half, min(middle + half + 1, len(counts))) for half in range(LEVELS // 2, middle + 1)]
+    start, end = cuts[int(np.argmin([_divergence(counts, *cut) for cut in cuts]))]
+    return max(edges[0], float(bins[start])), min(edges[1], float(bins[end]))
+
+
+def _divergence(counts: Array, start: int, end: int) -> float:
+    """The Kullback-Leibler divergence of a clipped histogram from what is left of it by LEVELS levels."""
+    kept = counts[start:end]
+    clipped = kept.copy()
+    clipped[0] += counts[:start].sum()
+    clipped[-1] += counts[end:].sum()
+    width = len(kept) // LEVELS
+    whole = width * LEVELS
+    sums = kept[:whole].reshape(LEVELS, width).sum(1)
+    sums[-1] += kept[whole:].sum()
+    filled = np.count_nonzero(clipped[:whole].reshape(LEVELS, width), axis=1)
+    levels = np.zeros_like(kept)
+    levels[:whole] = np.repeat(sums / np.maximum(filled, 1) * (filled > 0), width)
+    if not clipped.any() or not levels.any():
+        return np.inf
+    p, q = _smooth(clipped), _smooth(levels)
+    p, q = p / np.sum(p, keepdims=True), q / np.sum(q, keepdims=True)
+    return float(np.sum(p * np.log(p / q)))
+
+
+def _smooth(counts: Array) -> Array:
+    """Counts without zeros: each becomes a little, which the others give."""
+    zero = counts == 0
+    zeros = np.count_nonzero(zero)
+    given = SMOOTHING * zeros / (len(counts) - zeros)
+    smooth: Array = counts.astype(np.float32)
+    smooth += SMOOTHING * zero.astype(np.float32) - given * (~zero).astype(np.float32)
+    return smooth
