@@ -160,6 +160,21 @@ def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline:
     return float(moocore.hypervolume(points, ref=np.ones(len(objectives))))
 
 
+def hypervolumes(
+    outcomes: Mapping[int, Outcome], objectives: Sequence[str], baseline: Metrics, lower: Names = ()
+) -> dict[int, float]:
+    """The hypervolume of the feasible trials after each trial, by number."""
+    done: list[Metrics] = []
+    values: dict[int, float] = {}
+    value = 0.0
+    for number, outcome in sorted(outcomes.items()):
+        if isinstance(outcome, Completed):
+            done.append(outcome.metrics)
+            value = hypervolume(done, objectives, baseline, lower)
+        values[number] = value
+    return values
+
+
 def _scaled(value: float, reference: float, less: bool) -> float:
     total = reference + value
     if reference <= 0 or value < 0:

@@ -18,6 +18,7 @@ from autocompress.front import (
     find_front,
     front_document,
     hypervolume,
+    hypervolumes,
     loosening,
     nondominated,
     pick,
@@ -276,6 +277,20 @@ def test_loosened_as_it_says_a_measured_trial_meets_the_budget_and_no_tighter_on
     if front.nearest_miss is not None:
         together = {row.limit: row.together for row in found if row.together is not None}
         assert meets(outcomes[front.nearest_miss].metrics, together)
+
+
+def test_hypervolumes_grow_with_completed_trials_only_in_the_order_of_trials() -> None:
+    # Boxes of 4/5 x 1/2, and 1/2 x 4/5 beside it, as above; the last is dominated.
+    outcomes: dict[int, Outcome] = {
+        7: done(100, 20, 12.5),
+        1: Failed("broken"),
+        2: done(25, 20, 50),
+        4: missed(size=0.1),
+        9: done(100, 20, 50),
+    }
+    found = hypervolumes(outcomes, ("size_bytes", "latency_ms"), BASELINE)
+    assert found == pytest.approx({1: 0.0, 2: 0.4, 4: 0.4, 7: 0.55, 9: 0.55})
+    assert list(found) == [1, 2, 4, 7, 9]
 
 
 # Scaled over the front: size (log) 0, 0.5, 1; latency 0, 0.7, 1; lost accuracy 1, 0.6, 0.

@@ -11,7 +11,7 @@ import yaml
 
 from ..artifacts.runtime import Model
 from ..errors import StudyError
-from ..front import Front, hypervolume
+from ..front import Front, hypervolumes
 from ..outcome import Completed, Metrics
 from ..tasks.examples import example_inputs
 from ..tracking.background import Background
@@ -88,7 +88,9 @@ class Recorder:
         front = state.front
         # A point is written once: those after a running trial would lack what it adds.
         settled = min(state.running, default=math.inf)
-        volumes = {number: value for number, value in hypervolumes(state).items() if number < settled}
+        outcomes = {number: record.outcome for number, record in state.records.items() if record.outcome is not None}
+        grown = hypervolumes(outcomes, state.objectives, state.baseline.metrics, state.lower)
+        volumes = {number: value for number, value in grown.items() if number < settled}
         picture = Picture(
             state.study, state.quality, points(state.records, front.trials), state.baseline.metrics, state.limits
         )
@@ -151,14 +153,3 @@ def _confirming(number: int, metrics: Metrics, feasible: bool) -> Callable[[Trac
 
 def _modelling(number: int, data: bytes, example: tuple[Any, Any]) -> Callable[[Tracker], None]:
     return lambda tracker: tracker.log_model(number, data, example)
-
-
-def hypervolumes(state: State) -> dict[int, float]:
-    """The hypervolume of the feasible trials after each trial, by number."""
-    done: list[Metrics] = []
-    values: dict[int, float] = {}
-    for number, record in sorted(state.records.items()):
-        if isinstance(record.outcome, Completed):
-            done.append(record.outcome.metrics)
-        values[number] = hypervolume(done, state.objectives, state.baseline.metrics, state.lower)
-    return values

@@ -8,11 +8,12 @@ from typing import Any
 from ..config import SearchConfig
 from ..documents import Document
 from ..errors import StudyError
-from ..front import Front, find_front, front_document, loosening
+from ..front import Front, find_front, front_document, hypervolumes, loosening
 from ..outcome import Baseline, Candidate, Completed, Metrics, measured
 from ..recipe import recipe_line
 from ..tracking.figures import Picture, Point
 from .files import StudyFiles
+from .forecast import ExpectedGain, expected_gain
 from .store import Record, StudyStore
 
 
@@ -96,7 +97,16 @@ class Results:
         baseline = {**self.baseline, **self.test.get("baseline", {})}
         rows = {number: self.row(number) for number in shown}
         loosen = loosening(self.store.outcomes(), self.limits, self.front.nearest_miss, self.baseline)
-        return front_document(self.name, self.front, rows, baseline, loosen)
+        document = front_document(self.name, self.front, rows, baseline, loosen)
+        gain = self.expected_gain()
+        return {**document, "expected_gain": gain and vars(gain)}
+
+    def expected_gain(self) -> ExpectedGain | None:
+        """What more trials are expected to add to the hypervolume; None where there are too few to tell."""
+        store, outcomes = self.store, self.store.outcomes()
+        grown = hypervolumes(outcomes, store.objectives, self.baseline, store.lower)
+        seconds = [sum(outcome.seconds.values()) for outcome in outcomes.values()]
+        return expected_gain(list(grown.values()), seconds)
 
     def picture(self) -> Picture:
         """What a picture of the front shows."""

@@ -74,11 +74,13 @@ def test_a_search_prints_one_document_with_the_documented_keys(searched: Searche
     document = searched.document
     assert document.keys() == {
         "study", "verdict", "baseline", "front", "nearest_miss", "binding_limit", "loosen", "counts",
+        "expected_gain",
     }  # fmt: skip
     assert (document["study"], document["verdict"]) == ("tiny", "feasible")
     assert document["counts"] == {"completed": 3, "infeasible": 0, "stopped": 0, "failed": 0}
     assert document["nearest_miss"] is None
     assert document["binding_limit"] is None
+    assert document["expected_gain"] is None  # of three trials nothing is foretold
     assert document["front"]
     for row in document["front"]:
         assert row.keys() == {"trial", "recipe", "metrics", "feasible", "run_id"}

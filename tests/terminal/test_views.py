@@ -23,6 +23,7 @@ from autocompress.terminal.views import (
     best_so_far,
     clock,
     front_table,
+    gain_lines,
     limit_text,
     limit_value,
     loosening_lines,
@@ -121,6 +122,17 @@ def test_verdict_of_a_feasible_search() -> None:
         "6 trials: 3 completed, 1 infeasible, 2 failed",
         "feasible: 2 on the front meet the budget (size_bytes at most 60.0 KB, accuracy at least 0.975)",
     ]
+
+
+def test_what_more_trials_are_expected_to_add_in_shares_of_what_there_is() -> None:
+    gain = {"trials": 40, "seconds": 200.0, "hypervolume": 0.5, "gain": 0.01, "low": 0.001, "high": 0.0375}
+    line = (
+        "another 40 trials (3:20 of a worker's time) are expected to add 2% to the front's hypervolume "
+        "(8 times of 10 between 0.2% and 7.5%)"
+    )
+    assert gain_lines(gain) == [line]
+    assert verdict_lines(document("feasible", front=[{}], expected_gain=gain), (), "accuracy")[-1] == line
+    assert gain_lines(None) == []
 
 
 def test_verdict_without_limits_says_so() -> None:
