@@ -4,13 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from .documents import Document, explain
+from .documents import Document, Key, explain
 from .errors import ConfigError, RecipeError
+from .writing_out import AND, both, written_out
 
 VERSION = 1
 Kind = Literal["structure", "train", "encode"]
@@ -59,6 +61,20 @@ class Step(BaseModel):
     leaves: ClassVar[Kind | None] = None
     # How far outputs of the file may be from those of the module, relative to the largest: integers round otherwise.
     parity: ClassVar[float] = 1e-3
+    # Whether a recipe may restrict it to some layers; it then asks `within` for those that it works on.
+    by_layer: ClassVar[bool] = False
+
+    # Shell patterns of the names of the layers that it is restricted to, or of modules around them; none for all.
+    layers: tuple[str, ...] = ()
+
+    @field_validator("layers")
+    @classmethod
+    def _can_be_restricted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and not cls.by_layer:
+            raise ValueError(f"{cls.technique} works on the whole model: do not restrict it to layers")
+        if not all(part.strip() for pattern in value for part in pattern.split(AND)):
+            raise ValueError(f"{list(value)}: an empty pattern means no layer: write names such as conv1 or fc*")
+        return value
 
     @classmethod
     def result(cls) -> Kind:
@@ -67,17 +83,36 @@ class Step(BaseModel):
 
     def to_data(self) -> dict[str, Any]:
         """The step as plain values, defaults included, so that a recipe outlives a change of defaults."""
-        return {"technique": self.technique, **self.model_dump(mode="json")}
+        data = self.model_dump(mode="json")
+        layers = data.pop("layers")
+        return {"technique": self.technique, **data, **({"layers": layers} if layers else {})}
 
     def expand(self) -> list[dict[str, Any]]:
         """The plain steps, as plain values, that a trial carries out in the place of this one: itself, as a rule."""
         return [self.to_data()]
 
     def __str__(self) -> str:
-        defaults = type(self).model_construct().model_dump(mode="json")
-        changed = {k: v for k, v in self.model_dump(mode="json").items() if v != defaults.get(k)}
+        defaults = {"technique": self.technique, **type(self).model_construct().model_dump(mode="json")}
+        changed = {k: v for k, v in self.to_data().items() if v != defaults.get(k)}
+        if self.layers:
+            changed["layers"] = _either(self.layers)
         settings = ", ".join(f"{key}={_short(value)}" for key, value in changed.items())
         return f"{self.technique}({settings})" if settings else self.technique
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a layer, or a module around it, has a name that one of the patterns means; ` & ` joins those of which
+    all must."""
+    parts = name.split(".")
+    around = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return any(
+        all(any(fnmatchcase(part, word.strip()) for part in around) for word in pattern.split(AND))
+        for pattern in patterns
+    )
+
+
+def _either(patterns: Sequence[str]) -> str:
+    return "|".join(patterns)
 
 
 def _short(value: object) -> str:
@@ -138,6 +173,7 @@ def recipe_line(recipe: dict[str, Any]) -> str:
         # Epochs of a step that could prune in cycles, but does not, are none.
         shown = [key for key in step if key in _SHOWN and not (key == "epochs" and step.get("cycles") == 1)]
         settings = [_setting(key, step[key]) for key in shown if step[key] != _USUAL.get(key)]
+        settings += [f"layers {_either(step['layers'])}"] if "layers" in step else []
         parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])
     return " > ".join(parts) or "(no steps)"
 
@@ -173,8 +209,8 @@ def digest(data: object) -> str:
 Resolver = Callable[[str], type[Step]]
 
 
-def parse_step(data: object, resolve: Resolver, document: Document, at: tuple[str | int, ...]) -> Step:
-    """Turn plain values into a step. Raises ConfigError that names file, key, value, rule and fix."""
+def parse_step(data: object, resolve: Resolver, document: Document, at: Key, layers: tuple[str, ...] = ()) -> Step:
+    """Turn plain values into a step, restricted to layers. Raises ConfigError: file, key, value, rule and fix."""
     place = document.place(at)
     if isinstance(data, str):
         data = {"technique": data}
@@ -186,7 +222,8 @@ def parse_step(data: object, resolve: Resolver, document: Document, at: tuple[st
         raise ConfigError(f"{place}: {error}") from None
     settings = {key: value for key, value in data.items() if key != "technique"}
     try:
-        return kind.model_validate(settings)
+        step = kind.model_validate(settings)
+        return kind.model_validate({**settings, "layers": both(layers, step.layers, document, at)}) if layers else step
     except ValidationError as error:
         raise ConfigError(explain(error, kind, document, at)) from None
 
@@ -208,7 +245,8 @@ def parse_recipe(document: Document, resolve: Resolver) -> Recipe:
     rows = data.get("steps")
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         raise ConfigError(f"{document.place(('steps',))}: {rows!r}: write a list of steps")
-    steps = tuple(parse_step(row, resolve, document, ("steps", index)) for index, row in enumerate(rows))
+    plain = written_out(rows, document, ("steps",))
+    steps = tuple(parse_step(row, resolve, document, at, layers) for row, at, layers in plain)
     try:
         return Recipe(steps)
     except RecipeError as error:

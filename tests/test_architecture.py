@@ -18,6 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     ("errors", "reading"),
     ("documents", "outcome", "urls"),
+    ("writing_out",),
     ("recipe",),
     ("config",),
     ("data", "front", "tracking", "turns"),
