@@ -1,9 +1,10 @@
 """What every technique is made of: two halves, and what the first of them may look at."""
 
 import contextlib
+import difflib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data import Batch, batches
-from ..recipe import Step, digest
+from ..errors import NothingToDo, TechniqueError
+from ..recipe import Step, digest, matches
 from ..tasks import Task
 
 Decision = dict[str, Any]
@@ -98,6 +100,30 @@ class Technique(Step):
         """What to do to this model, as values that JSON can hold; leaves the model as it is."""
         return {}
 
+    def within(self, names: Iterable[str], context: Context) -> list[str]:
+        """Those of these layers that the recipe restricts the step to, in their order; all where it does not.
+
+        names: the layers that the technique could work on. Raises TechniqueError for a pattern that matches no layer
+        of the model, compressed or not, and NothingToDo where patterns match others than these.
+        """
+        known = list(dict.fromkeys(names))
+        if not self.layers:
+            return known
+        whole = [name for name, _ in context.teacher.named_modules(remove_duplicate=False) if name]
+        every = list(dict.fromkeys([*known, *whole]))
+        for pattern in self.layers:
+            if not any(matches(name, [pattern]) for name in every):
+                raise TechniqueError(
+                    f"{self.technique}: layers: {pattern!r} is no layer of this model: take {_nearest(pattern, every)}"
+                )
+        found = [name for name in known if matches(name, self.layers)]
+        if known and not found:
+            raise NothingToDo(
+                f"{self.technique} finds nothing to do in the layers {'|'.join(self.layers)}: of this model it works "
+                f"on {_nearest(self.layers[0], known)}"
+            )
+        return found
+
     def apply(self, model: Any, decision: Decision) -> Any:
         """The model with a decision carried out; may change the one it is given."""
         return model
@@ -108,3 +134,10 @@ class Technique(Step):
     def untrained(self, model: nn.Module, decision: Decision) -> nn.Module:
         """The module as training would leave it, had it moved no weight: for what is known of a file beforehand."""
         return model
+
+
+def _nearest(pattern: str, names: list[str], most: int = 3) -> str:
+    """A few names to read: those nearest to a pattern, or the first."""
+    near = difflib.get_close_matches(pattern, names, n=most, cutoff=0.5) or names[:most]
+    more = len(names) - len(near)
+    return ", ".join(repr(name) for name in near) + (f" or another of {len(names)}" if more else "")

@@ -3,7 +3,7 @@
 import base64
 import re
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import NothingToDo, TechniqueError, suggest
+from .base import Context, Technique
 
 Array = NDArray[Any]
 _POSITIONAL = re.compile(r"(^|[._])(pos|positions?|positional|wpe)([._]|$)")
@@ -65,6 +66,13 @@ def weights_to_prune(model: nn.Module, keep: Collection[str] | None, technique: 
     if not chosen:
         raise TechniqueError(f"{technique} finds nothing to prune: every layer is in keep; leave some out of it")
     return {name: parameter for name, parameter in weights.items() if id(parameter) in chosen}
+
+
+def within(step: Technique, weights: Mapping[str, nn.Parameter], context: Context) -> dict[str, nn.Parameter]:
+    """The weights of the layers that a recipe restricts a step to."""
+    owners = {name: name.rpartition(".")[0] for name in weights}
+    inside = set(step.within(owners.values(), context))
+    return {name: weight for name, weight in weights.items() if owners[name] in inside}
 
 
 def with_zeros_lowest(scores: Tensor, zero: Tensor) -> Tensor:

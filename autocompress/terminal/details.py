@@ -155,6 +155,7 @@ def technique_documents() -> list[dict[str, Any]]:
                 "search": next((str(m) for m in field.metadata if type(m).__name__ in ("Range", "Choice")), None),
             }
             for key, field in kind.model_fields.items()
+            if key != "layers"
         }
         documents.append(
             {
@@ -163,6 +164,7 @@ def technique_documents() -> list[dict[str, Any]]:
                 "kind": kind.kind,
                 "about": (kind.__doc__ or "").strip().splitlines()[0],
                 "needs": kind.needs,
+                "by_layer": kind.by_layer,
                 "may_follow": sorted(other for other, before in registry().items() if before.result() in kind.follows),
                 "settings": settings,
             }
@@ -180,8 +182,10 @@ def technique_lines(documents: list[dict[str, Any]]) -> list[str]:
         for key, setting in document["settings"].items():
             search = f", searched in {setting['search']}" if setting["search"] else ""
             lines.append(f"    {key} = {setting['default']}{search}")
+        if document["by_layer"]:
+            lines.append("    only: {layers: [...], step: ...} restricts it to some layers")
         lines += [f"  may follow: {', '.join(document['may_follow'])}", ""]
-    return lines
+    return [*lines, "repeat: {times: N, steps: [...]} runs steps again; repeat and only may stand in each other"]
 
 
 def tracking_uri(storage: str) -> str:

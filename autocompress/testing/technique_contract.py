@@ -5,26 +5,30 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from ..artifacts.export import check_parity
 from ..artifacts.runtime import Model
-from ..errors import TechniqueError
-from ..recipe import Choice, Kind, Range, Recipe
+from ..errors import NothingToDo, TechniqueError
+from ..recipe import Choice, Kind, Range, Recipe, matches
 from ..techniques import GROUP, Technique, recipe_from_yaml, registry
 from ..trial.stages import pack_weights, rebuild
 from .models import CLASSES, MODELS, seeded
 from .work import (
     Work,
     carry_out,
+    changed_weights,
     contents,
     context_of,
     example_of,
     given,
     json_copy,
+    layers_of,
     plain_bytes,
     quick,
     relative_rms,
+    restricted,
     teacher_of,
     training_loss,
     untrained_file,
@@ -99,6 +103,37 @@ class TechniqueContract:
             assert json_copy(found.decision) == found.decision, (
                 "the decision is another one after JSON: use dictionaries with keys of text, lists, numbers and text"
             )
+
+    def test_a_step_that_cannot_be_restricted_to_layers_refuses(self, step: Technique) -> None:
+        """What the technique does not look at must not be promised; `by_layer` of the class says whether it does."""
+        if not step.by_layer:
+            with pytest.raises(ValidationError, match=f"{step.technique} works on the whole model"):
+                type(step).model_validate({**step.model_dump(), "layers": ["fc1"]})
+
+    @pytest.mark.parametrize("model", ["plain", "residual", "mlp"])
+    def test_restricted_to_one_layer_a_step_decides_on_it_alone(self, step: Technique, model: str) -> None:
+        """Recipes say `only: {layers: [...], step: ...}`: the technique asks `self.within` for its layers."""
+        if not step.by_layer or _done(step, model) is None:
+            return
+        taken = 0
+        for layer in layers_of(model):
+            before, after, decision = restricted(step, model, layer)
+            if decision is None:
+                continue
+            taken += 1
+            if step.kind == "train":
+                assert [*decision["layers"]] == [layer], "decide names the layers that are trained for in `layers`"
+            else:
+                others = [name for name in changed_weights(before, after) if not matches(name, [layer])]
+                assert others == [], f"{others} were changed too: ask self.within(names, context) for the layers"
+        assert taken, "every layer was refused alone: give within the names of modules, such as fc1"
+
+    def test_a_layer_that_is_not_there_is_refused_with_the_nearest(self, step: Technique) -> None:
+        """A name that no layer has is a mistake, not a model on which there is nothing to do."""
+        if step.by_layer and _done(step, "plain") is not None:
+            with pytest.raises(TechniqueError, match=f"{step.technique}: layers: 'fc1x' is no layer.*'fc1'") as caught:
+                restricted(step, "plain", "fc1x")
+            assert not isinstance(caught.value, NothingToDo)
 
     @every_model
     def test_deciding_leaves_the_model_as_it_is(self, step: Technique, model: str) -> None:

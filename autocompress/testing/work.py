@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ..artifacts.export import export_onnx, strip
 from ..artifacts.packing import pack
 from ..data import batches
-from ..errors import TechniqueError
+from ..errors import NothingToDo, TechniqueError
 from ..recipe import Kind
 from ..tasks import Classification
 from ..techniques import Context, Decision, Technique
@@ -113,6 +114,47 @@ def carry_out(step: Technique, model: str) -> tuple[Decision, Any]:
     if step.kind == "train":
         step.train(found, context)
     return decision, found.eval() if isinstance(found, nn.Module) else found
+
+
+def layers_of(model: str) -> list[str]:
+    """The names of the model's layers that have weights of their own."""
+    modules = teacher_of(model).named_modules()
+    return [name for name, m in modules if any(p.dim() > 1 for p in m.parameters(recurse=False))]
+
+
+def restricted(step: Technique, model: str, layer: str) -> tuple[Any, Any, Decision | None]:
+    """The model before and after a step that is restricted to one layer, untrained, and the decision.
+
+    No decision where the step finds nothing to do there. Raises TechniqueError for other reasons.
+    """
+    alone, found = step.model_copy(update={"layers": (layer,)}), given(step.kind, model)
+    try:
+        decision = alone.decide(found, context_of(model))
+    except NothingToDo:
+        return found, found, None
+    return given(step.kind, model), alone.apply(found, decision), decision
+
+
+def changed_weights(before: Any, after: Any) -> list[str]:
+    """The names of weights that are others than before: more than inputs of theirs went, which others made."""
+    old, new = _weights(before), _weights(after)
+    return [name for name, weight in old.items() if name not in new or not _may_lack_inputs(weight, new[name])]
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    if isinstance(model, nn.Module):
+        found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    else:
+        found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {name: values for name, values in found.items() if values.ndim > 1}
+
+
+def _may_lack_inputs(old: Any, new: Any) -> bool:
+    """Whether a weight is the old one, or what is left of it without some inputs, the second axis."""
+    if old.shape == new.shape:
+        return bool((old == new).all())
+    columns = {column.tobytes() for column in np.moveaxis(old, 1, 0)}
+    return len(old) == len(new) and all(column.tobytes() in columns for column in np.moveaxis(new, 1, 0))
 
 
 def untrained_file(step: Technique, model: str) -> bytes:

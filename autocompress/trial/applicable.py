@@ -93,7 +93,7 @@ class _Trial:
         try:
             self._carry_out(step)
         except NothingToDo as error:
-            return f"needs {step.needs}" if step.needs else str(error)
+            return f"needs {step.needs}" if step.needs and not step.layers else str(error)
         except AutocompressError as error:
             return str(error)
         except Exception as error:

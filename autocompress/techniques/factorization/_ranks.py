@@ -107,6 +107,7 @@ class Factorization(Technique):
 
     family: ClassVar[str] = "low-rank"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
     target: ClassVar[str] = "layer"
 
     energy: Annotated[float, Range(0.5, 0.95, step=0.05)] = Field(0.8, gt=0, lt=1)
@@ -168,7 +169,8 @@ class Factorization(Technique):
         }[self.rank]
 
     def _candidates(self, model: nn.Module, context: Context) -> tuple[dict[str, Candidate], dict[str, str]]:
-        found = {name: (m, u) for name, m in model.named_modules() if (u := self.unfold(m)) is not None}
+        every = {name: (m, u) for name, m in model.named_modules() if (u := self.unfold(m)) is not None}
+        found = {name: every[name] for name in self.within(every, context)}
         skipped = unreplaceable(model, list(found), context.example)
         if self._decomposes():
             skipped |= {name: why for name, (_, unfolded) in found.items() if (why := unfolded.too_large())}

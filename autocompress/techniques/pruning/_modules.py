@@ -13,6 +13,11 @@ def is_layer(module: Any) -> bool:
     return isinstance(module, _ConvNd | nn.Linear | nn.RNNBase) and not is_depthwise(module)
 
 
+def has_channels(module: Any) -> bool:
+    """Whether a module makes channels of its own, rather than passing on those that it reads."""
+    return is_layer(module) or isinstance(module, nn.MultiheadAttention | nn.Embedding)
+
+
 def is_depthwise(module: Any) -> bool:
     """Whether a convolution has one filter a channel, as torch-pruning sees it."""
     return isinstance(module, _ConvNd) and 1 < module.groups == module.out_channels

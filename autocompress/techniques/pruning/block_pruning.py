@@ -35,6 +35,7 @@ class BlockPruning(Technique):
     needs: ClassVar[str] = "a block whose output has the shape of its input, beside another that stays"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
 
     blocks: Annotated[int, Range(1, 4, step=1)] = Field(1, ge=1, le=1000)
     examples: int = Field(128, ge=1)
@@ -48,7 +49,7 @@ class BlockPruning(Technique):
                 "block_pruning finds no block whose output has the shape of its input: leave it out for this model, "
                 "or use channel_pruning, which makes layers narrower"
             )
-        removed = self._choose(work, found, context.task, sample)
+        removed = self._choose(work, found, self.within(found, context), context.task, sample)
         if not removed:
             raise NothingToDo(
                 f"block_pruning finds no block to remove: of {', '.join(found)} one must stay: leave it out for this "
@@ -58,11 +59,13 @@ class BlockPruning(Technique):
             return {"removed": removed}
         return {"removed": removed, "fewer": f"{len(removed)} of {self.blocks} blocks: no other can go"}
 
-    def _choose(self, work: nn.Module, found: dict[str, int], task: Task, sample: list[Batch]) -> dict[str, str]:
+    def _choose(
+        self, work: nn.Module, found: dict[str, int], allowed: list[str], task: Task, sample: list[Batch]
+    ) -> dict[str, str]:
         loss = mean_loss(work, task, sample)
         removed: dict[str, str] = {}
         while len(removed) < self.blocks:
-            sizes = can_go(found, list(removed))
+            sizes = {name: size for name, size in can_go(found, list(removed)).items() if name in allowed}
             losses = {name: mean_loss(without(copy.deepcopy(work), [*removed, name]), task, sample) for name in sizes}
             best = least_missed(sizes, losses, loss)
             if best is None:

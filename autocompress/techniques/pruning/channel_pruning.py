@@ -15,7 +15,7 @@ from ..base import Context, Decision, Technique
 from ..outputs import output_layers
 from . import _channel_scores, _cycles
 from ._dependencies import Group, find_groups
-from ._modules import is_layer
+from ._modules import has_channels, is_layer
 from ._removal import BROKEN, Chosen, changes, merged, possible, remove, widths_of
 
 
@@ -30,6 +30,7 @@ class ChannelPruning(Technique):
     needs: ClassVar[str] = "a layer with channels that the model can do without"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
 
     ratio: Annotated[Annotated[float, Field(gt=0, lt=1)] | Literal["auto"], Range(0.1, 0.9, step=0.05)] = 0.5
     importance: Annotated[
@@ -75,7 +76,7 @@ class ChannelPruning(Technique):
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """The positions to remove of each layer, its width before and after, and what is left alone and why."""
-        kept = self._kept(model)
+        kept = [*self._kept(model), *self._outside(model, context)]
         try:
             groups, skipped = find_groups(model, context.example, [*output_layers(model, context.example), *kept])
         except BROKEN as error:
@@ -102,6 +103,12 @@ class ChannelPruning(Technique):
             if name not in known:
                 raise TechniqueError(f"channel_pruning cannot keep {name!r}, which is no layer: {suggest(name, known)}")
         return [layer for name in self.keep for layer in known[name].modules()]
+
+    def _outside(self, model: nn.Module, context: Context) -> list[nn.Module]:
+        """The layers that the recipe does not restrict the step to; they still lose inputs."""
+        layers = {name: module for name, module in model.named_modules() if has_channels(module)}
+        inside = set(self.within((name for name, module in layers.items() if is_layer(module)), context))
+        return [module for name, module in layers.items() if self.layers and name not in inside]
 
     def _scored(
         self, model: nn.Module, context: Context, groups: list[Group], skipped: dict[str, str]

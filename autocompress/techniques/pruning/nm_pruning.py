@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from ...errors import NothingToDo
 from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
-from ..masks import apply_masks, layer_of, packed, shares, weights_to_prune
+from ..masks import apply_masks, layer_of, packed, shares, weights_to_prune, within
 
 
 class NmPruning(Technique):
@@ -24,6 +24,7 @@ class NmPruning(Technique):
     needs: ClassVar[str] = "a weight with long rows"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
 
     n: Annotated[int, Choice(1, 2)] = Field(2, ge=1)
     m: Annotated[int, Choice(4, 8)] = Field(4, ge=2, le=1024, validate_default=True)
@@ -39,7 +40,7 @@ class NmPruning(Technique):
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """The masks of the weights that stay, and which layers have rows too short for the pattern."""
-        weights = weights_to_prune(model, self.keep, self.technique)
+        weights = within(self, weights_to_prune(model, self.keep, self.technique), context)
         masks: dict[str, Tensor] = {}
         rests, skipped = {}, {}
         for name, weight in weights.items():

@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ...recipe import Choice, Kind, Range
 from ...training import Training, Zeros, fit, schedule
-from ..base import Context, Technique
+from ..base import Context, Decision, Technique
 from ..outputs import output_layers
 
 FILTERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -28,12 +28,26 @@ class Sparsify(Technique):
     technique: ClassVar[str] = "sparsify"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "train"
+    by_layer: ClassVar[bool] = True
 
     penalty: Annotated[Literal["l1", "l2", "group_lasso"], Choice("l1", "l2", "group_lasso")] = "group_lasso"
     strength: Annotated[float, Range(0.05, 0.5, log=True)] = Field(0.2, gt=0, le=1)
     epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
     learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(2e-3, gt=0, lt=10)
     batch_size: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.layers and self.penalty == "l2":
+            raise ValueError("penalty l2 makes all weights small: do not restrict it to layers, or take l1")
+        return self
+
+    def decide(self, model: nn.Module, context: Context) -> Decision:
+        """The layers that are pulled on, where a recipe names them."""
+        if not self.layers:
+            return {}
+        pulled = {id(weight) for weight in self._proximal(model, context)[1]}
+        return {"layers": [name.rpartition(".")[0] for name, p in model.named_parameters() if id(p) in pulled]}
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Run the epochs on the training split; after each optimizer step, a proximal step of the penalty."""
@@ -67,8 +81,13 @@ class Sparsify(Technique):
         if self.penalty == "l2":
             return (lambda weight, amount: weight), []
         if self.penalty == "l1":
-            return soft_threshold, penalized(model)
-        return group_soft_threshold, filters(model, context.example)
+            return soft_threshold, self._inside(model, penalized(model), context)
+        return group_soft_threshold, self._inside(model, filters(model, context.example), context)
+
+    def _inside(self, model: nn.Module, weights: list[Tensor], context: Context) -> list[Tensor]:
+        owners = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
+        inside = set(self.within((owners[id(weight)] for weight in weights), context))
+        return [weight for weight in weights if owners[id(weight)] in inside]
 
 
 def soft_threshold(weight: Tensor, amount: float) -> Tensor:

@@ -24,6 +24,7 @@ class StripePruning(Technique):
     needs: ClassVar[str] = "a convolution with a window of more than one position"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
 
     ratio: Annotated[float, Range(0.3, 0.9, step=0.05)] = Field(0.5, gt=0, lt=1)
     scope: Annotated[Literal["global", "layer"], Choice("global", "layer")] = "global"
@@ -40,7 +41,7 @@ class StripePruning(Technique):
             raise NothingToDo(
                 "stripe_pruning finds no convolution with a window of more than one position: leave the step out"
             )
-        norms = {name: module.weight.detach().abs().mean(1) for name, module in convolutions.items()}
+        norms = {n: convolutions[n].weight.detach().abs().mean(1) for n in self.within(convolutions, context)}
         scores = {name: with_zeros_lowest(norm, norm == 0) for name, norm in norms.items()}
         # The cap keeps a global ranking from emptying a layer; it never lowers what the user asked for.
         cap = max(self.max_ratio, self.ratio)

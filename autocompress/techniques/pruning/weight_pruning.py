@@ -21,6 +21,7 @@ from ..masks import (
     shares,
     weights_to_prune,
     with_zeros_lowest,
+    within,
 )
 from ..sensitivity import scan, strongest
 from . import _weight_scores as weight_scores
@@ -42,6 +43,7 @@ class WeightPruning(Technique):
     needs: ClassVar[str] = "a weight with rows and columns"
     family: ClassVar[str] = "pruning"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
 
     ratio: Annotated[Share | Literal["auto"], Range(0.5, 0.95, step=0.05)] = 0.8
     importance: Annotated[
@@ -69,7 +71,7 @@ class WeightPruning(Technique):
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """The masks of the weights that stay, and how much of each layer is zero then."""
-        weights = weights_to_prune(model, self.keep, self.technique)
+        weights = within(self, weights_to_prune(model, self.keep, self.technique), context)
         scores, plain = self._scores(model, list(weights), context)
         ranked = {name: with_zeros_lowest(score, weights[name] == 0) for name, score in scores.items()}
         if self.ratio == "auto" or self.scope == "layer":

@@ -15,7 +15,7 @@ from ...training import Training, fit
 from ..base import Context, Decision, Technique
 from ..masks import prunable
 from ..teacher import blended
-from ._kept import REASON, kept_layers
+from ._kept import REASON, left_alone
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -25,6 +25,7 @@ class FewValues(Technique):
 
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "train"
+    by_layer: ClassVar[bool] = True
 
     epochs: Annotated[int, Range(4, 24, step=4)] = Field(8, ge=1, le=10_000)
     learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(2e-3, gt=0, lt=10)
@@ -45,7 +46,7 @@ class FewValues(Technique):
             for name, module in model.named_modules()
             if isinstance(module, LAYERS) and not parametrize.is_parametrized(module)
         }
-        kept = kept_layers(self.technique, self.keep, layers)
+        kept = left_alone(self, self.keep, layers, context)
         skipped = dict.fromkeys(kept, REASON)
         chosen = [name for name in layers if name not in skipped]
         others = dict.fromkeys(prunable(model), "neither linear nor a convolution")

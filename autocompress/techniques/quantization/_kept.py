@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from ...errors import TechniqueError, suggest
+from ..base import Context, Technique
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 WORDS = ("first", "last")
@@ -35,6 +36,16 @@ def kept_layers(technique: str, keep: Sequence[str], layers: Iterable[str]) -> l
     return [name for name in names if name in chosen]
 
 
+def left_alone(step: Technique, keep: Sequence[str], layers: Iterable[str], context: Context) -> list[str]:
+    """The layers that a step is to leave in float: those in `keep`, and those that the recipe does not restrict it to.
+
+    Raises TechniqueError and NothingToDo as `kept_layers` and `Technique.within` do.
+    """
+    names = list(dict.fromkeys(layers))
+    out = set(kept_layers(step.technique, keep, names)) | (set(names) - set(step.within(names, context)))
+    return [name for name in names if name in out]
+
+
 def _meant(entry: str, names: list[str]) -> set[str]:
     if entry in names:
         return {entry}
@@ -60,6 +71,12 @@ def layer_name(node: onnx.NodeProto) -> str:
         return str(scopes[-2])
     owner, _, what = node.input[1].rpartition(".") if len(node.input) > 1 else ("", "", "")
     return owner if owner and what.startswith("weight") else node.name
+
+
+def tensor_layer(name: str, node: onnx.NodeProto) -> str:
+    """The torch module that a stored tensor belongs to: its owner by name, else where the node comes from."""
+    owner, _, last = name.rpartition(".")
+    return owner if owner and ("weight" in last or last == "bias") else layer_name(node)
 
 
 def stored_values(model: onnx.ModelProto) -> set[str]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import NothingToDo, TechniqueError
-from ._kept import REASON, kept_layers, layer_name
+from ..base import Context, Technique
+from ._kept import REASON, left_alone, tensor_layer
 
 Array = NDArray[Any]
 LEAST = 256  # weights: with fewer, scales and operators would take what is saved
@@ -32,7 +33,9 @@ class Weight:
     groups: int = 1
 
 
-def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> tuple[dict[str, Weight], dict[str, str]]:
+def weights_of(
+    model: onnx.ModelProto, step: Technique, keep: Sequence[str], context: Context
+) -> tuple[dict[str, Weight], dict[str, str]]:
     """The float weights to quantize, by the name of their tensor in the order of use, and why others stay in float.
 
     Raises TechniqueError where there are none.
@@ -43,8 +46,8 @@ def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> t
         for name in node.input:
             if name in stored and name not in found and len(stored[name].dims) > 1:
                 values = numpy_helper.to_array(stored[name])
-                found[name] = Weight(_layer(name, node), values, _axis(node, values.ndim), _groups(node))
-    kept = set(kept_layers(technique, keep, [weight.layer for weight in found.values()]))
+                found[name] = Weight(tensor_layer(name, node), values, _axis(node, values.ndim), _groups(node))
+    kept = set(left_alone(step, keep, [weight.layer for weight in found.values()], context))
     skipped = {name: REASON for name, weight in found.items() if weight.layer in kept}
     skipped |= {
         name: f"only {weight.values.size} weights"
@@ -53,10 +56,10 @@ def weights_of(model: onnx.ModelProto, technique: str, keep: Sequence[str]) -> t
     }
     chosen = {name: weight for name, weight in found.items() if name not in skipped}
     if not chosen:
-        raise NothingToDo(f"{technique} finds no weight to quantize{found_instead(model, skipped)}")
+        raise NothingToDo(f"{step.technique} finds no weight to quantize{found_instead(model, skipped)}")
     broken = next((name for name, weight in chosen.items() if not np.isfinite(weight.values).all()), None)
     if broken is not None:
-        raise TechniqueError(f"{technique}: weight {broken!r} is not finite: check the model")
+        raise TechniqueError(f"{step.technique}: weight {broken!r} is not finite: check the model")
     return chosen, skipped
 
 
@@ -67,11 +70,6 @@ def found_instead(model: onnx.ModelProto, skipped: dict[str, str]) -> str:
     if double is not None:
         return f": {double!r} is of 64-bit floats: let forward compute in 32 bits, or leave the step out"
     return ": leave the step out" + next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
-
-
-def _layer(name: str, node: onnx.NodeProto) -> str:
-    owner, _, last = name.rpartition(".")
-    return owner if owner and "weight" in last else layer_name(node)
 
 
 def _axis(node: onnx.NodeProto, dims: int) -> int:

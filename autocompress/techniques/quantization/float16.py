@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from ...errors import NothingToDo
 from ...recipe import Kind
 from ..base import Context, Decision, Technique
+from ._kept import REASON, tensor_layer
 from ._uniform import found_instead
 
 # A cast and its names take about this many bytes in the file; smaller tensors would grow.
@@ -21,15 +22,19 @@ class Float16(Technique):
     technique: ClassVar[str] = "float16"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
+    by_layer: ClassVar[bool] = True
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The tensors to store in half, and why the others stay."""
         halved, skipped = [], {}
-        for tensor in model.graph.initializer:
-            if tensor.data_type != onnx.TensorProto.FLOAT:
-                continue
+        floats = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+        owners = {name: tensor_layer(name, node) for node in reversed(model.graph.node) for name in node.input}
+        inside = set(self.within((owners.get(tensor.name, tensor.name) for tensor in floats), context))
+        for tensor in floats:
             values = numpy_helper.to_array(tensor)
-            if values.nbytes // 2 <= CAST_BYTES:
+            if owners.get(tensor.name, tensor.name) not in inside:
+                skipped[tensor.name] = REASON
+            elif values.nbytes // 2 <= CAST_BYTES:
                 skipped[tensor.name] = f"only {values.nbytes} bytes"
             elif np.abs(values).max(initial=0) > np.finfo(np.float16).max:
                 skipped[tensor.name] = "holds values that 16 bits cannot"

@@ -10,7 +10,7 @@ from ...recipe import Choice, Kind
 from ..base import Context, Decision, Technique
 from ._calibration import activations
 from ._constants import with_stored
-from ._kept import REASON, file_layers, kept_layers, stored_values
+from ._kept import REASON, file_layers, left_alone, stored_values
 from ._ort import told, without_warnings
 
 FLOAT = {
@@ -34,6 +34,7 @@ class Int8Dynamic(Technique):
     needs: ClassVar[str] = "a linear layer or LSTM"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
+    by_layer: ClassVar[bool] = True
 
     per_channel: Annotated[bool, Choice(True, False)] = True
     keep: tuple[str, ...] = ()
@@ -41,7 +42,7 @@ class Int8Dynamic(Technique):
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The nodes to quantize, and the layers that stay in float with the reason."""
         layers = file_layers(model)
-        kept = set(kept_layers(self.technique, self.keep, layers.values()))
+        kept = set(left_alone(self, self.keep, layers.values(), context))
         stored, floats, shared = stored_values(model), set(activations(model)), _read_in_float(model, layers)
         quantized, skipped = [], {}
         for node in model.graph.node:

@@ -13,7 +13,7 @@ from ..base import Context, Decision, Technique
 from ._calibration import Calibrated, activations, calibrate
 from ._channels import of_one_scale
 from ._fills import filled
-from ._kept import REASON, WEIGHTED, file_layers, kept_layers, layer_name
+from ._kept import REASON, WEIGHTED, file_layers, kept_layers, layer_name, tensor_layer
 from ._ort import told, without_warnings
 
 FLOAT = {
@@ -32,6 +32,7 @@ class Int8Static(Technique):
     technique: ClassVar[str] = "int8_static"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
+    by_layer: ClassVar[bool] = True
 
     per_channel: Annotated[bool, Choice(True, False)] = True
     calibration: Annotated[
@@ -46,15 +47,17 @@ class Int8Static(Technique):
         kept = kept_layers(self.technique, self.keep, layers.values())
         if layers and set(kept).issuperset(layers.values()):
             raise TechniqueError("int8_static: keep leaves no layer to quantize: keep fewer layers")
-        unfit = dict(_unfit(model, layers, set(kept)))
+        outside = self._outside(model, layers, context)
+        unfit = {**dict(_unfit(model, layers, set(kept))), **dict.fromkeys(outside, REASON)}
         _check_any_left(model, layers, unfit)
         found = calibrate(model, context, self.examples, self.calibration)
         _check_numbers(model, found)
         unfit |= {name: why for name, why in _without_range(model, found) if name not in unfit}
         _check_any_left(model, layers, unfit)
         named = {node.name: layer_name(node) for node in model.graph.node if node.name in unfit}
+        read = {name: why for name, why in unfit.items() if name in layers or name not in outside}
         skipped = dict.fromkeys(sorted(kept), REASON)
-        for name, why in unfit.items():
+        for name, why in read.items():
             skipped.setdefault(layers.get(name, named[name]), why)
         return {
             "per_channel": self.per_channel,
@@ -63,6 +66,14 @@ class Int8Static(Technique):
             "whole": of_one_scale(model) if self.per_channel else [],
             "skipped": skipped,
         }
+
+    def _outside(self, model: onnx.ModelProto, layers: dict[str, str], context: Context) -> set[str]:
+        """The nodes of other modules than those that the recipe restricts the step to."""
+        tables = {node.name: tensor_layer(node.input[0], node) for node in model.graph.node if node.op_type == "Gather"}
+        known = {**tables, **layers}
+        owners = {node.name: known.get(node.name) or layer_name(node) for node in model.graph.node}
+        inside = set(self.within(owners.values(), context))
+        return {name for name, owner in owners.items() if owner not in inside}
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Insert quantize/dequantize pairs with the recorded ranges; ONNX Runtime fuses them into integer operators."""

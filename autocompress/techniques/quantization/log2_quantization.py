@@ -23,13 +23,14 @@ class Log2Quantization(Technique):
     technique: ClassVar[str] = "log2_quantization"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
+    by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(3, 6, step=1)] = Field(4, ge=2, le=8)
     keep: tuple[str, ...] = ()
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The largest exponent of each weight, and why others stay in float."""
-        found, skipped = _uniform.weights_of(model, self.technique, self.keep)
+        found, skipped = _uniform.weights_of(model, self, self.keep, context)
         tops = {name: float(np.abs(weight.values).max()) for name, weight in found.items()}
         skipped |= {name: "all of it is zero" for name, top in tops.items() if top == 0}
         exponents = {name: int(np.floor(np.log2(4 * top / 3))) for name, top in tops.items() if top}

@@ -21,6 +21,7 @@ class LowBit(Technique):
     technique: ClassVar[str] = "low_bit"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
+    by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(2, 8, step=1)] = Field(4, ge=2, le=8)
     group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
@@ -28,7 +29,7 @@ class LowBit(Technique):
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The scales of each weight, and why others stay in float."""
-        found, skipped = _uniform.weights_of(model, self.technique, self.keep)
+        found, skipped = _uniform.weights_of(model, self, self.keep, context)
         return {
             "grids": {name: _uniform.grid(w, self.bits, self.group) for name, w in found.items()},
             "skipped": skipped,

@@ -39,6 +39,7 @@ class MixedPrecision(Technique):
     technique: ClassVar[str] = "mixed_precision"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "encode"
+    by_layer: ClassVar[bool] = True
 
     bits: Annotated[float, Range(2.5, 6, step=0.5)] = Field(4.0, ge=2, le=8)
     group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
@@ -47,12 +48,12 @@ class MixedPrecision(Technique):
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:
         """The width and the scales of each weight, and why others stay in float."""
-        found, skipped = _uniform.weights_of(model, self.technique, self.keep)
+        found, skipped = _uniform.weights_of(model, self, self.keep, context)
         grids = {n: [_uniform.grid(weight, bits, self.group) for bits in SCANNED] for n, weight in found.items()}
         # The same sample whatever the limit, so that one scan of a model does for all limits.
         known = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
         costs = context.cached(
-            f"{self.technique} {known} {self.group} {self.keep} {self.examples}",
+            f"{self.technique} {known} {self.group} {self.keep} {self.layers} {self.examples}",
             lambda: scan(model, found, grids, replace(context, seed=0), self.examples),
         )
         sizes = {name: weight.values.size for name, weight in found.items()}

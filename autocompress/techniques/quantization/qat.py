@@ -16,7 +16,7 @@ from ..replacing import replace_layers
 from ..teacher import Teacher, distillation_loss
 from ._grids import INPUTS, IntegerModel, Quantized
 from ._integers import find_layers, find_norms, find_spans, find_values, fold, layer_order, traced
-from ._kept import kept_layers
+from ._kept import left_alone
 from ._spans import Span
 
 EXAMPLES = 128  # of the training split, for the ranges from which training starts
@@ -36,6 +36,7 @@ class Qat(Technique):
     needs: ClassVar[str] = "a linear layer or convolution"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "train"
+    by_layer: ClassVar[bool] = True
     leaves: ClassVar[Kind | None] = "encode"
     # Integer operators round sums where the module rounds floats: one step of a grid off, here and there.
     parity: ClassVar[float] = 0.1
@@ -55,7 +56,7 @@ class Qat(Technique):
         if len(example) > INPUTS:
             raise TechniqueError(f"qat takes models of up to {INPUTS} inputs, not {len(example)}: use int8_static")
         found = traced(work, example)
-        kept = kept_layers(self.technique, self.keep, layer_order(work, found))
+        kept = left_alone(self, self.keep, layer_order(work, found), context)
         layers, skipped = find_layers(work, found, example, kept)
         if not layers:
             why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has none with weights"

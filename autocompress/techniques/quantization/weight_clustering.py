@@ -12,7 +12,7 @@ from ...errors import NothingToDo, TechniqueError
 from ...recipe import Kind, Range
 from ..base import Context, Decision, Technique
 from ..masks import prunable
-from ._kept import REASON, kept_layers
+from ._kept import REASON, left_alone
 
 Array = NDArray[Any]
 SWEEPS, BINS = 50, 1024
@@ -31,6 +31,7 @@ class WeightClustering(Technique):
     needs: ClassVar[str] = "a layer with many weights for each of its values"
     family: ClassVar[str] = "quantization"
     kind: ClassVar[Kind] = "structure"
+    by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(2, 6, step=1)] = Field(4, ge=1, le=8)
     keep: tuple[str, ...] = ()
@@ -39,7 +40,7 @@ class WeightClustering(Technique):
         """The values of each layer, and why others stay as they are."""
         weights = prunable(model)
         layers = {name: name.rpartition(".")[0] or name for name in weights}
-        kept = set(kept_layers(self.technique, self.keep, layers.values()))
+        kept = set(left_alone(self, self.keep, layers.values(), context))
         skipped = {name: REASON for name, layer in layers.items() if layer in kept}
         books: dict[str, list[float]] = {}
         for name, parameter in weights.items():

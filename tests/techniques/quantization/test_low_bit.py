@@ -142,13 +142,13 @@ def test_zeros_stay_zero() -> None:
 
 def test_layers_are_kept_by_name_pattern_and_place() -> None:
     model = exported()
-    found, skipped = weights_of(model, "low_bit", ("first", "fc*"))
+    found, skipped = weights_of(model, LowBit(), ("first", "fc*"), context_of("plain"))
     assert {weight.layer for weight in found.values()} == {"conv2"}
     assert set(skipped) >= {"conv1.weight", "fc1.weight"}
     with pytest.raises(TechniqueError, match=r"low_bit: keep: 'conv3' is no layer of this model; did you mean"):
-        weights_of(model, "low_bit", ("conv3",))
+        weights_of(model, LowBit(), ("conv3",), context_of("plain"))
     with pytest.raises(TechniqueError, match="low_bit finds no weight to quantize: leave the step out"):
-        weights_of(model, "low_bit", ("*",))
+        weights_of(model, LowBit(), ("*",), context_of("plain"))
 
 
 def test_a_weight_that_is_no_number_is_refused() -> None:
@@ -203,7 +203,7 @@ def mean_bits(decision: dict[str, Any]) -> float:
 
 def test_a_layer_with_most_of_the_weights_takes_what_the_limit_leaves() -> None:
     context, largest = context_of("plain"), "conv2.weight"
-    found, _ = weights_of(exported(), "mixed_precision", ("fc1",))
+    found, _ = weights_of(exported(), LowBit(), ("fc1",), context_of("plain"))
     share = found[largest].values.size / sum(weight.values.size for weight in found.values())
     rest = 1 - share
     in_whole_bits, next_bit = 2 * share + 8 * rest, 3 * share + 2 * rest
