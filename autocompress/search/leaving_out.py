@@ -12,8 +12,8 @@ from ..executors import Executor
 from ..outcome import Baseline
 from ..recipe import Choice, digest
 from ..trial.applicable import find_obstacles
+from .groups import Domain, Option
 from .setup import Setup
-from .space import Domain, Option
 from .state import View
 
 

@@ -1,23 +1,26 @@
 """Reading a search space from YAML, and checking that every recipe it could give is one."""
 
+import itertools
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..config import FOLDERS
-from ..documents import Document, explain, read_yaml
+from ..documents import Document, Key, explain, read_yaml
 from ..errors import ConfigError, RecipeError, suggest
 from ..recipe import Choice, Range, Recipe, Step
 from ..techniques import technique
-from .space import NONE, Domain, Group, Option, Space
+from ..writing_out import MOST, ONLY, REPEAT, Layers, both, check_count, parse_only, parse_repeat, whole_times, wrapper
+from .groups import NONE, Domain, Given, Group, Option, values_of
+from .space import Space
 
 VERSION = 1
 GROUPS = ("any_order", "one_of")
-Key = tuple[str | int, ...]
 
 
 def find_space(name: str, root: Path) -> Path:
@@ -45,35 +48,111 @@ def load_space(path: Path) -> Space:
     rows = data.get("steps")
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{document.place(('steps',))}: {rows!r}: write a list of steps or groups of steps")
-    groups = tuple(_parse_group(row, document, ("steps", index)) for index, row in enumerate(rows))
-    _check_order(groups, document)
-    _check_names(groups, document)
+    reader = _Reader(document)
+    groups = tuple(reader.rows(rows, ("steps",), ()))
+    _check_order(groups, reader.places, document)
     start = [] if data.get("start") is None else data["start"]
     if not isinstance(start, list) or not all(isinstance(row, dict) for row in start):
         raise ConfigError(f"{document.place(('start',))}: write a list of mappings of parameters to values")
-    space = Space(str(path), groups, tuple(start))
+    space = Space(str(path), groups, tuple(start), reader.times)
     for index, row in enumerate(start):
         _check_start(space, row, document, ("start", index))
     return space
 
 
-def _parse_group(row: Any, document: Document, at: Key) -> Group:
-    if isinstance(row, dict) and len(row) == 1 and next(iter(row)) in GROUPS:
-        how = next(iter(row))
-        options = row[how]
-        if not isinstance(options, list) or not options:
-            raise ConfigError(f"{document.place((*at, how))}: {options!r}: write a list of techniques")
-        parsed = tuple(_parse_option(option, document, (*at, how, index)) for index, option in enumerate(options))
-        if how == "any_order" and None in parsed:
-            raise ConfigError(f"{document.place((*at, how))}: 'none' belongs in one_of; any_order may leave out anyway")
-        return Group(how, f"choice_{at[-1]}", parsed)
-    option = _parse_option(row, document, at)
-    if option is None:
-        raise ConfigError(f"{document.place(at)}: 'none' belongs in a one_of group")
-    return Group("always", option.name, (option,))
+class _Reader:
+    """Reads rows to groups of techniques, repeats and restrictions written out, each under a name of its own.
+
+    places: where each group stands. times: how often repeats run, by the parameter's name, where that is searched.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self._document, self._names, self._steps = document, set[str](), 0
+        self.places: list[Key] = []
+        self.times: dict[str, Domain] = {}
+
+    def rows(self, rows: list[Any], at: Key, layers: Layers) -> Iterator[Group]:
+        """The groups that a list of rows stands for."""
+        for index, row in enumerate(rows):
+            yield from self._row(row, (*at, index), layers)
+
+    def _row(self, row: Any, at: Key, layers: Layers) -> Iterator[Group]:
+        match wrapper(row):
+            case "repeat":
+                yield from self._repeat(row, at, layers)
+            case "only":
+                patterns, step = parse_only(row, self._document, at)
+                yield from self._row(step, (*at, ONLY, "step"), both(layers, patterns, self._document, at))
+            case _:
+                group = self._group(row, at, layers)
+                self._steps += len(group.options) if group.how == "any_order" else 1
+                check_count(self._steps, self._document, at)
+                self.places.append(at)
+                yield group
+
+    def _repeat(self, row: Mapping[str, Any], at: Key, layers: Layers) -> Iterator[Group]:
+        value, rows = parse_repeat(row, self._document, at)
+        times = self._parse_times(value, (*at, REPEAT, "times"))
+        counts, name = values_of(times), ""
+        if len(counts) > 1:
+            name = f"{self._named(_numbered(REPEAT, at))}.times"
+            self.times[name] = times
+        for number in range(1, max(counts) + 1):
+            for group in self.rows(rows, (*at, REPEAT, "steps"), layers):
+                searched = ((name, number),) if number > min(counts) else ()
+                yield replace(group, rounds=(*searched, *group.rounds))
+
+    def _parse_times(self, value: Any, at: Key) -> Domain:
+        domain = _parse_domain(value, self._document, at)
+        if domain is None:
+            return Choice(whole_times(value, self._document, at))
+        ends = domain.values if isinstance(domain, Choice) else (domain.low, domain.high, domain.step or 1)
+        for end in ends:
+            if whole_times(end, self._document, at) > MOST:
+                raise ConfigError(f"{self._document.place(at)}: {end!r}: write whole numbers from 1 to {MOST}")
+        return domain
+
+    def _group(self, row: Any, at: Key, layers: Layers) -> Group:
+        place = self._document.place
+        if isinstance(row, dict) and len(row) == 1 and next(iter(row)) in GROUPS:
+            how = next(iter(row))
+            rows = row[how]
+            if not isinstance(rows, list) or not rows:
+                raise ConfigError(f"{place((*at, how))}: {rows!r}: write a list of techniques")
+            options = tuple(self._option(option, (*at, how, index), layers) for index, option in enumerate(rows))
+            if how == "any_order" and None in options:
+                raise ConfigError(f"{place((*at, how))}: 'none' belongs in one_of; any_order may leave out anyway")
+            return Group(how, self._named(_numbered("choice", at)), options)
+        option = self._option(row, at, layers)
+        if option is None:
+            raise ConfigError(f"{place(at)}: 'none' belongs in a one_of group")
+        return Group("always", option.name, (option,))
+
+    def _option(self, row: Any, at: Key, layers: Layers) -> Option | None:
+        match wrapper(row):
+            case "repeat":
+                raise ConfigError(f"{self._document.place(at)}: a repeat stands in a row of its own: repeat the group")
+            case "only":
+                patterns, step = parse_only(row, self._document, at)
+                return self._option(step, (*at, ONLY, "step"), both(layers, patterns, self._document, at))
+        option = _parse_option(row, self._document, at, layers)
+        return option and replace(option, name=self._named(option.name))
+
+    def _named(self, name: str) -> str:
+        """A name that nothing has yet: the second of a name is name_2."""
+        numbers = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        found = next(other for other in numbers if other not in self._names)
+        self._names.add(found)
+        return found
 
 
-def _parse_option(row: Any, document: Document, at: Key) -> Option | None:
+def _numbered(word: str, at: Key) -> str:
+    """A word with the place of a row in its list, and in those around it."""
+    numbers = [part for part in at if isinstance(part, int)]
+    return "_".join([word, *map(str, numbers)])
+
+
+def _parse_option(row: Any, document: Document, at: Key, layers: Layers) -> Option | None:
     if row == NONE:
         return None
     data = {"technique": row} if isinstance(row, str) else row
@@ -83,13 +162,15 @@ def _parse_option(row: Any, document: Document, at: Key) -> Option | None:
         kind = technique(data["technique"])
     except RecipeError as error:
         raise ConfigError(f"{document.place(at)}: {error}") from None
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, Any] = {"layers": layers} if layers else {}
     searched = _own_domains(kind)
     for key, value in data.items():
         if key == "technique":
             continue
+        if key == "layers":
+            raise ConfigError(f"{document.place((*at, key))}: write only: {{layers: ..., step: {kind.technique}}}")
         if key not in kind.model_fields:
-            known = suggest(key, kind.model_fields)
+            known = suggest(key, kind.model_fields.keys() - {"layers"})
             raise ConfigError(f"{document.place((*at, key))}: {kind.technique} has no setting {key!r}; {known}")
         searched.pop(key, None)
         domain = _parse_domain(value, document, (*at, key))
@@ -164,19 +245,23 @@ def _inside(domain: Range) -> float:
     return domain.low + (domain.high - domain.low) / math.pi
 
 
-def _check_order(groups: tuple[Group, ...], document: Document) -> None:
-    """Every combination must be a valid recipe: check each pair of steps that can stand in one."""
+def _check_order(groups: tuple[Group, ...], places: list[Key], document: Document) -> None:
+    """Every combination must be a valid recipe: check each pair of techniques that can stand in one, once."""
     default = [[_default_step(option) for option in group.options if option is not None] for group in groups]
+    checked: set[tuple[str, str]] = set()
     for index, (group, steps) in enumerate(zip(groups, default, strict=True)):
         later = [step for rest in default[index + 1 :] for step in rest]
         beside = steps if group.how == "any_order" else []
         for position, step in enumerate(steps):
             others = later + [other for other in beside[position + 1 :] if step.result() == other.result() == "encode"]
             for other in others:
+                if (step.technique, other.technique) in checked:
+                    continue
+                checked.add((step.technique, other.technique))
                 try:
                     Recipe((step, other))
                 except RecipeError as error:
-                    raise ConfigError(f"{document.place(('steps', index))}: {error}") from None
+                    raise ConfigError(f"{document.place(places[index])}: {error}") from None
 
 
 def _default_step(option: Option) -> Step:
@@ -184,50 +269,12 @@ def _default_step(option: Option) -> Step:
     return option.kind.model_validate({**option.fixed, **first})
 
 
-def _check_names(groups: tuple[Group, ...], document: Document) -> None:
-    names = [option.name for group in groups for option in group.options if option is not None]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{document.place(('steps',))}: {twice[0]!r} stands twice: name each technique once")
-
-
 def _check_start(space: Space, row: dict[str, Any], document: Document, at: Key) -> None:
-    recorder = _Recorder(row)
+    trial = Given(row)
     try:
-        space.sample(recorder)
+        space.sample(trial)
     except ValueError as error:
         raise ConfigError(f"{document.place(at)}: {error}") from None
-    unknown = [key for key in row if key not in recorder.names]
+    unknown = [key for key in row if key not in trial.taken]
     if unknown:
-        raise ConfigError(
-            f"{document.place((*at, unknown[0]))}: unknown parameter; {suggest(unknown[0], recorder.names)}"
-        )
-
-
-class _Recorder:
-    """A trial whose values are given: fills gaps with the first allowed value, refuses values out of range."""
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given, self.names = given, list[str]()
-
-    def _take(self, name: str, default: Any, allowed: bool) -> Any:
-        self.names.append(name)
-        if name in self.given and not allowed:
-            raise ValueError(f"{name}: {self.given[name]!r} is not in the space")
-        return self.given.get(name, default)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """The given number, or the lowest."""
-        value = self.given.get(name, low)
-        return float(self._take(name, low, isinstance(value, int | float) and low <= value <= high))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """The given whole number, or the lowest."""
-        value = self.given.get(name, low)
-        return int(self._take(name, low, isinstance(value, int) and low <= value <= high and (value - low) % step == 0))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """The given choice, or the first."""
-        return self._take(name, choices[0], self.given.get(name, choices[0]) in choices)
+        raise ConfigError(f"{document.place((*at, unknown[0]))}: unknown parameter; {suggest(unknown[0], trial.taken)}")

@@ -371,8 +371,6 @@ LINES = "version: 1\nsteps:\n"
         (LINES + " - any_order: [svd, none]", ":3: steps.0.any_order: 'none' belongs in one_of"),
         (LINES + " - one_of: []", ":3: steps.0.one_of: []: write a list of techniques"),
         (LINES + " - one_of: svd", ":3: steps.0.one_of: 'svd': write a list of techniques"),
-        (LINES + " - svd\n - svd", ":2: steps: 'svd' stands twice: name each technique once"),
-        (LINES + " - any_order: [svd, svd]", ":2: steps: 'svd' stands twice: name each technique once"),
         (LINES + " - {technique: svd, enrgy: 0.5}", ":3: steps.0.enrgy: svd has no setting 'enrgy'; did you mean 'ene"),
         (LINES + " - {technique: svd, energy: 1.5}", ":3: steps.0.energy: 1.5: input should be less than 1"),
         (LINES + " - {technique: svd, energy: [0.5, 2]}", ":3: steps.0.energy: 2: input should be less than 1"),

@@ -445,7 +445,9 @@ def test_techniques_prints_every_technique_with_its_defaults(tmp_path: Path) -> 
         row = rows[name]
         assert (row["family"], row["kind"]) == (kind.family, kind.kind)
         assert row["about"]
-        assert {key: setting["default"] for key, setting in row["settings"].items()} == kind().model_dump(mode="json")
+        settings = {key: setting["default"] for key, setting in row["settings"].items()}
+        assert {"technique": name, **settings} == kind().to_data()
+        assert row["by_layer"] is kind.by_layer
         for other, before in registry().items():
             assert (other in row["may_follow"]) == _goes(before(), kind())
 
