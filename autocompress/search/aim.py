@@ -89,11 +89,11 @@ class Aim:
             columns.append(np.nan_to_num(axis.cost(values), nan=NOTHING))
         return np.column_stack(columns)
 
-    def miss(self, one: Seen) -> float:
+    def miss(self, one: Seen, facts_only: bool = False) -> float:
         """By how much a candidate is past the limits: qualities by the drop that matters, facts by the limit."""
         values, total = {**one.facts, **one.qualities}, 0.0
         for bound in self.bounds:
-            if bound.name in values:
+            if bound.name in values and not (facts_only and bound.name in self.qualities):
                 scale = self.qualities[bound.name][1] if bound.name in self.qualities else abs(bound.bound)
                 past = (values[bound.name] - bound.bound) / max(scale, 1e-12)
                 total += max(past if bound.at_most else -past, 0.0)

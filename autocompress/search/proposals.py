@@ -14,12 +14,14 @@ from .terrain import Array, Row, Terrain, value_at
 
 POINTS = 320  # that a surrogate learns from, at most: half of them the best, and half the last
 ELITE = 24
+BEGINNING = 5  # trained rows, before which quality is not guessed
 RANDOM, MUTANTS, TRUNKS, LEAVES, SOLVED = 40, 100, 6, 12, 40  # candidates of each kind that are compared
 EFFECT, SURE = 0.05, 0.7  # what moves a size, as a logarithm, and how likely what fits must fit
 SAMPLES = 2048  # of the cube, by which hypervolumes are compared
 QUANTILES = np.array([-1.28155, -0.52440, 0.0, 0.52440, 1.28155])  # of a normal, a fifth of it around each
 PATIENCE = 0.6  # by what power of its seconds a candidate's gain is divided
 NOTED = 0.1  # the share of the noise of quality that a measured file may have again
+LEAST_HOPE = 1e-3  # so that rows are told apart by their facts where none is expected to come nearer
 GROWTH = 1.2  # scales are tuned anew when a surrogate has learned from so many times the points
 
 Models = Mapping[str, GaussianProcess]
@@ -47,13 +49,15 @@ class Proposer:
             if self._terrain.key(fitted) not in known:
                 return fitted
         trained = [one for one in seen if one.qualities]
-        if len(trained) < 2 or not facts:
+        if not facts:
             return self._unknown(known, generator)
-        pool = {self._terrain.key(row): row for row in self._pool(trained, facts, generator)}
+        begun = len(trained) >= BEGINNING
+        drawn = self._pool(trained, facts, generator) if begun else self._mild(facts, generator)
+        pool = {self._terrain.key(row): row for row in drawn}
         rows = [row for key, row in pool.items() if key not in known]
         if not rows:
             return self._unknown(known, generator)
-        return rows[int(np.argmax(self._worth(rows, trained, running, facts)))]
+        return rows[int(np.argmax(self._worth(rows, trained, running, facts)))] if begun else rows[0]
 
     def _unknown(self, known: set[tuple[Any, ...]], generator: np.random.Generator) -> Row:
         row = self._terrain.random(generator)
@@ -128,6 +132,12 @@ class Proposer:
         chosen = [rows[index] for index in generator.choice(len(rows), size=SOLVED, replace=False)]
         return rows + leaves + self._solved(chosen, facts, generator)
 
+    def _mild(self, facts: Models, generator: np.random.Generator) -> list[Row]:
+        """Rows at random that just keep the limits on facts, first those that take least away."""
+        rows = self._solved([self._terrain.random(generator) for _ in range(RANDOM)], facts, generator)
+        fits, means = self._fits(rows, facts)
+        return [rows[index] for index in np.lexsort((-means[self._aim.facts[0]], fits < SURE))]
+
     def _solved(self, rows: Sequence[Row], facts: Models, generator: np.random.Generator) -> list[Row]:
         """Rows with one setting moved to the value that just keeps the limits on facts, as far as facts are known."""
         lines = [[row] for row in rows]
@@ -178,7 +188,7 @@ class Proposer:
     def _worth(self, rows: Sequence[Row], trained: Sequence[Seen], running: Sequence[Row], facts: Models) -> Array:
         """The hypervolume that each row is expected to add, by its seconds.
 
-        Where nothing is known to be good: how likely it keeps the limits, the nearest misses first.
+        Where nothing is known to be good: by how much it is expected to come nearer to that.
         """
         models = self._quality_models(trained, list(facts))
         likely, means = self._fits(rows, facts)
@@ -194,7 +204,7 @@ class Proposer:
             gains = likely * self._gains(taken, means, qualities)
             if (gains > 0).any():
                 return gains / seconds
-        return likely * np.exp(-self._shortfalls(qualities)) / seconds
+        return likely * self._hopes(trained, qualities, len(rows)) / seconds
 
     def _taken(self, trained: Sequence[Seen], running: Sequence[Row], facts: Models, models: Models) -> Array | None:
         """Costs of what is feasible, and expected of what runs; None where nothing is feasible."""
@@ -210,13 +220,22 @@ class Proposer:
         values |= {name: self._aim.from_drop(name, model.predict(inputs)[0]) for name, model in models.items()}
         return np.vstack([costs, np.column_stack([axis.cost(values[axis.name]) for axis in self._aim.axes])])
 
-    def _shortfalls(self, qualities: Mapping[str, Array]) -> Array:
-        """How far qualities miss their limits, by optimistic quantiles, in steps that grow."""
-        total = np.zeros(len(next(iter(qualities.values()))) if qualities else 1)
+    def _hopes(self, trained: Sequence[Seen], qualities: Mapping[str, Array], count: int) -> Array:
+        """By how much each row is expected to come nearer to the limits on quality than what was seen, all else kept.
+
+        Nearness is counted in steps that grow, and one that keeps the limits comes nearer by all of the way.
+        """
+        near = [one for one in trained if self._aim.miss(one, facts_only=True) <= 0] or trained
+        best = min(float(self._short({n: np.array([v]) for n, v in one.qualities.items()})[0]) for one in near)
+        short = self._short(qualities) if qualities else np.zeros((count, 1))
+        return np.asarray(np.maximum(best + LEAST_HOPE - short, 0.0).mean(1))
+
+    def _short(self, qualities: Mapping[str, Array]) -> Array:
+        """How far qualities miss their limits, as logarithms of a kind."""
+        total: Array = np.zeros(1)
         for bound in self._aim.bounds:
             if bound.name in qualities:
-                hoped = qualities[bound.name][:, 1 if not bound.at_most else 3]
-                past = (hoped - bound.bound) / self._aim.qualities[bound.name][1]
+                past = (qualities[bound.name] - bound.bound) / self._aim.qualities[bound.name][1]
                 total = total + np.arcsinh(np.maximum(past if bound.at_most else -past, 0.0))
         return total
 

@@ -1,0 +1,192 @@
+"""The sampler that knows facts first, on spaces as they are bundled and on searches whose outcomes are arithmetic."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from autocompress.config import FOLDERS
+from autocompress.outcome import Completed, Infeasible, Limit, Metrics, Outcome, violations
+from autocompress.recipe import Recipe
+from autocompress.search.facts_first import FactsFirst, distributions
+from autocompress.search.samplers import make_sampler
+from autocompress.search.space import Space
+from autocompress.search.space_file import load_space
+from autocompress.search.store import StudyStore
+from autocompress.search.terrain import Terrain
+
+NESTED = """\
+version: 1
+steps:
+  - repeat:
+      times: [1, 2]
+      steps:
+        - any_order: [channel_pruning, {technique: svd, variant: channel}]
+        - one_of: [distill, finetune]
+  - one_of: [weight_clustering, none]
+  - one_of: [low_bit, float16, none]
+"""
+OBJECTIVES = ("size_bytes", "accuracy", "latency_ms")
+LIMITS = (
+    Limit("size_bytes", "at_most", 60.0, "size"),
+    Limit("speedup", "at_least", 2.0, "speedup"),
+    Limit("accuracy", "at_least", 0.94, "accuracy_drop"),
+)
+BASELINE = {"size_bytes": 1000.0, "accuracy": 0.97, "latency_ms": 1.0, "speedup": 1.0}
+
+
+def spaces(folder: Path) -> list[Space]:
+    (folder / "nested.yaml").write_text(NESTED)
+    return [load_space(path) for path in (*sorted(FOLDERS["search_spaces"].glob("*.yaml")), folder / "nested.yaml")]
+
+
+def test_what_a_row_takes_is_what_its_recipe_has(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for space in spaces(tmp_path):
+        terrain = Terrain(distributions(space), space.active, space.leaves)
+        for _ in range(40):
+            row = terrain.random(generator)
+            recipe = space.recipe(row)
+            assert [option.kind.technique for option in space.taken(row)] == [step.technique for step in recipe.steps]
+            trained = [step for step in recipe.steps if step.kind == "train"]
+            assert [epochs for _, epochs in space.stages(row)] == [step.to_data()["epochs"] for step in trained]
+            assert space.active(row) <= terrain.domains.keys()
+
+
+def test_a_leaf_keeps_the_trained_stages_of_its_trunk(tmp_path: Path) -> None:
+    generator, changed = np.random.default_rng(1), 0
+    for space in spaces(tmp_path):
+        terrain = Terrain(distributions(space), space.active, space.leaves)
+        for _ in range(40):
+            row = terrain.random(generator)
+            leaf = terrain.mutant(row, generator, 3, terrain.leaves(row))
+            stages = space.stages(row)
+            assert space.stages(leaf)[: len(stages)] == stages
+            changed += terrain.key(leaf) != terrain.key(row)
+    assert changed > 20
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    return spaces(tmp_path)[-1]
+
+
+def outcome(recipe: Recipe, tolerance: float = 0.02) -> tuple[Outcome, float]:
+    """A model that shrinks and errs by what is done to it, and recovers by training; with its seconds."""
+    left, error, seconds, bits = 1.0, 0.0, 0.1, 32.0
+    for step in recipe.steps:
+        data = step.to_data()
+        match step.technique:
+            case "channel_pruning":
+                left *= (1 - data["ratio"]) ** 1.5
+                error += 0.3 * data["ratio"] ** 3
+            case "svd":
+                left *= data["energy"]
+                error += 0.1 * (1 - data["energy"]) ** 2
+            case "distill" | "finetune":
+                error *= 0.5 + 2 / (4 + data["epochs"])
+                seconds += data["epochs"] * left**0.5
+            case "weight_clustering" | "low_bit":
+                bits = min(bits, float(data["bits"]))
+                error += 0.05 * 2.0 ** -data["bits"]
+            case "float16":
+                bits = min(bits, 16.0)
+    facts: Metrics = {"size_bytes": 5 + 995 * left * bits / 32, "latency_ms": 0.1 + 0.9 * left}
+    facts["speedup"] = 1 / facts["latency_ms"]
+    past = {limit.label: limit.violation(facts) for limit in LIMITS[:2]}
+    if max(past.values()) > tolerance:
+        known = {name: value for name, value in facts.items() if name != "latency_ms"}
+        return Infeasible(known, past, "would be past the limit", facts=facts), 0.1
+    metrics = {**facts, "accuracy": round(0.97 - error, 3)}
+    past = violations(LIMITS, metrics)
+    if max(past.values()) > 0:
+        return Infeasible(metrics, past, "past a limit", facts=facts), seconds
+    return Completed(metrics, past, facts=facts), seconds
+
+
+def study() -> StudyStore:
+    made = optuna.create_study(directions=["minimize", "maximize", "minimize"], study_name="arithmetic")
+    made.set_user_attr("objectives", list(OBJECTIVES))
+    return StudyStore(made, "sqlite:///arithmetic.db")
+
+
+def searched(space: Space, name: str, trials: int, seed: int = 0) -> tuple[list[Recipe], list[Outcome]]:
+    store = study()
+    sampler: Any = (
+        FactsFirst(space, OBJECTIVES, LIMITS, BASELINE, seed=seed) if name == "auto" else make_sampler(name, seed, 0)
+    )
+    if name == "auto":
+        for row in sampler.survey():
+            sampler.know(row, outcome(space.recipe(row), tolerance=-1.0)[0].facts)
+    store.use_sampler(sampler, seed)
+    recipes, outcomes = [], []
+    for _ in range(trials):
+        number, recipe = store.ask(space)
+        found, _ = outcome(recipe)
+        store.tell(number, found)
+        recipes.append(recipe)
+        outcomes.append(found)
+    return recipes, outcomes
+
+
+def test_most_of_what_is_trained_fits_the_limits_on_facts_and_the_front_goes_far(space: Space) -> None:
+    _, ours = searched(space, "auto", 40)
+    _, tpe = searched(space, "tpe", 40)
+
+    def untrained(outcomes: list[Outcome]) -> int:
+        return sum("would be" in getattr(found, "reason", "") for found in outcomes)
+
+    def smallest(outcomes: list[Outcome]) -> float:
+        return min((o.metrics["size_bytes"] for o in outcomes if isinstance(o, Completed)), default=1000.0)
+
+    assert untrained(ours) <= 12 < untrained(tpe)
+    assert smallest(ours) < smallest(tpe)
+    assert sum(isinstance(found, Completed) for found in ours) >= 10
+
+
+def test_no_row_is_asked_for_twice_and_the_same_seed_asks_the_same(space: Space) -> None:
+    recipes, _ = searched(space, "auto", 15, seed=3)
+    assert len({recipe.fingerprint for recipe in recipes}) == 15
+    assert searched(space, "auto", 15, seed=3)[0] == recipes
+    assert searched(space, "auto", 15, seed=4)[0] != recipes
+
+
+def test_the_rows_to_begin_with_come_first_and_are_scaled_to_the_budget(space: Space) -> None:
+    first = {
+        "repeat_0.times": 1, "channel_pruning": True, "channel_pruning.ratio": 0.3, "svd": False, "choice_0": "distill",
+        "choice_1": "none", "choice_2": "low_bit", "low_bit.bits": 4,
+    }  # fmt: skip
+    names = distributions(space).keys()
+    sampler = FactsFirst(
+        space, OBJECTIVES, LIMITS, BASELINE, first=[{key: value for key, value in first.items() if key in names}]
+    )
+    for row in sampler.survey():
+        found = outcome(space.recipe(row), tolerance=-1.0)[0]
+        assert isinstance(found, Infeasible)
+        sampler.know(row, found.facts)
+    store = study()
+    store.use_sampler(sampler)
+    _, recipe = store.ask(space)
+    pruned = recipe.steps[0].to_data()
+    assert pruned["technique"] == "channel_pruning"
+    facts = outcome(recipe, tolerance=-1.0)[0]
+    assert isinstance(facts, Infeasible)
+    assert facts.facts["size_bytes"] <= 60 * 1.1
+
+
+def test_what_is_trained_right_now_is_not_begun_twice(space: Space) -> None:
+    store = study()
+    sampler = FactsFirst(space, OBJECTIVES, LIMITS, BASELINE)
+    store.use_sampler(sampler)
+    for _ in range(12):
+        number, recipe = store.ask(space)
+        store.tell(number, outcome(recipe)[0])
+    keys = []
+    for _ in range(6):  # six workers
+        number, _ = store.ask(space)
+        row = store._frozen(number).params
+        stages = [key for key, _ in space.stages(row) if key not in sampler._stages]
+        assert not stages or stages[0] not in keys
+        keys += stages
