@@ -18,6 +18,7 @@ from .ending import reason_to_end
 from .facts_first import FactsFirst
 from .interrupts import Interrupts
 from .plan import Plan
+from .portfolio import load_portfolio, portfolio_rows
 from .samplers import make_sampler
 from .state import Listener, State
 from .store import StudyStore
@@ -235,6 +236,6 @@ def sampler_of(plan: Plan, done: int) -> BaseSampler:
         plan.baseline.metrics,
         plan.lower,
         search.seed,
-        setup.space.start,
+        [*setup.space.start, *portfolio_rows(setup.space, load_portfolio())],
         rate / training.epochs if rate and training else 1.0,
     )

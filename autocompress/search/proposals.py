@@ -148,7 +148,9 @@ class Proposer:
         return self._fitting(lines, facts)
 
     def _scaled_to_fit(self, row: Row, facts: Models) -> Row:
-        """A row with the one setting moved, of all that it uses, by which it best keeps the limits on facts."""
+        """A row as it is where it fits; else with the one setting moved by which it best keeps the limits on facts."""
+        if self._fits([row], facts)[0][0] >= SURE:
+            return row
         (names,) = self._effective([row], facts)
         line = [{**row, name: value} for name in names for value in self._terrain.grids[name]]
         return self._fitting([[row, *line]], facts)[0]

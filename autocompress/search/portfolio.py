@@ -1,0 +1,48 @@
+"""Recipes to begin a search with: those that together covered most of what was reached on several tasks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..documents import Document, read_yaml
+from ..errors import ConfigError
+from ..recipe import VERSION, Recipe, parse_recipe
+from ..techniques import technique
+from .space import Space
+from .terrain import Row
+
+FILE = Path(__file__).with_name("portfolio.yaml")
+
+
+def load_portfolio(path: Path = FILE, note: Callable[[str], None] = lambda _: None) -> list[Recipe]:
+    """The recipes of a portfolio, best first; note is told of those that cannot be read, which are left out.
+
+    Raises ConfigError where the file is no portfolio.
+    """
+    document = read_yaml(path)
+    rows = document.data.get("recipes")
+    if document.data.get("version") != VERSION or not isinstance(rows, list):
+        raise ConfigError(f"{document.place(('recipes',))}: write `version: {VERSION}` and a list of `recipes`")
+    found = []
+    for index, row in enumerate(rows):
+        try:
+            found.append(_recipe(row, path, index))
+        except ConfigError as error:
+            note(f"portfolio: recipe {index + 1} is left out: {error}")
+    return found
+
+
+def _recipe(row: Any, path: Path, index: int) -> Recipe:
+    if not isinstance(row, dict) or "steps" not in row:
+        raise ConfigError(f"{path}: recipes[{index}]: {row!r}: write a mapping with `name` and `steps`")
+    return parse_recipe(Document(f"{path}: recipes[{index}]", {"version": VERSION, "steps": row["steps"]}), technique)
+
+
+def portfolio_rows(space: Space, recipes: list[Recipe]) -> list[Row]:
+    """The rows of a space that say these recipes, as far as it can say them, each once."""
+    found: list[Row] = []
+    for recipe in recipes:
+        row = space.parameters_of(recipe)
+        if row is not None and row not in found:
+            found.append(row)
+    return found
