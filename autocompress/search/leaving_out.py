@@ -31,9 +31,10 @@ def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view:
     view.phase("trying each technique of the search space on the model")
     config = setup.config
     try:
-        found = executor.call(
-            find_obstacles, setup.reference, baseline, config.search.seed, config.target.threads, tried
-        )
+        first = {digest(rows): name for name, rows in reversed(tried.items())}  # of options that are tried alike
+        once = {name: tried[name] for name in first.values()}
+        met = executor.call(find_obstacles, setup.reference, baseline, config.search.seed, config.target.threads, once)
+        found = {name: met[first[digest(rows)]] for name, rows in tried.items() if first[digest(rows)] in met}
     except ExecutorError as error:  # a library that takes its process with it
         view.note(f"warning: it is not known which techniques can be applied to this model: {error}")
         return {}

@@ -149,6 +149,20 @@ def test_a_child_says_what_was_done_and_measured(store: Store, tmp_path: Path) -
     assert tracker.run_ids() == {4: run.info.run_id}
 
 
+def test_a_recipe_that_repeats_its_steps_is_logged_step_by_step_however_long(store: Store) -> None:
+    pruning = {"only": {"layers": ["fc*"], "step": {"technique": "weight_pruning", "ratio": 0.3}}}
+    steps = [{"repeat": {"times": 12, "steps": [pruning, "distill"]}}, "float16"]
+    recipe = recipe_from_data({"version": 1, "steps": steps})
+    tracker = store.tracker("repeats")
+    tracker.log(row(0, recipe=recipe))
+    run = store.child("repeats", 0)
+    plain = [step.to_data() for step in recipe.steps]
+    expected = {f"step{at}.{key}": str(value) for at, step in enumerate(plain, 1) for key, value in step.items()}
+    assert len(expected) > 200
+    assert run.data.params == expected
+    assert (run.data.params["step1.layers"], run.data.params["step23.layers"]) == ("['fc*']", "['fc*']")
+
+
 @pytest.mark.parametrize(
     ("outcome", "status", "tags"),
     [
