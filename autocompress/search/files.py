@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import StudyError, unwritten
 from ..outcome import Baseline, Candidate
@@ -54,6 +55,15 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Write a value whole or not at all. Raises WriteError."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(value, file)
+        Path(file.name).replace(path)
 
 
 @dataclass(frozen=True)
@@ -150,12 +160,24 @@ class StudyFiles:
         return found
 
     def store_obstacles(self, key: str, found: Mapping[str, str]) -> None:
-        """Keep why techniques cannot be applied to a model."""
-        folder = self.folder / "obstacles"
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            json.dump(dict(found), file)
-        Path(file.name).replace(folder / f"{key}.json")
+        """Keep why techniques cannot be applied to a model. Raises WriteError."""
+        _write_json(self.folder / "obstacles" / f"{key}.json", dict(found))
+
+    def load_prefix(self, key: str) -> dict[str, Any] | None:
+        """What was measured after the first steps of a recipe, as kept under that key; None where that is not known."""
+        try:
+            found: dict[str, Any] = json.loads((self._prefixes / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def store_prefix(self, key: str, found: Mapping[str, Any]) -> None:
+        """Keep what was measured after the first steps of a recipe. Raises WriteError."""
+        _write_json(self._prefixes / f"{key}.json", dict(found))
+
+    @property
+    def _prefixes(self) -> Path:
+        return self.folder / self.study / "prefixes"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
