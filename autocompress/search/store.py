@@ -303,6 +303,10 @@ class StudyStore:
                 self._records[frozen.number] = self._record(frozen)
         return dict(sorted(self._records.items()))
 
+    def drawn(self) -> dict[int, FrozenTrial]:
+        """Every trial as Optuna has it, by number: its parameters and where each was looked for."""
+        return {frozen.number: frozen for frozen in self._study.get_trials(deepcopy=False)}
+
     def _record(self, frozen: FrozenTrial) -> Record:
         attributes = frozen.user_attrs
         return Record(
