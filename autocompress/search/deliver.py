@@ -57,7 +57,7 @@ def export_trial(
     """
     check_target(out)
     setup = set_up(config or results.config())
-    _check_task(results, setup)
+    check_task(results, setup)
     baseline = results.kept_baseline() or obtain_baseline(setup, InlineExecutor())
     record = results.record(number)
     if isinstance(record.outcome, Failed):
@@ -66,7 +66,7 @@ def export_trial(
     return _write(_made(record.recipe, candidate, setup, pt2), setup, baseline, out, results.metrics(number))
 
 
-def _check_task(results: Results, setup: Setup) -> None:
+def check_task(results: Results, setup: Setup) -> None:
     """Raise StudyError where the task is another than the one that was searched on: its numbers would be others."""
     other = [name for name in changed(results.store.get("made_of") or {}, setup.identity) if name in TASK]
     if other:

@@ -24,7 +24,7 @@ class Repeats:
             return
         self._seen = len(state.records)
         failed = {n: record.outcome for n, record in state.records.items() if isinstance(record.outcome, Failed)}
-        for kind, numbers in _alike(failed.items()).items():
+        for kind, numbers in alike(failed.items()).items():
             if kind not in self._said and len(numbers) >= max(ENOUGH, SHARE * self._seen):
                 self._said.add(kind)
                 last = failed[numbers[-1]]
@@ -35,13 +35,13 @@ def hopeless(state: State) -> str:
     """Why a search is given up, with what to do: all that ended failed alike, and enough since it began or went on."""
     failed = {n: record.outcome for n, record in state.records.items() if isinstance(record.outcome, Failed)}
     ended = len(state.records)
-    if ended - state.begun_with < HOPELESS or len(failed) < ended or len(_alike(failed.items())) > 1:
+    if ended - state.begun_with < HOPELESS or len(failed) < ended or len(alike(failed.items())) > 1:
         return ""
     last = failed[max(failed)]
     return f"given up, as all {ended} trials failed alike: {last.reason}: {_fix(last)}"
 
 
-def _alike(failed: Iterable[tuple[int, Failed]]) -> dict[str, list[int]]:
+def alike(failed: Iterable[tuple[int, Failed]]) -> dict[str, list[int]]:
     """Trials that failed, by the first words of their reasons."""
     found: dict[str, list[int]] = {}
     for number, outcome in failed:
