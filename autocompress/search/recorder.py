@@ -18,7 +18,11 @@ from ..tracking.background import Background
 from ..tracking.figures import Picture, front_html, front_png
 from ..tracking.mlflow import MlflowTracker
 from ..tracking.protocol import Barred, MemoryTracker, Row, StudyInfo, Summary, Tracker
+from ..tracking.steps import StepsPicture, draw_steps
+from .explain import Found
+from .explanation import knee_picture
 from .plan import Plan
+from .prefixes import Known
 from .results import points
 from .state import State, View
 from .store import StudyStore
@@ -62,7 +66,7 @@ class Recorder:
             outcome = state.records[int(key)].outcome
             metrics = {**getattr(outcome, "metrics", {}), **test.get(key, {})}
             self._tracker.put(_confirming(int(key), metrics, isinstance(outcome, Completed)))
-        self._summarize(state, figures=bool(state.records))
+        self._summarize(state, figures=bool(state.records), steps=self._knee(state))
         if not interrupted:
             self._log_models(state.front)
 
@@ -84,7 +88,14 @@ class Recorder:
         if ids and ids != self._store.get("run_ids"):
             self._store.set("run_ids", ids)
 
-    def _summarize(self, state: State, figures: bool) -> None:
+    def _knee(self, state: State) -> StepsPicture | None:
+        """What is known, without measuring, of what the steps of the front's knee bought and cost."""
+        baseline = {**state.baseline.metrics, **self._store.confirmed.get("baseline", {})}
+        found = Found(state.records, state.front, state.objectives, state.quality, baseline, state.limits, state.lower)
+        known = Known(state.records, self._setup.files, self._store.get("made_of") or {})
+        return knee_picture(state.study, found, known)
+
+    def _summarize(self, state: State, figures: bool, steps: StepsPicture | None = None) -> None:
         front = state.front
         # A point is written once: those after a running trial would lack what it adds.
         settled = min(state.running, default=math.inf)
@@ -100,6 +111,8 @@ class Recorder:
             files = (
                 {"figures/front.html": front_html(picture), "figures/front.png": front_png(picture)} if figures else {}
             )
+            if steps is not None:
+                files["figures/knee_steps.png"] = draw_steps(steps)
             tracker.refresh(Summary(front.trials, front.verdict, volumes, files))
 
         self._tracker.put(send)
