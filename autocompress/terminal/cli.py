@@ -17,11 +17,15 @@ from .ending import BAD, INTERRUPTED, NOTHING_FINISHED, NOTHING_FITS, OK, exit_c
 from .options import (
     DEFAULT_STORAGE,
     ConfigArgument,
+    ConfigOption,
+    FigureOption,
     JsonOption,
+    MeasureOption,
     Pick,
     ProgramOption,
     StorageOption,
     StudyArgument,
+    TrialArgument,
     UntilOption,
     Workers,
     storage_url,
@@ -225,14 +229,35 @@ def show(
 
 
 @app.command()
+def explain(
+    study: StudyArgument,
+    trial: TrialArgument = None,
+    measure: MeasureOption = True,
+    figure: FigureOption = None,
+    config: ConfigOption = None,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain a study, or why one of its trials won or lost.
+
+    Of a study: which limit binds, where the workers' time went, and which settings mattered for each objective. Of a
+    trial: what each step bought and cost, what it beats and is beaten by, the runner-up, the limit that binds, and the
+    recipes beside it. What is not known of the model after each step is measured once, and kept with the study.
+    """
+    results = _results(study, storage)
+    from .explaining import Asked, explained
+
+    document, parts = explained(results, trial, Asked(measure, figure, config))
+    _print(document, as_json, parts)
+
+
+@app.command()
 def export(
     study: StudyArgument,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     trial: Annotated[int | None, typer.Option(help="A trial's number.")] = None,
     pick: Annotated[Pick | None, typer.Option(help="Choose from the front; knee if nothing is said.")] = None,
-    config: Annotated[
-        str | None, typer.Option(help="The study's config, where its folder is no longer where it was.")
-    ] = None,
+    config: ConfigOption = None,
     pt2: ProgramOption = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,

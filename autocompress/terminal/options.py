@@ -38,6 +38,21 @@ def _complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def _complete_trial(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """The trials of the front, and the others where what is typed begins so, each with its recipe."""
+    from ..recipe import recipe_line
+    from ..search.results import Results
+    from ..search.store import StudyStore
+
+    try:
+        results = Results(StudyStore.open(storage_url(ctx.params.get("storage")), ctx.params.get("study") or ""))
+    except AutocompressError:
+        return []
+    numbers = results.records if incomplete else results.front.trials or results.records
+    told = [(str(number), recipe_line(results.records[number].recipe_data)) for number in numbers]
+    return [(name, line) for name, line in told if name.startswith(incomplete) and line.isprintable()]
+
+
 def _complete_config(incomplete: str) -> list[str]:
     from ..config import FOLDERS
 
@@ -59,6 +74,23 @@ ConfigArgument = Annotated[
     ),
 ]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name.", autocompletion=_complete_study)]
+TrialArgument = Annotated[
+    int | None,
+    typer.Argument(
+        metavar="TRIAL", help="A trial's number; the whole study if none is given.", autocompletion=_complete_trial
+    ),
+]
+ConfigOption = Annotated[
+    str | None, typer.Option(help="The study's config, where its folder is no longer where it was.")
+]
+MeasureOption = Annotated[
+    bool,
+    typer.Option(" /--no-measure", help="Show what is known of a trial's steps; measure nothing.", show_default=False),
+]
+FigureOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also draw what each step of the trial did, to a .png or .svg file."),
+]
 StorageOption = Annotated[
     str | None,
     typer.Option(

@@ -24,7 +24,20 @@ from autocompress.recipe import Recipe
 from autocompress.techniques import recipe_from_data, recipe_from_yaml, registry
 from autocompress.terminal import details
 
-COMMANDS = ["search", "plan", "list", "front", "show", "export", "apply", "verify", "techniques", "ui", "doctor"]
+COMMANDS = [
+    "search",
+    "plan",
+    "list",
+    "front",
+    "show",
+    "explain",
+    "export",
+    "apply",
+    "verify",
+    "techniques",
+    "ui",
+    "doctor",
+]
 METRICS = {
     "size_bytes", "params", "nonzero_params", "accuracy", "compression_ratio", "space_saving",
     "latency_ms", "latency_ms_low", "latency_ms_high", "speedup",
