@@ -12,6 +12,8 @@ from commandline import PATIENCE, Project, Running, Trial
 from faulty import faulty_project
 from tiny import Ran
 
+TRIALS = 16
+
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Every process that a command started, and that these started."""
@@ -61,8 +63,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Trials are held by a file while signals are sent, so that some are sure to be running."""
     folder = tmp_path_factory.mktemp("story")
     project = faulty_project(
-        folder, {24: "hold", 16: "hold"}, [0.25, 0.5], search={"trials": 20, "workers": 2, "seed": 0}
+        folder,
+        {24: "hold", 16: "hold"},
+        [0.25, 0.5],
+        search={"trials": TRIALS, "workers": 2, "seed": 0},
+        budget={"accuracy_drop": 0.6},  # nothing that is known before training
     )
+    project.env["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"  # how long a node's agents wait for a head that is gone
     hold = folder / "digits" / "hold"
     search = ["search", project.config]
 
@@ -172,8 +179,8 @@ def test_two_interrupts_stop_at_once(story: Story) -> None:
 def test_an_interrupted_search_is_resumed_to_its_end(story: Story) -> None:
     final = story.finished.after
     assert not running_in(final)
-    assert "20 trials: 20 completed" in story.finished.ended.out
-    assert sum("duplicate_of" not in trial.attributes for trial in final.values()) == 20
+    assert f"{TRIALS} trials: {TRIALS} completed" in story.finished.ended.out
+    assert sum("duplicate_of" not in trial.attributes for trial in final.values()) == TRIALS
     earlier = told_in(story.finished.before)
     assert {number: final[number] for number in earlier} == earlier
 

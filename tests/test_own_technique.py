@@ -7,7 +7,6 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +15,21 @@ import autocompress
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "experiments" / "own_technique"
-COMMAND = ("-c", "from autocompress.terminal.cli import main; main()")
+COMMANDS = """
+import contextlib, io, json, sys
+from autocompress.terminal.cli import main
+
+said = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            main()
+        except SystemExit as end:
+            assert end.code == 0, (arguments, end.code)
+    said.append(out.getvalue())
+print(json.dumps(said))
+"""
 
 
 class Installed:
@@ -52,9 +65,10 @@ class Installed:
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def run(self, *arguments: str) -> str:
-        """Standard output of a command."""
-        return self.python(*COMMAND, *arguments)
+    def run(self, *commands: list[str]) -> list[str]:
+        """Standard output of each of some commands, which one process runs."""
+        said: list[str] = json.loads(self.python("-c", COMMANDS, json.dumps(commands)))
+        return said
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +78,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.fixture(scope="module")
-def searched(installed: Installed) -> Any:
-    """What a search of three trials printed; the first two are those that the space starts with."""
-    return json.loads(installed.run("search", "digits.yaml", "--trials", "3", "--executor", "inline", "--json"))
+def said(installed: Installed) -> list[str]:
+    """What commands printed: the search of three trials begins with those that the space starts with."""
+    return installed.run(
+        ["techniques", "--json"],
+        ["search", "digits.yaml", "--trials", "3", "--executor", "inline", "--json"],
+        ["export", "own-technique", "--trial", "0", "--out", "chosen"],
+        ["verify", "chosen"],
+    )
 
 
 def test_the_package_is_one_module_of_its_own(installed: Installed) -> None:
@@ -86,18 +105,17 @@ def test_it_keeps_the_contract_by_a_test_file_of_under_15_lines(installed: Insta
     assert "skipped" not in out
 
 
-def test_it_is_listed_and_says_where_searches_look(installed: Installed) -> None:
-    listed = {row["technique"]: row for row in json.loads(installed.run("techniques", "--json"))}
+def test_it_is_listed_and_says_where_searches_look(said: list[str]) -> None:
+    listed = {row["technique"]: row for row in json.loads(said[0])}
     assert "svd" in listed
     assert listed["interpolative"]["family"] == "low-rank"
     assert "0.3" in listed["interpolative"]["settings"]["error"]["search"]
 
 
-def test_a_search_an_export_and_a_verification_know_it(installed: Installed, searched: Any) -> None:
-    assert searched
-    installed.run("export", "own-technique", "--trial", "0", "--out", "chosen")
+def test_a_search_an_export_and_a_verification_know_it(installed: Installed, said: list[str]) -> None:
+    assert json.loads(said[1])
     recipe = yaml.safe_load((installed.folder / "chosen" / "recipe.yaml").read_text())
     assert recipe["steps"][0] == {"technique": "interpolative", "error": 0.5}
     decisions = json.loads((installed.folder / "chosen" / "decisions.json").read_text())
     assert "columns" in json.dumps(decisions)
-    assert installed.run("verify", "chosen").splitlines()[-1] == "holds"
+    assert said[3].splitlines()[-1] == "holds"
