@@ -67,9 +67,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         {24: "hold", 16: "hold"},
         [0.25, 0.5],
         search={"trials": TRIALS, "workers": 2, "seed": 0},
-        budget={"accuracy_drop": 0.6},  # nothing that is known before training
     )
-    project.env["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"  # how long a node's agents wait for a head that is gone
     hold = folder / "digits" / "hold"
     search = ["search", project.config]
 
