@@ -159,9 +159,10 @@ def test_a_resource_that_a_private_cluster_cannot_have_is_refused_before_anythin
 JOIN = """
 import json, operator, sys, time
 from autocompress.errors import ExecutorError
-from autocompress.executors import RayExecutor
+from autocompress.executors import RayExecutor, cluster
 import ray
 
+cluster.PATIENCE_SECONDS = 2
 for address in sys.argv[1:]:
     notes = []
     try:
