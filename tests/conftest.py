@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look less often for garbage, and not among what imports made: exports make so much that it took a tenth of their time."""
+    """Look less often for garbage, and not among what imports made: it took a tenth of the time of exports."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
