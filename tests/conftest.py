@@ -1,7 +1,7 @@
 """The order of the tests, and which of them are quick.
 
-Files that start Ray or servers take longest and come first, so that none is left to last. `--quick` leaves these out
-and takes one case each of the first tests of every other file: a new file is in by itself.
+Files that take longest come first, so that none is left to last. `--quick` leaves out those that start Ray, servers or
+searches, and takes one case each of the first tests of every other file: a new file is in by itself.
 """
 
 import gc
@@ -15,12 +15,22 @@ from typing import Any
 
 import pytest
 
-# Those that start processes, and then those that take more than half a minute.
+# Those that start Ray, servers or commands, and those whose first tests are whole searches: none of them is quick.
 PROCESSES = (
-    "test_interruptions", "test_faults", "test_end_to_end", "test_executors", "test_outage", "test_readme",
-    "test_install",
+    "test_interruptions", "test_readme", "test_clusters", "test_executors", "test_own_technique", "test_faults",
+    "test_end_to_end", "test_outage", "test_leftovers", "test_install",
 )  # fmt: skip
-LONGEST = (*PROCESSES, "test_contract", "test_apply", "test_trial", "test_cli", "test_qat", "test_coverage")
+SEARCHES = (
+    "test_own_models", "test_identity", "test_no_room", "test_data_said", "test_lower_is_better", "test_coverage",
+    "test_lost_attempts",
+)  # fmt: skip
+# By what they take, those of half a minute and more before all others.
+LONGEST = (
+    "test_interruptions", "test_readme", "test_clusters", "test_own_models", "test_executors", "test_own_technique",
+    "test_faults", "test_end_to_end", "test_contract", "test_identity", "test_qat", "test_masks", "test_outage",
+    "test_no_room", "test_cli", "test_apply", "test_coverage", "test_data_said", "test_trial", "test_odd_layers",
+    "test_leftovers", "test_weight_pruning", "test_low_bit", "test_install",
+)  # fmt: skip
 TESTS_A_FILE = 3  # of the quick ones
 
 
@@ -40,11 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that `make quick` gives."""
-    parser.addoption("--quick", action="store_true", help="the first tests of every file that starts no processes")
+    parser.addoption("--quick", action="store_true", help="the first tests of every file that is quick")
 
 
 def pytest_collection_finish() -> None:
-    """Look less often for garbage, and not among what imports made: it took a tenth of the time of exports."""
+    """Look less often for garbage, and not among what imports made: it was a tenth of the time of exports."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -61,11 +71,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def quick(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The first case of each of the first tests of every file that starts no processes."""
+    """The first case of each of the first tests of every file that is quick."""
     chosen: dict[Path, dict[str, pytest.Item]] = {}
     for item in items:
         tests, name = chosen.setdefault(item.path, {}), item.nodeid.partition("[")[0]
-        if item.path.stem not in PROCESSES and len(tests) < TESTS_A_FILE:
+        if item.path.stem not in (*PROCESSES, *SEARCHES) and len(tests) < TESTS_A_FILE:
             tests.setdefault(name, item)
     return [item for tests in chosen.values() for item in tests.values()]
 
