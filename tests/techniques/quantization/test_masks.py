@@ -1,5 +1,7 @@
 """Models whose masks are infinite or far below zero: what is masked stays so, and ranges are those of all else."""
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +79,13 @@ class Task:
         return {"accuracy": float((output.argmax(1) == targets).mean())}
 
 
+@functools.cache
+def attention(fill: float, form: str) -> tuple[nn.Module, onnx.ModelProto, Context]:
+    """The attention whose scores are filled by a mask of booleans or floats, exported once for all that is tried."""
+    x, hidden = vectors()
+    return given(lambda: Attention(fill), x, hidden if form == "bool" else as_floats(hidden, fill))
+
+
 def given(make: Callable[[], nn.Module], *inputs: Tensor) -> tuple[nn.Module, onnx.ModelProto, Context]:
     task: Any = Task(make, inputs)
     model = task.model()
@@ -113,7 +122,7 @@ def check_masked(
 def test_int8_static_sees_nothing_of_what_is_masked(fill: float, form: str, calibration: str) -> None:
     x, hidden = vectors()
     mask = hidden if form == "bool" else as_floats(hidden, fill)
-    model, exported, context = given(lambda: Attention(fill), x, mask)
+    model, exported, context = copy.deepcopy(attention(fill, form))
     step = Int8Static(calibration=calibration)
     decision = step.decide(exported, context)
     assert any("mask" in why for why in decision["skipped"].values())
@@ -134,7 +143,7 @@ def test_a_mask_that_the_sample_shows_nothing_of_hides_all_the_same() -> None:
 @pytest.mark.parametrize("fill", FILLS)
 def test_int8_dynamic_and_qat_see_nothing_of_what_is_masked(fill: float) -> None:
     x, hidden = vectors()
-    model, exported, context = given(lambda: Attention(fill), x, hidden)
+    model, exported, context = copy.deepcopy(attention(fill, "bool"))
     step = Int8Dynamic()
     # Ranges found at run time are those of masked numbers too.
     check_masked(model, step.apply(exported, step.decide(exported, context)), x, hidden, hidden, near=0.02)
