@@ -45,16 +45,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class Seen:
-    """A candidate that is known: its facts, and its qualities once it was trained.
-
-    tried: it was a trial, however that ended.
-    """
+    """A candidate that is known: its facts, and its qualities once it was trained."""
 
     row: Row
     facts: Mapping[str, float]
     qualities: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = False
-    tried: bool = True
 
 
 @dataclass(frozen=True)

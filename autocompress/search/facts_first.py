@@ -20,6 +20,7 @@ FACTS = ("size_bytes", "params", "nonzero_params", "latency_ms")
 # Metrics that say the same as another: which, and its value from the baseline's and theirs.
 SAME = {"compression_ratio": "size_bytes", "speedup": "latency_ms"}
 REACH = {"size_bytes": 200.0, "latency_ms": 50.0}  # how far below its limit the ideal of an objective lies
+MOST = 400  # trials that surrogates choose from, of the best and of the last
 SURVEYED = 12  # rows whose facts are found ahead, at least
 OVERHEAD = 1.5  # seconds of a trial besides its training
 DROP = 0.02  # of a quality that no limit is on, as a share of the baseline's
@@ -45,49 +46,74 @@ class FactsFirst(optuna.samplers.BaseSampler):
         seconds_per_epoch: float = 1.0,
     ) -> None:
         self._space, self._baseline, self._lower = space, baseline, tuple(lower)
-        self._domains = distributions(space)
+        self.domains = distributions(space)
         self._aim = make_aim(objectives, limits, baseline, lower)
         self._rate, self._first = seconds_per_epoch, [self._complete(row) for row in first]
-        self._terrain = Terrain(self._domains, space.active, space.leaves)
+        self._terrain = Terrain(self.domains, space.active, space.leaves)
         self._proposer = Proposer(self._terrain, self._aim, self._seconds, seed)
         self._independent = optuna.samplers.RandomSampler(seed=seed)
-        self._seen: dict[int, Seen] = {}
+        self._seen: list[Seen] = []
         self._ahead: list[Seen] = []
+        self._known: set[Any] = set()  # keys of rows that were tried
+        self._count = 0  # of them
+        self._taken: set[int] = set()  # trials that ended, from the first on that has not
+        self._first_open = 0
         self._stages: set[Any] = set()
         self._busy: set[Any] = set()
 
     def know(self, row: Row, facts: Metrics) -> None:
         """Take in the facts of a row that no trial has."""
-        self._ahead.append(Seen(row, self._facts(facts), tried=False))
+        self._ahead.append(Seen(row, self._facts(facts)))
 
     def survey(self) -> list[Row]:
-        """Rows whose facts are worth knowing first: those to begin with, also stronger, and some at random."""
+        """Rows whose facts are worth knowing first: those to begin with, each number moved once, and some at random.
+
+        What one number does by itself is an elementary effect (Morris, 1991).
+        """
         generator = np.random.default_rng(0)
-        rows = [*self._first, *(self._terrain.stronger(row) for row in self._first)]
-        rows += [self._terrain.random(generator) for _ in range(max(SURVEYED - len(rows), SURVEYED // 3))]
-        return rows
+        randoms = [self._terrain.random(generator) for _ in range(SURVEYED)]
+        rows, moved = list(self._first), set[str]()
+        for row in (*self._first, *randoms):
+            for name in self._terrain.knobs(row):
+                if name not in moved:
+                    moved.add(name)
+                    rows.append(self._terrain.moved(row, name))
+        return [*rows, *randoms[: max(SURVEYED - len(rows), SURVEYED // 3)]]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters of the space, of which every trial suggests all."""
-        return dict(self._domains)
+        return dict(self.domains)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A row of parameters."""
+        return self.draw(study, trial.number)
+
+    def draw(self, study: optuna.Study, own: int | None = None) -> Row:
+        """A row of parameters, for the trial of that number where it was made already."""
         running = []
-        for frozen in study.get_trials(deepcopy=False):
-            if frozen.number in self._seen or frozen.number == trial.number:
+        for frozen in study.get_trials(deepcopy=False)[self._first_open :]:
+            if frozen.number in self._taken or frozen.number == own:
                 continue
             if frozen.state in (TrialState.RUNNING, TrialState.WAITING):
                 running.append(dict(frozen.params))
-            elif frozen.params.keys() >= self._domains.keys():
+            else:
                 self._take(frozen)
-        running = [row for row in running if row.keys() >= self._domains.keys()]
-        seen = [*self._ahead, *(self._seen[number] for number in sorted(self._seen))]
+        while self._first_open in self._taken:
+            self._taken.discard(self._first_open)
+            self._first_open += 1
+        running = [row for row in running if row.keys() >= self.domains.keys()]
         self._busy = {key for row in running for key, _ in self._space.stages(row)} - self._stages
-        begun = len(self._seen) + len(running)
-        return self._proposer.propose(seen, running, self._first[begun : begun + 1])
+        begun = self._count + len(running)
+        return self._proposer.propose(self._learned(), self._known, running, self._first[begun : begun + 1])
+
+    def _learned(self) -> list[Seen]:
+        """What surrogates learn from: all, or of many the best and the last."""
+        if len(self._seen) > 2 * MOST:
+            best = self._aim.best(self._seen[:-MOST], MOST)
+            self._seen = [*best, *self._seen[-MOST:]]
+        return [*self._ahead, *self._seen]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -97,13 +123,18 @@ class FactsFirst(optuna.samplers.BaseSampler):
 
     def _complete(self, row: Mapping[str, Any]) -> Row:
         """A row with the middle of its domain for what it does not say."""
-        return {name: row.get(name, _middle(domain)) for name, domain in self._domains.items()}
+        return {name: row.get(name, _middle(domain)) for name, domain in self.domains.items()}
 
     def _take(self, frozen: FrozenTrial) -> None:
         """What a trial that ended tells."""
         outcome = frozen.user_attrs.get("outcome") or {}
         metrics: Metrics = {**outcome.get("facts", {}), **outcome.get("metrics", {})}
-        row = {name: frozen.params[name] for name in self._domains}
+        self._taken.add(frozen.number)
+        if not frozen.params.keys() >= self.domains.keys():
+            return
+        row = {name: frozen.params[name] for name in self.domains}
+        self._known.add(self._terrain.key(row))
+        self._count += 1
         facts, qualities = self._facts(metrics), {}
         if "latency_ms" in outcome.get("metrics", {}):
             qualities = {name: self._quality(name, metrics[name]) for name in self._aim.qualities}
@@ -111,7 +142,8 @@ class FactsFirst(optuna.samplers.BaseSampler):
         elif "collapse" in outcome.get("violations", {}):
             qualities = {name: base - 50 * drop for name, (base, drop) in self._aim.qualities.items()}
         feasible = outcome.get("type") == "completed"
-        self._seen[frozen.number] = Seen(row, facts, qualities, feasible)
+        if facts or qualities:
+            self._seen.append(Seen(row, facts, qualities, feasible))
 
     def _facts(self, metrics: Metrics) -> dict[str, float]:
         """Facts under one name each, speeds in steps of a tenth, so that a search does not hang on their noise."""

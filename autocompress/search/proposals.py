@@ -1,7 +1,8 @@
 """What to try next: rows of parameters that promise most hypervolume a second, from what is known without training."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.special import ndtr
 
 from .aim import Aim, Seen
 from .surrogate import GaussianProcess, Scales
-from .terrain import Array, Row, Terrain, value_at
+from .terrain import Array, Row, Terrain
 
 POINTS = 320  # that a surrogate learns from, at most: half of them the best, and half the last
 ELITE = 24
@@ -38,11 +39,15 @@ class Proposer:
         self._scales: dict[str, tuple[int, Scales]] = {}
         self._cube = np.random.default_rng(0).random((8 * SAMPLES, len(aim.axes)))
 
-    def propose(self, seen: Sequence[Seen], running: Sequence[Row], first: Sequence[Row] = ()) -> Row:
-        """The row to try next; first: those to begin with, each scaled to what fits."""
-        generator = np.random.default_rng([self._seed, len(seen), len(running)])
-        known = {self._terrain.key(one.row) for one in seen if one.tried}
-        known |= {self._terrain.key(row) for row in running}
+    def propose(
+        self, seen: Sequence[Seen], known: Set[tuple[Any, ...]], running: Sequence[Row], first: Sequence[Row] = ()
+    ) -> Row:
+        """The row to try next.
+
+        seen: to learn from; known: the keys of rows that were tried; first: rows to begin with, each scaled to fit.
+        """
+        generator = np.random.default_rng([self._seed, len(known), len(running)])
+        known = known | {self._terrain.key(row) for row in running}
         facts = self._fact_models(seen)
         for row in first:
             fitted = self._scaled_to_fit(row, facts) if facts else row
@@ -59,7 +64,7 @@ class Proposer:
             return self._unknown(known, generator)
         return rows[int(np.argmax(self._worth(rows, trained, running, facts)))] if begun else rows[0]
 
-    def _unknown(self, known: set[tuple[Any, ...]], generator: np.random.Generator) -> Row:
+    def _unknown(self, known: Set[tuple[Any, ...]], generator: np.random.Generator) -> Row:
         row = self._terrain.random(generator)
         for _ in range(50):
             if self._terrain.key(row) not in known:
@@ -76,7 +81,7 @@ class Proposer:
             rows = [one for one in seen if name in one.facts][-POINTS:]
             if len(rows) >= 4:
                 values = np.log([max(one.facts[name], 1e-9) for one in rows])
-                inputs = self._terrain.encode([one.row for one in rows])
+                inputs = self._terrain.encode_kept([one.row for one in rows])
                 found[name] = self._model(name, inputs, values, self._terrain.groups)
         return found
 
@@ -93,20 +98,16 @@ class Proposer:
         known = self._aim.best(trained, POINTS // 2)
         known += [one for one in trained[-(POINTS - len(known)) :] if one not in known] if len(trained) > POINTS else []
         facts = {name: np.log([max(one.facts.get(name, 1e-9), 1e-9) for one in known]) for name in names}
-        inputs = self._with_facts([one.row for one in known], facts)
-        groups = np.concatenate([self._terrain.groups, np.full(len(names), 2)])
+        inputs = _with_facts(self._terrain.encode_kept([one.row for one in known]), facts)
+        groups = np.concatenate([self._terrain.groups, np.full(len(names), self._terrain.groups.max(initial=0) + 1)])
         return {
             name: self._model(name, inputs, self._aim.to_drop(name, [one.qualities[name] for one in known]), groups)
             for name in self._aim.qualities
         }
 
-    def _with_facts(self, rows: Sequence[Row], facts: Mapping[str, Array]) -> Array:
-        return np.column_stack([self._terrain.encode(rows), *(np.asarray(values) / 2 for values in facts.values())])
-
-    def _fits(self, rows: Sequence[Row], facts: Models) -> tuple[Array, dict[str, Array]]:
+    def _fits(self, inputs: Array, facts: Models) -> tuple[Array, dict[str, Array]]:
         """How likely rows keep the limits on facts, and the logarithms of their facts."""
-        inputs = self._terrain.encode(rows)
-        likely, means = np.ones(len(rows)), {}
+        likely, means = np.ones(len(inputs)), {}
         for name, model in facts.items():
             means[name], deviation = model.predict(inputs)
             for bound in self._aim.bounds:
@@ -133,56 +134,53 @@ class Proposer:
         return rows + leaves + self._solved(chosen, facts, generator)
 
     def _mild(self, facts: Models, generator: np.random.Generator) -> list[Row]:
-        """Rows at random that just keep the limits on facts, first those that take least away."""
+        """Rows at random that just keep the limits on facts, those first that most likely do."""
         rows = self._solved([self._terrain.random(generator) for _ in range(RANDOM)], facts, generator)
-        fits, means = self._fits(rows, facts)
-        return [rows[index] for index in np.lexsort((-means[self._aim.facts[0]], fits < SURE))]
+        fits, _ = self._fits(self._terrain.encode(rows), facts)
+        return [rows[index] for index in np.argsort(fits < SURE, kind="stable")]
 
     def _solved(self, rows: Sequence[Row], facts: Models, generator: np.random.Generator) -> list[Row]:
         """Rows with one setting moved to the value that just keeps the limits on facts, as far as facts are known."""
-        lines = [[row] for row in rows]
-        for line, row, names in zip(lines, rows, self._effective(rows, facts), strict=True):
-            if names:
-                name = names[int(generator.integers(len(names)))]
-                line += [{**row, name: value} for value in self._terrain.grids[name]]
+        lines = []
+        for row, names in zip(rows, self._effective(rows, facts), strict=True):
+            lines.append(_Line(row, [names[int(generator.integers(len(names)))]] if names else []))
         return self._fitting(lines, facts)
 
     def _scaled_to_fit(self, row: Row, facts: Models) -> Row:
         """A row as it is where it fits; else with the one setting moved by which it best keeps the limits on facts."""
-        if self._fits([row], facts)[0][0] >= SURE:
+        if self._fits(self._terrain.encode([row]), facts)[0][0] >= SURE:
             return row
         (names,) = self._effective([row], facts)
-        line = [{**row, name: value} for name in names for value in self._terrain.grids[name]]
-        return self._fitting([[row, *line]], facts)[0]
+        return self._fitting([_Line(row, names)], facts)[0]
 
     def _effective(self, rows: Sequence[Row], facts: Models) -> list[list[str]]:
         """The settings of each row that move its size between their ends."""
-        ends, owners = [], []
+        owners, ends = [], []
         for index, row in enumerate(rows):
             for name in self._terrain.knobs(row):
                 owners.append((index, name))
-                ends += [{**row, name: value_at(self._terrain.domains[name], share)} for share in (0.0, 1.0)]
+                ends.append(self._terrain.encode_line(row, name, self._terrain.ends[name]))
         found: list[list[str]] = [[] for _ in rows]
         if ends:
-            sizes = facts[self._aim.facts[0]].predict(self._terrain.encode(ends))[0].reshape(-1, 2)
+            sizes = facts[self._aim.facts[0]].predict(np.vstack(ends))[0].reshape(-1, 2)
             for (index, name), (low, high) in zip(owners, sizes, strict=True):
                 if abs(high - low) > EFFECT:
                     found[index].append(name)
         return found
 
-    def _fitting(self, lines: Sequence[Sequence[Row]], facts: Models) -> list[Row]:
+    def _fitting(self, lines: Sequence["_Line"], facts: Models) -> list[Row]:
         """Of each line of rows, the largest that fits, which takes least away; or the one that most likely does."""
-        rows = [row for line in lines for row in line]
+        rows = [row for line in lines for row in line.rows(self._terrain)]
         if not rows:
             return []
-        fits, means = self._fits(rows, facts)
+        fits, means = self._fits(np.vstack([line.inputs(self._terrain) for line in lines]), facts)
         size = means[self._aim.facts[0]]
         found, start = [], 0
         for line in lines:
-            here = np.arange(start, start + len(line))
+            here = np.arange(start, start + line.count(self._terrain))
             inside = here[fits[here] >= SURE]
             found.append(rows[inside[np.argmax(size[inside])] if len(inside) else here[np.argmax(fits[here])]])
-            start += len(line)
+            start += len(here)
         return found
 
     # What candidates promise
@@ -193,8 +191,9 @@ class Proposer:
         Where nothing is known to be good: by how much it is expected to come nearer to that.
         """
         models = self._quality_models(trained, list(facts))
-        likely, means = self._fits(rows, facts)
-        inputs = self._with_facts(rows, means)
+        encoded = self._terrain.encode(rows)
+        likely, means = self._fits(encoded, facts)
+        inputs = _with_facts(encoded, means)
         qualities = {}
         for name, model in models.items():
             mean, deviation = model.predict(inputs)
@@ -216,8 +215,9 @@ class Proposer:
         costs = self._aim.costs(feasible)
         if not running:
             return costs
-        _, means = self._fits(running, facts)
-        inputs = self._with_facts(running, means)
+        encoded = self._terrain.encode(running)
+        _, means = self._fits(encoded, facts)
+        inputs = _with_facts(encoded, means)
         values = {name: np.exp(mean) for name, mean in means.items()}
         values |= {name: self._aim.from_drop(name, model.predict(inputs)[0]) for name, model in models.items()}
         return np.vstack([costs, np.column_stack([axis.cost(values[axis.name]) for axis in self._aim.axes])])
@@ -266,3 +266,26 @@ class Proposer:
                     keeps &= values <= bound.bound if bound.at_most else values >= bound.bound
             total += keeps * inside.mean(1) * share / len(QUANTILES)
         return total
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row, and the rows that it becomes by each value of each of these settings."""
+
+    row: Row
+    names: Sequence[str]
+
+    def rows(self, terrain: Terrain) -> list[Row]:
+        return [self.row, *({**self.row, name: value} for name in self.names for value in terrain.grids[name])]
+
+    def count(self, terrain: Terrain) -> int:
+        return 1 + sum(len(terrain.grids[name]) for name in self.names)
+
+    def inputs(self, terrain: Terrain) -> Array:
+        lines = [terrain.encode_line(self.row, name, terrain.grids[name]) for name in self.names]
+        return np.vstack([terrain.encode([self.row]), *lines])
+
+
+def _with_facts(inputs: Array, facts: Mapping[str, Array]) -> Array:
+    """Settings and, on the scale of these, the logarithms of facts."""
+    return np.column_stack([inputs, *(np.asarray(values) / 2 for values in facts.values())])

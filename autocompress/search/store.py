@@ -31,6 +31,7 @@ from ..outcome import (
 )
 from ..recipe import Recipe, fingerprint
 from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown, sqlite_file
+from .facts_first import FactsFirst
 from .files import work_folder
 from .samplers import make_sampler
 
@@ -72,7 +73,7 @@ class Record:
 
         return recipe_from_data(self.recipe_data)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """The recipe's fingerprint."""
         return fingerprint(self.recipe_data)
@@ -155,6 +156,7 @@ class StudyStore:
         self._study, self._url = study, url
         self.name = study.study_name
         self._records: dict[int, Record] = {}
+        self._ids: dict[int, int] = {}  # Optuna's own, by number
         self._random = make_sampler("random", 0, 0)
 
     @classmethod
@@ -220,6 +222,8 @@ class StudyStore:
     def ask(self, space: "Space", at_random: bool = False) -> tuple[int, Recipe]:
         """A new trial and its recipe, drawn by the study's sampler or at random."""
         sampler = self._study.sampler
+        if isinstance(sampler, FactsFirst) and not at_random:
+            return self._add(sampler.draw(self._study), sampler.domains, space)
         if at_random:
             self._study.sampler = self._random
         try:
@@ -227,6 +231,18 @@ class StudyStore:
             return trial.number, self._sample(trial, space)
         finally:
             self._study.sampler = sampler
+
+    def _add(self, row: dict[str, Any], domains: dict[str, Any], space: "Space") -> tuple[int, Recipe]:
+        """A running trial of known parameters, written at once: Optuna writes each by itself, which takes as long."""
+        recipe = space.recipe(row)
+        frozen = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=row, distributions=domains, user_attrs={"recipe": recipe.to_data()}
+        )
+        storage = self._study._storage
+        known = storage.create_new_trial(self._study._study_id, template_trial=frozen)
+        number = storage.get_trial_number_from_id(known)
+        self._ids[number] = known
+        return number, recipe
 
     def _sample(self, trial: optuna.Trial, space: "Space") -> Recipe:
         with warnings.catch_warnings():
@@ -241,10 +257,13 @@ class StudyStore:
         return self._sample(self._trial(number), space)
 
     def _trial(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+        self._frozen(number)
+        return optuna.Trial(self._study, self._ids[number])
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        if number not in self._ids:
+            self._ids[number] = self._study.get_trials(deepcopy=False)[number]._trial_id
+        return self._study._storage.get_trial(self._ids[number])
 
     def count_loss(self, number: int) -> int:
         """One more attempt at a trial that ended its own worker; returns how many there were.
@@ -262,8 +281,9 @@ class StudyStore:
         if duplicate_of is not None:
             trial.set_user_attr("duplicate_of", duplicate_of)
         else:
-            lost = isinstance(outcome, Failed) and outcome.lost
-            trial.set_user_attr("attempts", int(trial.user_attrs.get("losses", 0)) + (not lost))
+            lost, losses = isinstance(outcome, Failed) and outcome.lost, int(trial.user_attrs.get("losses", 0))
+            if lost or losses:
+                trial.set_user_attr("attempts", losses + (not lost))
         trial.set_user_attr("outcome", to_data(outcome))
         self._finish(number, outcome)
 
@@ -313,7 +333,7 @@ class StudyStore:
             frozen.number,
             attributes["recipe"],
             from_data(attributes["outcome"]) if "outcome" in attributes else None,
-            int(attributes.get("attempts", 0)),
+            int(attributes.get("attempts", "outcome" in attributes and "duplicate_of" not in attributes)),
             attributes.get("duplicate_of"),
             _milliseconds(frozen.datetime_start),
             _milliseconds(frozen.datetime_complete),

@@ -1,7 +1,7 @@
 """The terrain of a search: what rows of parameters may say, and how they lie to one another."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Row = dict[str, Any]
 GRID = 9  # values of a setting among which the one is looked for that just fits
+# Numbers that say nothing of size and speed, or change what others say.
+IDLE = (".position", ".times", ".epochs", ".learning_rate", ".temperature", ".alpha")
+REMEMBERED = 20_000  # rows, and combinations of choices
 ANYWHERE, NEAR = 0.2, 0.15  # how often a number is drawn anew, and else how far it moves, as a share of its domain
 
 
@@ -22,23 +25,37 @@ class Terrain:
         active: Callable[[Row], set[str]],
         leaves: Callable[[Row], set[str]],
     ) -> None:
-        self.domains, self.active, self.leaves = dict(domains), active, leaves
-        self._numbers = {name: index for index, name in enumerate(self.domains)}
-        columns, kinds = 0, []
+        self.domains, self.leaves, self._find_active = dict(domains), leaves, active
+        # What a row uses hangs on its choices and counts alone.
+        self._deciding = [name for name, domain in self.domains.items() if _decides(name, domain)]
+        self._active: dict[tuple[Any, ...], frozenset[str]] = {}
+        columns, groups = 0, list[int]()
         self._places: dict[str, tuple[int, int]] = {}
         self.grids = {name: _grid(domain) for name, domain in self.domains.items()}
+        self.ends = {name: [grid[0], grid[-1]] for name, grid in self.grids.items()}
+        self._kept: dict[int, tuple[Row, Array]] = {}
         for name, domain in self.domains.items():
             width = _width(domain)
             self._places[name] = (columns, width)
-            kinds += [int(_numeric(domain))] * width
+            # A length scale for each number, one for all choices.
+            groups += [max(groups, default=0) + 1 if _numeric(domain) else 0] * width
             columns += width
-        self.groups = np.array(kinds, dtype=np.int64)
+        self.groups = np.array(groups, dtype=np.int64)
+
+    def active(self, row: Row) -> frozenset[str]:
+        """The parameters that a row uses."""
+        key = tuple([row[name] for name in self._deciding])
+        if key not in self._active:
+            if len(self._active) > REMEMBERED:
+                self._active.clear()
+            self._active[key] = frozenset(self._find_active(row))
+        return self._active[key]
 
     def random(self, generator: np.random.Generator) -> Row:
         """A row drawn evenly from the domains."""
         return {name: _draw(domain, generator) for name, domain in self.domains.items()}
 
-    def mutant(self, row: Row, generator: np.random.Generator, count: int, only: set[str] | None = None) -> Row:
+    def mutant(self, row: Row, generator: np.random.Generator, count: int, only: Set[str] | None = None) -> Row:
         """A row with some of the parameters that it uses changed, numbers by a little or at random."""
         names = sorted((only if only is not None else self.active(row)) & self.domains.keys())
         changed = dict(row)
@@ -68,13 +85,25 @@ class Terrain:
                     line[start] = _scaled(domain, value)
         return found
 
-    def stronger(self, row: Row) -> Row:
-        """A row with its numeric settings half way to the farther of their ends."""
-        found = dict(row)
-        for name in self.knobs(row):
-            share = (_scaled(self.domains[name], row[name]) + 1) / 2
-            found[name] = value_at(self.domains[name], share / 2 if share > 0.5 else (1 + share) / 2)
+    def encode_kept(self, rows: Sequence[Row]) -> Array:
+        """The same for rows that are asked for again and again: the very objects, which nobody changes."""
+        if len(self._kept) > REMEMBERED:
+            self._kept.clear()
+        for row in rows:
+            if id(row) not in self._kept:
+                self._kept[id(row)] = row, self.encode([row])[0]
+        return np.array([self._kept[id(row)][1] for row in rows]).reshape(len(rows), len(self.groups))
+
+    def encode_line(self, row: Row, name: str, values: Sequence[Any]) -> Array:
+        """One row with each of these values of a number that it uses: (values, columns)."""
+        found = np.repeat(self.encode([row]), len(values), axis=0)
+        found[:, self._places[name][0]] = [_scaled(self.domains[name], value) for value in values]
         return found
+
+    def moved(self, row: Row, name: str) -> Row:
+        """A row with a number half way to the farther of its ends."""
+        share = (_scaled(self.domains[name], row[name]) + 1) / 2
+        return {**row, name: value_at(self.domains[name], share / 2 if share > 0.5 else (1 + share) / 2)}
 
     def knobs(self, row: Row) -> list[str]:
         """The numeric settings that a row uses, of which one may be solved for."""
@@ -82,8 +111,12 @@ class Terrain:
         return [
             name
             for name, domain in self.domains.items()
-            if name in active and _numeric(domain) and not name.endswith((".position", ".epochs"))
+            if name in active and _numeric(domain) and not name.endswith(IDLE)
         ]
+
+
+def _decides(name: str, domain: Any) -> bool:
+    return hasattr(domain, "choices") or name.endswith(".times")
 
 
 def _numeric(domain: Any) -> bool:
@@ -147,7 +180,7 @@ def _nudged(domain: Any, value: Any, grid: list[Any], generator: np.random.Gener
     return found
 
 
-def _ranks(row: Row, active: set[str]) -> dict[str, float]:
+def _ranks(row: Row, active: Set[str]) -> dict[str, float]:
     """Positions by their order among those that a row uses, evenly spaced."""
     names = sorted((name for name in active if name.endswith(".position")), key=lambda name: row[name])
     return {name: (index + 0.5) / len(names) for index, name in enumerate(names)}

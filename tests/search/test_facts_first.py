@@ -155,8 +155,8 @@ def test_no_row_is_asked_for_twice_and_the_same_seed_asks_the_same(space: Space)
 
 def test_the_rows_to_begin_with_come_first_and_are_scaled_to_the_budget(space: Space) -> None:
     first = {
-        "repeat_0.times": 1, "channel_pruning": True, "channel_pruning.ratio": 0.3, "svd": False, "choice_0": "distill",
-        "choice_1": "none", "choice_2": "low_bit", "low_bit.bits": 4,
+        "repeat_0.times": 1, "channel_pruning": True, "channel_pruning.ratio": 0.3, "svd": False,
+        "choice_0_1": "distill", "choice_1": "none", "choice_2": "low_bit", "low_bit.bits": 4,
     }  # fmt: skip
     names = distributions(space).keys()
     sampler = FactsFirst(
@@ -173,7 +173,7 @@ def test_the_rows_to_begin_with_come_first_and_are_scaled_to_the_budget(space: S
     assert pruned["technique"] == "channel_pruning"
     facts = outcome(recipe, tolerance=-1.0)[0]
     assert isinstance(facts, Infeasible)
-    assert facts.facts["size_bytes"] <= 60 * 1.1
+    assert facts.facts["size_bytes"] <= 60 * 1.25
 
 
 def test_what_is_trained_right_now_is_not_begun_twice(space: Space) -> None:

@@ -42,7 +42,7 @@ ROW: Row = {
 def test_rows_at_random_and_changed_ones_lie_in_the_domains(seed: int, count: int) -> None:
     generator = np.random.default_rng(seed)
     row = TERRAIN.random(generator)
-    for found in (row, TERRAIN.mutant(row, generator, count), TERRAIN.stronger(row)):
+    for found in (row, TERRAIN.mutant(row, generator, count), TERRAIN.moved(row, "cut.ratio")):
         assert found.keys() == DOMAINS.keys()
         for name, domain in DOMAINS.items():
             assert domain._contains(domain.to_internal_repr(found[name])), (name, found[name])
