@@ -10,7 +10,7 @@ from tiny import Ran
 # A ratio of pruning, and how the network behaves that it leaves.
 DIES_ONCE, DIES, RAISES, HANGS, WORKS = 0.25, 0.5, 0.75, 0.125, 0.375
 # From when a worker takes a trial up; one on a new worker takes three seconds, on a busy machine several times that.
-TRIAL_SECONDS = 25
+TRIAL_SECONDS = 40
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from autocompress.measure import latency
 from autocompress.terminal import cli
 
 # Of bursts in a session: nothing that is shown by commands in this process depends on how exactly a file was timed.
-ROUNDS = 3
+ROUNDS = 20  # of latency, a session: few, but enough that a measurement repeats
 # The layer's own answers are the labels, so that the model has an accuracy of 1 without any training.
 TASK = '''
 """One linear layer over 8x8 random pixels; its own answers are the labels."""

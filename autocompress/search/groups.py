@@ -207,7 +207,12 @@ class Given:
     ) -> float:
         """The given number, or the lowest."""
         value = self._given.get(name, low)
-        return float(self._take(name, low, isinstance(value, int | float) and low <= value <= high))
+        # A recipe's numbers are rounded to twelve places: past an end by less, it is that end.
+        slack = 1e-11 * max(abs(low), abs(high), 1.0)
+        inside = isinstance(value, int | float) and low - slack <= value <= high + slack
+        found = self._take(name, low, inside)
+        self.taken[name] = min(max(float(found), low), high)
+        return float(self.taken[name])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """The given whole number, or the lowest."""

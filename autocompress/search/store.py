@@ -282,8 +282,7 @@ class StudyStore:
             trial.set_user_attr("duplicate_of", duplicate_of)
         else:
             lost, losses = isinstance(outcome, Failed) and outcome.lost, int(trial.user_attrs.get("losses", 0))
-            if lost or losses:
-                trial.set_user_attr("attempts", losses + (not lost))
+            trial.set_user_attr("attempts", losses + (not lost))
         trial.set_user_attr("outcome", to_data(outcome))
         self._finish(number, outcome)
 
@@ -333,7 +332,7 @@ class StudyStore:
             frozen.number,
             attributes["recipe"],
             from_data(attributes["outcome"]) if "outcome" in attributes else None,
-            int(attributes.get("attempts", "outcome" in attributes and "duplicate_of" not in attributes)),
+            int(attributes.get("attempts", 0)),
             attributes.get("duplicate_of"),
             _milliseconds(frozen.datetime_start),
             _milliseconds(frozen.datetime_complete),
