@@ -13,6 +13,7 @@ from .errors import AutocompressError, suggest
 from .outcome import Completed, Failed, Infeasible, Limit, Metrics, Outcome, Stopped, measured
 
 PICKS = ("smallest", "fastest", "most-accurate", "knee")
+MANY = 500  # points, from which on a library that takes a while to load is faster
 Verdict = Literal["feasible", "infeasible", "nothing_finished"]
 Array = NDArray[np.float64]
 
@@ -57,6 +58,10 @@ def costs(metrics: Sequence[Metrics], objectives: Sequence[str], lower: Names = 
 
 def nondominated(points: Array) -> NDArray[np.bool_]:
     """Which points no other point dominates: at most as costly everywhere, and less somewhere. Equals stay together."""
+    if len(points) > MANY:
+        import moocore
+
+        return np.asarray(moocore.is_nondominated(points, keep_weakly=True), dtype=np.bool_)
     better = (points[:, None, :] <= points[None, :, :]).all(2) & (points[:, None, :] < points[None, :, :]).any(2)
     return np.asarray(~np.any(better, axis=0), dtype=np.bool_)
 

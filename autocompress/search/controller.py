@@ -102,7 +102,7 @@ class Controller:
         while self._interrupts.level == 0 and not state.used_up and self._busy < self._search.workers:
             if self._over():
                 return
-            if len(self._store.finished()) + len(state.running) >= self._search.trials:
+            if len(state.records) + len(state.running) >= self._search.trials:
                 return
             if state.deadline is not None and time.monotonic() >= state.deadline:
                 return
@@ -157,7 +157,8 @@ class Controller:
 
     def _submit(self, number: int, recipe: Recipe) -> None:
         self._state.running[number] = recipe
-        tolerance = learned_tolerance(self._store.outcomes().values())
+        ended = (record.outcome for record in self._state.records.values())
+        tolerance = learned_tolerance([outcome for outcome in ended if outcome is not None])
         self._executor.submit(self._setup.trial(number, recipe, self._limits, tolerance))
 
     def _take(self, finished: Finished) -> None:
@@ -214,7 +215,8 @@ class Controller:
         """Find the front anew and keep its files only."""
         state = self._state
         state.records = self._store.finished()
-        state.front = find_front(self._store.outcomes(), state.objectives, state.lower)
+        outcomes = {number: row.outcome for number, row in state.records.items() if row.outcome is not None}
+        state.front = find_front(outcomes, state.objectives, state.lower)
         self._setup.files.keep_only(state.front.trials)
         self._tell_listeners()
 

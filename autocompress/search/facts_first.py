@@ -103,7 +103,7 @@ class FactsFirst(optuna.samplers.BaseSampler):
         while self._first_open in self._taken:
             self._taken.discard(self._first_open)
             self._first_open += 1
-        running = [row for row in running if row.keys() >= self.domains.keys()]
+        running = [self._complete(row) for row in running if row]
         self._busy = {key for row in running for key, _ in self._space.stages(row)} - self._stages
         begun = self._count + len(running)
         return self._proposer.propose(self._learned(), self._known, running, self._first[begun : begun + 1])
@@ -130,9 +130,9 @@ class FactsFirst(optuna.samplers.BaseSampler):
         outcome = frozen.user_attrs.get("outcome") or {}
         metrics: Metrics = {**outcome.get("facts", {}), **outcome.get("metrics", {})}
         self._taken.add(frozen.number)
-        if not frozen.params.keys() >= self.domains.keys():
+        if not frozen.params:
             return
-        row = {name: frozen.params[name] for name in self.domains}
+        row = self._complete(frozen.params)
         self._known.add(self._terrain.key(row))
         self._count += 1
         facts, qualities = self._facts(metrics), {}

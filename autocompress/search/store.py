@@ -233,10 +233,13 @@ class StudyStore:
             self._study.sampler = sampler
 
     def _add(self, row: dict[str, Any], domains: dict[str, Any], space: "Space") -> tuple[int, Recipe]:
-        """A running trial of known parameters, written at once: Optuna writes each by itself, which takes as long."""
-        recipe = space.recipe(row)
+        """A running trial of the parameters that a row uses, written at once: Optuna takes a transaction for each."""
+        recipe, used = space.recipe(row), space.active(row)
         frozen = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=row, distributions=domains, user_attrs={"recipe": recipe.to_data()}
+            state=TrialState.RUNNING,
+            params={name: value for name, value in row.items() if name in used},
+            distributions={name: domain for name, domain in domains.items() if name in used},
+            user_attrs={"recipe": recipe.to_data()},
         )
         storage = self._study._storage
         known = storage.create_new_trial(self._study._study_id, template_trial=frozen)
