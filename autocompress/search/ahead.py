@@ -12,6 +12,7 @@ from .plan import Plan
 from .store import StudyStore
 from .terrain import Row
 
+SHARE = 3  # of the trials: a short search does not spend its time on what it will never choose from
 KEPT = "facts"  # the study's attribute
 
 
@@ -32,7 +33,8 @@ class Ahead:
             for row, facts in self._known:
                 sampler.know(row, facts)
             done = [row for row, _ in self._known]
-            self._left = [row for row in sampler.survey() if row not in done]
+            most = plan.setup.config.search.trials // SHARE
+            self._left = [row for row in sampler.survey()[:most] if row not in done]
 
     @property
     def running(self) -> int:
