@@ -164,6 +164,7 @@ class SearchSettings(_Strict):
     trials: int = Field(40, ge=1, le=100_000)
     timeout: Duration | None = None
     until: str | None = None
+    cold: bool = False  # whether to learn nothing from earlier studies in the storage
     trial_timeout: Duration = 3600.0
     sampler: Literal["auto", "tpe", "nsga2", "gp", "random"] = "auto"
     seed: int = Field(0, ge=0, lt=2**31)

@@ -14,6 +14,7 @@ from ..outcome import Candidate, Completed, Facts, Failed, Outcome, Stopped
 from ..recipe import Recipe
 from ..trial.facts import learned_tolerance
 from .ahead import Ahead
+from .earlier import earlier_rows
 from .ending import reason_to_end
 from .facts_first import FactsFirst
 from .interrupts import Interrupts
@@ -22,6 +23,7 @@ from .portfolio import load_portfolio, portfolio_rows
 from .samplers import make_sampler
 from .state import Listener, State
 from .store import StudyStore
+from .terrain import Row
 
 POLL_SECONDS, REPEATS = 0.25, 60
 CUT_OFF = 4  # how often a trial is tried again after its node was lost, by one search
@@ -70,7 +72,7 @@ class Controller:
     def _begin(self) -> None:
         """Take up what an earlier search of this study left: its records, its running trials, its start points."""
         space = self._setup.space
-        sampler = sampler_of(self._plan, self._store.asked)
+        sampler = sampler_of(self._plan, self._store.asked, self._first())
         self._store.use_sampler(sampler, self._search.seed)
         self._ahead = Ahead(self._plan, self._store, sampler)
         if not isinstance(sampler, FactsFirst) and not self._store.records():
@@ -80,6 +82,16 @@ class Controller:
             self._submit(number, self._store.adopt(number, space))
         self._state.begun_with = len(self._store.finished())
         self._refresh()
+
+    def _first(self) -> list[Row]:
+        """The rows to begin with, which stay the same whatever is found in the storage later."""
+        kept: list[Row] | None = self._store.get("first")
+        if kept is None:
+            space, url = self._setup.space, self._setup.config.storage
+            earlier = [] if self._search.cold else earlier_rows(self._plan, self._store, url, self._note)
+            kept = [*space.start, *earlier, *portfolio_rows(space, load_portfolio(note=self._note))]
+            self._store.set("first", kept)
+        return kept
 
     def _loop(self) -> None:
         while True:
@@ -225,8 +237,8 @@ class Controller:
             listener.update(self._state)
 
 
-def sampler_of(plan: Plan, done: int) -> BaseSampler:
-    """The sampler that a search asked for: auto is ours, the others are Optuna's."""
+def sampler_of(plan: Plan, done: int, first: Sequence[Row]) -> BaseSampler:
+    """The sampler that a search asked for: auto is ours, the others are Optuna's; first: rows to begin with."""
     search, setup = plan.setup.config.search, plan.setup
     if search.sampler != "auto":
         return make_sampler(search.sampler, search.seed, done)
@@ -238,6 +250,6 @@ def sampler_of(plan: Plan, done: int) -> BaseSampler:
         plan.baseline.metrics,
         plan.lower,
         search.seed,
-        [*setup.space.start, *portfolio_rows(setup.space, load_portfolio())],
+        first,
         rate / training.epochs if rate and training else 1.0,
     )

@@ -16,6 +16,7 @@ from ..urls import is_server, shown
 from .ending import BAD, INTERRUPTED, NOTHING_FINISHED, NOTHING_FITS, OK, exit_code
 from .options import (
     DEFAULT_STORAGE,
+    ColdOption,
     ConfigArgument,
     ConfigOption,
     FigureOption,
@@ -67,6 +68,7 @@ def search(
     workers: Annotated[int | None, typer.Option(help="How many trials to run at once.")] = None,
     executor: Annotated[Workers, typer.Option(help="Ray workers, or this process.")] = Workers.ray,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this config.")] = False,
+    cold: ColdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run or resume a study; ends with the front, the verdict on the budget, and where to look next.
@@ -76,7 +78,7 @@ def search(
     from ..config import find_config, load_config
 
     path = find_config(config)
-    checked = load_config(path, trials=trials, timeout=timeout, until=until, workers=workers)
+    checked = load_config(path, trials=trials, timeout=timeout, until=until, workers=workers, cold=cold)
     from .views import on_standard_error
 
     with on_standard_error() as view:

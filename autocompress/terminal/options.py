@@ -97,6 +97,9 @@ StorageOption = Annotated[
         envvar="AUTOCOMPRESS_STORAGE", metavar="URL", help=f"Where studies are kept. Default: {DEFAULT_STORAGE}."
     ),
 ]
+ColdOption = Annotated[
+    bool | None, typer.Option("--cold", help="Begin with no recipes of earlier studies in the storage.")
+]
 UntilOption = Annotated[
     str | None,
     typer.Option(metavar="GOAL", help="Stop once a trial meets this: 'size <= 20 KB and accuracy_drop <= 0.01'."),
