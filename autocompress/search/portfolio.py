@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ..documents import Document, read_yaml
+from ..documents import Document, Key, read_yaml
 from ..errors import ConfigError
 from ..recipe import VERSION, Recipe, parse_recipe
 from ..techniques import technique
@@ -24,18 +23,21 @@ def load_portfolio(path: Path = FILE, note: Callable[[str], None] = lambda _: No
     if document.data.get("version") != VERSION or not isinstance(rows, list):
         raise ConfigError(f"{document.place(('recipes',))}: write `version: {VERSION}` and a list of `recipes`")
     found = []
-    for index, row in enumerate(rows):
+    for index in range(len(rows)):
         try:
-            found.append(_recipe(row, path, index))
+            found.append(_recipe(document, index))
         except ConfigError as error:
             note(f"portfolio: recipe {index + 1} is left out: {error}")
     return found
 
 
-def _recipe(row: Any, path: Path, index: int) -> Recipe:
-    if not isinstance(row, dict) or "steps" not in row:
-        raise ConfigError(f"{path}: recipes[{index}]: {row!r}: write a mapping with `name` and `steps`")
-    return parse_recipe(Document(f"{path}: recipes[{index}]", {"version": VERSION, "steps": row["steps"]}), technique)
+def _recipe(document: Document, index: int) -> Recipe:
+    at: Key = ("recipes", index)
+    row = document.data["recipes"][index]
+    if not isinstance(row, dict) or not row.get("steps"):
+        raise ConfigError(f"{document.place(at)}: {row!r}: write a mapping with `name` and `steps`")
+    lines = {key[2:]: line for key, line in document.lines.items() if key[:2] == at}
+    return parse_recipe(Document(document.source, {"version": VERSION, "steps": row["steps"]}, lines), technique)
 
 
 def portfolio_rows(space: Space, recipes: list[Recipe]) -> list[Row]:
