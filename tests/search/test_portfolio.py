@@ -32,7 +32,8 @@ def loaded(path: Path) -> Any:
     return module
 
 
-choice = loaded(Path(__file__).parents[2] / "experiments" / "portfolio" / "choice.py")
+FOLDER = Path(__file__).parents[2] / "experiments" / "portfolio"
+choice, candidates = loaded(FOLDER / "choice.py"), loaded(FOLDER / "recipes.py").RECIPES
 
 
 def test_the_bundled_recipes_are_read_without_a_note_and_hybrid_says_each_as_it_is() -> None:
@@ -43,6 +44,20 @@ def test_the_bundled_recipes_are_read_without_a_note_and_hybrid_says_each_as_it_
     space = load_space(find_space("hybrid", Path()))
     rows = portfolio_rows(space, recipes)
     assert [space.recipe(row) for row in rows] == recipes
+
+
+def test_every_candidate_of_the_experiment_can_be_said_by_hybrid_as_it_is() -> None:
+    space = load_space(find_space("hybrid", Path()))
+    recipes = [recipe_from_data({"version": 1, "steps": steps}) for steps in candidates.values()]
+    assert [space.recipe(row) for row in portfolio_rows(space, recipes)] == recipes
+    assert len({recipe.fingerprint for recipe in recipes}) == len(candidates)
+
+
+def test_the_bundled_recipes_are_those_that_the_measurements_give() -> None:
+    rows = pd.read_csv(FOLDER / "results.csv")
+    reached = choice.reached(rows[rows["task"] != "lenet_mnist5k"])
+    chosen = choice.greedy(list(candidates), lambda names: choice.mean_covered(reached, names), 10)
+    assert read_yaml(FILE).data["recipes"] == [{"name": name, "steps": candidates[name]} for name in chosen]
 
 
 def read(folder: Path, text: str) -> tuple[list[Recipe], list[str]]:
