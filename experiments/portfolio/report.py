@@ -107,10 +107,10 @@ def demo(rows: pd.DataFrame, chosen: list[str]) -> str:
     base = found.loc["baseline"]
     lines = []
     for count, name in enumerate(chosen, 1):
-        row = found.loc[name]
-        if pd.isna(row["accuracy"]):
-            lines.append([str(count), name, "refused", "", "", "", ""])
+        if name not in found.index or pd.isna(found.loc[name, "accuracy"]):
+            lines.append([str(count), name, "refused" if name in found.index else "not measured yet", "", "", "", ""])
             continue
+        row = found.loc[name]
         drop = 100 * (base["accuracy"] - row["accuracy"])
         faster = f"{row['speedup']:.2f}x ({row['speedup_low']:.2f}-{row['speedup_high']:.2f})"
         lines.append([str(count), name, f"{row['size_bytes']:,.0f}", f"{row['compression_ratio']:.0f}x",

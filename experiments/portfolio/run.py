@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from choice import greedy, mean_covered, reached
+from choice import Reached, greedy, mean_covered, reached
 from recipes import RECIPES, Steps
 from report import END, START, report
 
@@ -90,8 +90,12 @@ def main() -> None:
     chosen = greedy(list(RECIPES), lambda names: mean_covered(mined, names), COUNT)
     FILE.write_text(portfolio(chosen))
     measure_all({name: RECIPES[name] for name in chosen}, DEMO, path)
-    rows = pd.read_csv(path)
-    readme = HERE / "README.md"
+    write(mined, chosen, path)
+
+
+def write(mined: Reached, chosen: list[str], path: Path) -> None:
+    """The tables of README.md."""
+    rows, readme = pd.read_csv(path), HERE / "README.md"
     before, rest = readme.read_text().split(START)
     found = report(mined, chosen, rows[rows["task"] == DEMO])
     readme.write_text(f"{before}{START}\n{found}{END}{rest.split(END)[1]}")
