@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .config import DROP, Names, less_is_better
 from .errors import AutocompressError, suggest
-from .outcome import Completed, Failed, Infeasible, Limit, Metrics, Outcome, Stopped, measured
+from .outcome import Completed, Failed, Infeasible, Limit, Metrics, Outcome, Stopped, as_searched, measured
 
 PICKS = ("smallest", "fastest", "most-accurate", "knee")
 MANY = 500  # points, from which on a library that takes a while to load is faster
@@ -168,13 +168,14 @@ def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline:
 def hypervolumes(
     outcomes: Mapping[int, Outcome], objectives: Sequence[str], baseline: Metrics, lower: Names = ()
 ) -> dict[int, float]:
-    """The hypervolume of the feasible trials after each trial, by number."""
+    """The hypervolume of the feasible trials after each trial, by number, by what the search saw: it only grows."""
     done: list[Metrics] = []
     values: dict[int, float] = {}
     value = 0.0
     for number, outcome in sorted(outcomes.items()):
-        if isinstance(outcome, Completed):
-            done.append(outcome.metrics)
+        metrics = as_searched(outcome)
+        if metrics is not None:
+            done.append(metrics)
             value = hypervolume(done, objectives, baseline, lower)
         values[number] = value
     return values

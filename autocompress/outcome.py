@@ -150,6 +150,15 @@ def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) ->
     return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []), getattr(outcome, "facts", {}))
 
 
+def as_searched(outcome: Outcome) -> Metrics | None:
+    """The metrics of an outcome that was within every limit while the search ran, as they were then; else None."""
+    metrics = measured(outcome)
+    if metrics is None or not (isinstance(outcome, Completed) or "search_speedup" in metrics):
+        return None
+    kept = {name: metrics[f"search_{name}"] for name in ("speedup", "latency_ms") if f"search_{name}" in metrics}
+    return {**metrics, **kept}
+
+
 def to_data(outcome: Outcome) -> dict[str, Any]:
     """An outcome as plain values for JSON."""
     return dict(vars(outcome))

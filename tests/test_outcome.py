@@ -14,6 +14,7 @@ from autocompress.outcome import (
     Limit,
     Outcome,
     Stopped,
+    as_searched,
     from_data,
     measured,
     remeasured,
@@ -123,3 +124,17 @@ def test_a_limit_on_speed_is_decided_by_the_last_measurement_and_both_are_kept()
     faster = remeasured(Infeasible({**before, "speedup": 5.0}, {}, "past"), {"latency_ms": 0.1, "speedup": 7.0}, limits)
     assert isinstance(faster, Completed)
     assert remeasured(Failed("broken"), {"speedup": 7.0}, limits) == Failed("broken")
+
+
+def test_an_outcome_as_the_search_saw_it_outlives_being_measured_again() -> None:
+    limit = Limit("speedup", "at_least", 2.0, "speedup")
+    seen = {"size_bytes": 10.0, "latency_ms": 1.0, "speedup": 2.5}
+    first = Completed(seen, {"speedup": -0.25})
+    assert as_searched(first) == seen
+    again = remeasured(first, {"latency_ms": 2.0, "speedup": 1.25}, (limit,))
+    assert isinstance(again, Infeasible)
+    found = as_searched(again)
+    assert found is not None
+    assert {name: found[name] for name in seen} == seen
+    assert as_searched(Infeasible(seen, {"speedup": 0.1}, "past a limit")) is None
+    assert as_searched(Failed("broken")) is None
