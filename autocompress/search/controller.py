@@ -72,7 +72,8 @@ class Controller:
     def _begin(self) -> None:
         """Take up what an earlier search of this study left: its records, its running trials, its start points."""
         space = self._setup.space
-        sampler = sampler_of(self._plan, self._store.asked, self._first())
+        first = self._first() if self._search.sampler == "auto" else []
+        sampler = sampler_of(self._plan, self._store.asked, first)
         self._store.use_sampler(sampler, self._search.seed)
         self._ahead = Ahead(self._plan, self._store, sampler)
         if not isinstance(sampler, FactsFirst) and not self._store.records():

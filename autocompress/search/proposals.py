@@ -62,7 +62,11 @@ class Proposer:
         rows = [row for key, row in pool.items() if key not in known]
         if not rows:
             return self._unknown(known, generator)
-        return rows[int(np.argmax(self._worth(rows, trained, running, facts)))] if begun else rows[0]
+        if not begun:
+            return rows[0]
+        # Where all that is worth anything waits for another, what is worth nothing is drawn at random.
+        worth = self._worth(rows, trained, running, facts)
+        return rows[int(np.argmax(worth))] if worth.max() > 0 else self._unknown(known, generator)
 
     def _unknown(self, known: Set[tuple[Any, ...]], generator: np.random.Generator) -> Row:
         row = self._terrain.random(generator)
@@ -95,8 +99,10 @@ class Proposer:
 
     def _quality_models(self, trained: Sequence[Seen], names: Sequence[str]) -> dict[str, GaussianProcess]:
         """A surrogate of each quality, by settings and facts; trained: what it learns from."""
-        known = self._aim.best(trained, POINTS // 2)
-        known += [one for one in trained[-(POINTS - len(known)) :] if one not in known] if len(trained) > POINTS else []
+        known = list(trained)
+        if len(trained) > POINTS:
+            recent = trained[-POINTS // 2 :]
+            known = [*self._aim.best(trained[: -POINTS // 2], POINTS // 2), *recent]
         facts = {name: np.log([max(one.facts.get(name, 1e-9), 1e-9) for one in known]) for name in names}
         inputs = _with_facts(self._terrain.encode_kept([one.row for one in known]), facts)
         groups = np.concatenate([self._terrain.groups, np.full(len(names), self._terrain.groups.max(initial=0) + 1)])
