@@ -49,7 +49,7 @@ class FactsFirst(optuna.samplers.BaseSampler):
         self.domains = distributions(space)
         self._aim = make_aim(objectives, limits, baseline, lower)
         self._rate, self._first = seconds_per_epoch, [self._complete(row) for row in first]
-        self._terrain = Terrain(self.domains, space.active, space.leaves)
+        self._terrain = Terrain(self.domains, space.active, space.leaves, space.orders())
         self._proposer = Proposer(self._terrain, self._aim, self._seconds, seed)
         self._independent = optuna.samplers.RandomSampler(seed=seed)
         self._seen: list[Seen] = []

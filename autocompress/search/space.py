@@ -100,6 +100,11 @@ class Space:
         """The options whose steps a row of parameters gives, in the order of the steps."""
         return [option for group in self.groups for option in taken_options(group, row)]
 
+    def orders(self) -> list[list[str]]:
+        """The positions that order the steps of a group among themselves, for each group whose order is searched."""
+        found = [[name for name in group_parameters(group) if name.endswith(".position")] for group in self.groups]
+        return [names for names in found if names]
+
     def stages(self, row: Mapping[str, Any]) -> list[tuple[Hashable, float]]:
         """The trained stages of a row: for each, what tells it from others, and the epochs of its last training."""
         found: list[tuple[Hashable, float]] = []

@@ -17,14 +17,19 @@ ANYWHERE, NEAR = 0.2, 0.15  # how often a number is drawn anew, and else how far
 
 
 class Terrain:
-    """What rows may say: the domain of each parameter, which of them a row uses, and which follow its last training."""
+    """What rows may say: the domain of each parameter, which of them a row uses, and which follow its last training.
+
+    orders: the positions of steps that are in order among themselves, for each such group.
+    """
 
     def __init__(
         self,
         domains: Mapping[str, Any],
         active: Callable[[Row], set[str]],
         leaves: Callable[[Row], set[str]],
+        orders: Sequence[Sequence[str]] = (),
     ) -> None:
+        self._orders = [list(names) for names in orders]
         self.domains, self.leaves, self._find_active = dict(domains), leaves, active
         # What a row uses hangs on its choices and counts alone.
         self._deciding = [name for name, domain in self.domains.items() if _decides(name, domain)]
@@ -67,7 +72,7 @@ class Terrain:
     def key(self, row: Row) -> tuple[Any, ...]:
         """What a row comes to: equal for rows that differ in what they do not use, or in positions of one order."""
         active = self.active(row)
-        order = _ranks(row, active)
+        order = self._ranks(row, active)
         return tuple((name, order.get(name, row[name])) for name in self.domains if name in active)
 
     def encode(self, rows: Sequence[Row]) -> Array:
@@ -75,7 +80,7 @@ class Terrain:
         found = np.zeros((len(rows), len(self.groups)))
         for line, row in zip(found, rows, strict=True):
             active = self.active(row)
-            order = _ranks(row, active)
+            order = self._ranks(row, active)
             for name in active:
                 start, width = self._places[name]
                 domain, value = self.domains[name], order.get(name, row[name])
@@ -83,6 +88,14 @@ class Terrain:
                     line[start + domain.choices.index(value)] = 1.0
                 else:
                     line[start] = _scaled(domain, value)
+        return found
+
+    def _ranks(self, row: Row, active: Set[str]) -> dict[str, float]:
+        """Positions by their order among those of a group that a row uses, evenly spaced; equal ones by their names."""
+        found = {}
+        for group in self._orders:
+            names = sorted((name for name in group if name in active), key=lambda name: (row[name], name))
+            found.update({name: (index + 0.5) / len(names) for index, name in enumerate(names)})
         return found
 
     def encode_kept(self, rows: Sequence[Row]) -> Array:
@@ -178,9 +191,3 @@ def _nudged(domain: Any, value: Any, grid: list[Any], generator: np.random.Gener
         at = int(np.argmin([abs(_scaled(domain, one) - _scaled(domain, value)) for one in grid]))
         found = grid[min(max(at + (1 if moved >= share else -1), 0), len(grid) - 1)]
     return found
-
-
-def _ranks(row: Row, active: Set[str]) -> dict[str, float]:
-    """Positions by their order among those that a row uses, evenly spaced."""
-    names = sorted((name for name in active if name.endswith(".position")), key=lambda name: row[name])
-    return {name: (index + 0.5) / len(names) for index, name in enumerate(names)}

@@ -31,7 +31,7 @@ def active(row: Row) -> set[str]:
     return found | ({"bits.width"} if row["end"] == "bits" else set())
 
 
-TERRAIN = Terrain(DOMAINS, active, lambda row: {"end", "bits.width"})
+TERRAIN = Terrain(DOMAINS, active, lambda row: {"end", "bits.width"}, [["cut.position", "split.position"]])
 ROW: Row = {
     "cut": True, "cut.ratio": 0.5, "cut.position": 0.2, "split": True, "split.rank": 8, "split.position": 0.7,
     "train.epochs": 8, "end": "bits", "bits.width": 4,
@@ -57,6 +57,10 @@ def test_a_changed_leaf_leaves_what_was_trained_alone(seed: int) -> None:
 def test_rows_are_alike_by_what_they_use_and_by_the_order_of_their_steps() -> None:
     assert TERRAIN.key(ROW) == TERRAIN.key({**ROW, "cut.position": 0.1, "split.position": 0.11})
     assert TERRAIN.key(ROW) != TERRAIN.key({**ROW, "cut.position": 0.8})
+    # Equal positions are in the order of the names, as where steps are drawn, and not in that of a set.
+    equal = {**ROW, "cut.position": 0.4, "split.position": 0.4}
+    assert TERRAIN.key(equal) == TERRAIN.key(ROW)
+    assert TERRAIN.encode([equal]).tolist() == TERRAIN.encode([ROW]).tolist()
     half = {**ROW, "end": "half"}
     assert TERRAIN.key(half) == TERRAIN.key({**half, "bits.width": 2})
     assert TERRAIN.key(ROW) != TERRAIN.key({**ROW, "bits.width": 2})
