@@ -16,11 +16,11 @@ from .terrain import Array, Row, Terrain
 POINTS = 320  # that a surrogate learns from, at most: half of them the best, and half the last
 ELITE = 24
 BEGINNING = 5  # trained rows, before which quality is not guessed
-RANDOM, MUTANTS, TRUNKS, LEAVES, SOLVED = 40, 100, 6, 12, 40  # candidates of each kind that are compared
+RANDOM, MUTANTS, TRUNKS, LEAVES, SOLVED = 80, 60, 6, 12, 80  # candidates of each kind that are compared
 EFFECT, SURE = 0.05, 0.7  # what moves a size, as a logarithm, and how likely what fits must fit
 SAMPLES = 2048  # of the cube, by which hypervolumes are compared
 QUANTILES = np.array([-1.28155, -0.52440, 0.0, 0.52440, 1.28155])  # of a normal, a fifth of it around each
-PATIENCE = 0.6  # by what power of its seconds a candidate's gain is divided
+PATIENCE = 0.35  # by what power of its seconds a gain is divided: by more, a trunk is asked for leaves too long
 NOTED = 0.1  # the share of the noise of quality that a measured file may have again
 LEAST_HOPE = 1e-3  # so that rows are told apart by their facts where none is expected to come nearer
 GROWTH = 1.2  # scales are tuned anew when a surrogate has learned from so many times the points
