@@ -154,7 +154,7 @@ def test_mlflow_holds_the_search(searched: Searched, resumed: Ran) -> None:
     children = {int(run.data.tags["autocompress.trial"]): run for run in runs if run is not parent}
     counted = searched.project.counted()
     assert len(children) == len(runs) - 1
-    assert children.keys() == counted.keys()
+    assert children.keys() == counted.keys(), resumed.err
     document = resumed.json()
     front = {row["trial"]: row for row in document["front"]}
     for number, run in children.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..outcome import Metrics
-from ..urls import is_server, shown
+from ..urls import is_server, shown, under
 from .protocol import Away, Barred, Row, StudyInfo, Summary
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -29,7 +29,9 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, folder: Path, note: Callable[[str], None] = _silent) -> None:
-        self._uri, self._folder, self._note = uri, folder, note
+        # MLflow keeps one store a URI in each process, whatever folder a relative one was looked for in.
+        self._uri = uri if is_server(uri) else under(uri, Path.cwd())
+        self._folder, self._note = folder, note
         self._client: Any = None
         self._info: StudyInfo | None = None
         self._forget()

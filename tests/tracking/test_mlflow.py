@@ -110,6 +110,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("mlflow"))
 
 
+def test_each_folder_has_a_store_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, study in (("here", "a"), ("there", "b")):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        tracker = MlflowTracker("sqlite:///mlflow.db", folder)
+        tracker.begin(info(study))
+        tracker.log(row(0))
+        assert Store(folder).children(study).keys() == {0}
+
+
 def test_the_parent_says_what_is_searched(store: Store, tmp_path: Path) -> None:
     store.tracker("parent")
     run = store.parent("parent")
