@@ -158,13 +158,15 @@ def _bound(name: str, bound: float | Bound, lower: Names) -> tuple[Literal["at_m
 class SearchSettings(_Strict):
     """How long and how a study searches. retries counts further attempts for a trial whose worker was lost.
 
-    until is a goal, such as `size <= 20 KB and accuracy_drop <= 0.01`, which ends the search once it is reached.
+    until is a goal, such as `size <= 20 KB and accuracy_drop <= 0.01`, which ends the search once it is reached. rungs
+    says whether trainings end early that come to nothing, by how others went on from where they stand.
     """
 
     trials: int = Field(40, ge=1, le=100_000)
     timeout: Duration | None = None
     until: str | None = None
     cold: bool = False  # whether to learn nothing from earlier studies in the storage
+    rungs: bool = True
     trial_timeout: Duration = 3600.0
     sampler: Literal["auto", "tpe", "nsga2", "gp", "random"] = "auto"
     seed: int = Field(0, ge=0, lt=2**31)

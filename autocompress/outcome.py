@@ -41,6 +41,7 @@ class Completed:
     seconds: dict[str, float] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # what the metrics do not tell
     facts: Metrics = field(default_factory=dict)  # of its file, as they were known before it was trained
+    rungs: dict[str, Metrics] = field(default_factory=dict)  # qualities while it was trained
     type: Literal["completed"] = "completed"
 
 
@@ -53,15 +54,22 @@ class Infeasible:
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
     facts: Metrics = field(default_factory=dict)  # of its file, as they were known before it was trained
+    rungs: dict[str, Metrics] = field(default_factory=dict)  # qualities while it was trained
     type: Literal["infeasible"] = "infeasible"
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Ended early because others were better, before it could be measured."""
+    """Ended early because others were better, before it could be measured.
+
+    expected holds the qualities that it would usually have come to.
+    """
 
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
+    facts: Metrics = field(default_factory=dict)  # of its file, as they were known before it was trained
+    rungs: dict[str, Metrics] = field(default_factory=dict)  # qualities while it was trained
+    expected: Metrics = field(default_factory=dict)
     type: Literal["stopped"] = "stopped"
 
 
@@ -117,6 +125,7 @@ class Candidate:
     float_weights: list[str] = field(default_factory=list)  # the tensors that the file holds in 32 bits
     remarks: list[str] = field(default_factory=list)  # what the metrics do not tell
     facts: Metrics = field(default_factory=dict)  # of the file, as they were known before it was trained
+    rungs: dict[str, Metrics] = field(default_factory=dict)  # qualities while it was trained
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) ->
     Speed-up and latency as they were while the search ran stand beside them, as search_speedup and search_latency_ms.
     """
     before = measured(outcome)
-    if before is None:
+    if before is None or not isinstance(outcome, Completed | Infeasible):
         return outcome
     kept = {f"search_{name}": before[name] for name in ("speedup", "latency_ms")}
     found = {**before, **kept, **metrics}
@@ -146,8 +155,8 @@ def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) ->
     over = [label for label, value in past.items() if value > 0]
     if over:
         reason = f"past the limit on {', '.join(over)}, when it was measured again with nothing else running"
-        return Infeasible(found, past, reason, outcome.seconds, getattr(outcome, "facts", {}))
-    return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []), getattr(outcome, "facts", {}))
+        return Infeasible(found, past, reason, outcome.seconds, outcome.facts, outcome.rungs)
+    return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []), outcome.facts, outcome.rungs)
 
 
 def as_searched(outcome: Outcome) -> Metrics | None:

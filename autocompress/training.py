@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,9 +17,33 @@ from .errors import TaskError
 from .turns import pause
 
 Loss = Callable[[Tensor, Batch], Tensor]
+Look = Callable[[nn.Module, float, float], None]
 STATISTICS_EXAMPLES = 2048
 VALUES, SHARED = 257, 4  # as many values as 8 bits and zero give, each for four weights or more on average
 SAMPLED = 4096
+
+
+_look: ContextVar[Look | None] = ContextVar("look", default=None)
+
+
+@contextlib.contextmanager
+def examined(look: Look) -> Iterator[None]:
+    """Show the model to `look` after each epoch of a fit, with the shares of it that were done before and are done now.
+
+    It must leave the model's tensors and all random numbers as they are; what it raises ends the training.
+    """
+    token = _look.set(look)
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
+def show(model: nn.Module, before: float, now: float) -> None:
+    """Let whoever examines this training look at it; the mode of the model stays as it is."""
+    look = _look.get()
+    if look is not None:
+        look(model, before, now)
 
 
 class Training(BaseModel):
@@ -91,6 +116,8 @@ def fit(
                 f"the loss became {history[-1]} in epoch {epoch + 1} at learning rate {settings.learning_rate:g}: "
                 "lower the learning rate"
             )
+        if epoch + 1 < settings.epochs:
+            show(model, epoch / settings.epochs, (epoch + 1) / settings.epochs)
     model.eval()
     renew_statistics(model, dataset, settings.batch_size)
     return history

@@ -1,19 +1,21 @@
 """Quality of an exported file on a split of its task."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts.runtime import Model
 from ..data import batches, seed_all
 from ..errors import ArtifactError
 from ..tasks import Task
 from ..tasks.protocol import classifies, task_metrics
 
+Outputs = Callable[..., NDArray[Any]]  # a file's: a Model, or another function of the same arrays
 
-def judge(model: Model, task: Task, split: str, batch_size: int = 64) -> tuple[dict[str, float], list[str]]:
+
+def judge(model: Outputs, task: Task, split: str, batch_size: int = 64) -> tuple[dict[str, float], list[str]]:
     """The task's metrics on a whole split, computed from the file's outputs, and what they do not tell.
 
     Raises ArtifactError for a metric that is no finite number, which no limit could hold and no front could order.
@@ -32,7 +34,7 @@ def judge(model: Model, task: Task, split: str, batch_size: int = 64) -> tuple[d
     return metrics, remarks(task, split, np.concatenate(outputs), np.concatenate(targets))
 
 
-def measure_quality(model: Model, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
+def measure_quality(model: Outputs, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
     """The task's metrics on a whole split. Raises ArtifactError as judge does."""
     return judge(model, task, split, batch_size)[0]
 

@@ -10,20 +10,21 @@ from optuna.samplers import BaseSampler
 from ..errors import WriteError
 from ..executors import Executor, Finished
 from ..front import find_front
-from ..outcome import Candidate, Completed, Facts, Failed, Outcome, Stopped
+from ..outcome import Candidate, Completed, Facts, Failed, Outcome, Stopped, measured
 from ..recipe import Recipe
-from ..trial.facts import learned_tolerance
 from .ahead import Ahead
 from .earlier import earlier_rows
 from .ending import reason_to_end
 from .facts_first import FactsFirst
 from .interrupts import Interrupts
+from .lessons import Lessons
 from .plan import Plan
 from .portfolio import load_portfolio, portfolio_rows
 from .samplers import make_sampler
 from .state import Listener, State
 from .store import StudyStore
 from .terrain import Row
+from .waiting import Turns
 
 POLL_SECONDS, REPEATS = 0.25, 60
 CUT_OFF = 4  # how often a trial is tried again after its node was lost, by one search
@@ -49,6 +50,7 @@ class Controller:
         self._store, self._executor, self._interrupts = store, executor, interrupts
         self._listeners, self._note = listeners, note
         self._cut_off: Counter[int] = Counter()
+        self._lessons, self._turns = Lessons(plan.objectives, plan.lower), Turns()
         self._state = State(
             store.name,
             self._search.trials,
@@ -79,10 +81,11 @@ class Controller:
         if not isinstance(sampler, FactsFirst) and not self._store.records():
             for parameters in space.start:
                 self._store.enqueue(parameters)
-        for number in self._store.running():
-            self._submit(number, self._store.adopt(number, space))
+        self._state.waiting = {number: self._store.adopt(number, space) for number in self._store.running()}
         self._state.begun_with = len(self._store.finished())
         self._refresh()
+        ended = self._state.records.values()
+        self._turns.known(row.recipe for row in ended if row.outcome is not None and measured(row.outcome))
 
     def _first(self) -> list[Row]:
         """The rows to begin with, which stay the same whatever is found in the storage later."""
@@ -98,6 +101,7 @@ class Controller:
         while True:
             self._fill()
             if not self._busy:
+                self._leave_waiting()
                 return
             for finished in self._executor.finished(POLL_SECONDS):
                 self._take(finished)
@@ -112,22 +116,47 @@ class Controller:
     def _fill(self) -> None:
         """Keep every worker busy while there are trials and time left."""
         state = self._state
-        while self._interrupts.level == 0 and not state.used_up and self._busy < self._search.workers:
-            if self._over():
+        while self._interrupts.level == 0 and self._busy < self._search.workers:
+            if self._over() or (state.deadline is not None and time.monotonic() >= state.deadline):
                 return
-            if len(state.records) + len(state.running) >= self._search.trials:
-                return
-            if state.deadline is not None and time.monotonic() >= state.deadline:
-                return
-            ahead = self._ahead.next()
+            ahead = None if state.waiting or self._enough else self._ahead.next()
             if ahead is not None:
                 self._executor.submit(ahead)
                 continue
+            found = self._next()
+            if found is None:
+                return
+            self._submit(*found)
+            self._tell_listeners()
+
+    @property
+    def _enough(self) -> bool:
+        """Whether nothing more is asked for."""
+        state = self._state
+        return state.used_up or len(state.records) + len(state.running) + len(state.waiting) >= self._search.trials
+
+    def _next(self) -> tuple[int, Recipe] | None:
+        """A trial that can begin; those that begin with what another trains are put aside until it is there."""
+        waiting = self._state.waiting
+        for number, recipe in waiting.items():
+            if not self._turns.blocked(recipe):
+                return number, waiting.pop(number)
+        while not self._enough and len(waiting) < self._search.workers:
             asked = self._ask()
             if asked is None:
-                return
-            self._submit(*asked)
-            self._tell_listeners()
+                break
+            if not self._turns.blocked(asked[1]):
+                return asked
+            waiting[asked[0]] = asked[1]
+        return None
+
+    def _leave_waiting(self) -> None:
+        """Tell those that still wait at the end of a search; one that is broken off leaves them to the next."""
+        if self._interrupts.level == 0:
+            for number in list(self._state.waiting):
+                self._state.waiting.pop(number)
+                self._store.tell(number, Stopped("the search ended before it began"))
+            self._refresh()
 
     @property
     def _busy(self) -> int:
@@ -146,7 +175,8 @@ class Controller:
         """A recipe that was not tried yet; repeats are told at once with what is known of them."""
         space = self._setup.space
         for repeat in range(REPEATS):
-            if len(self._state.records) + len(self._state.running) >= space.count():
+            state = self._state
+            if len(state.records) + len(state.running) + len(state.waiting) >= space.count():
                 break
             # A sampler that repeats itself has converged: what is left is found by chance.
             number, recipe = self._store.ask(space, at_random=repeat > 5)
@@ -163,16 +193,18 @@ class Controller:
         for number, record in self._state.records.items():
             if record.outcome is not None and record.fingerprint == recipe.fingerprint:
                 return number, record.outcome
-        for number, running in self._state.running.items():
+        for number, running in {**self._state.running, **self._state.waiting}.items():
             if running.fingerprint == recipe.fingerprint:
                 return number, Stopped("the same recipe is running")
         return None
 
     def _submit(self, number: int, recipe: Recipe) -> None:
         self._state.running[number] = recipe
-        ended = (record.outcome for record in self._state.records.values())
-        tolerance = learned_tolerance([outcome for outcome in ended if outcome is not None])
-        self._executor.submit(self._setup.trial(number, recipe, self._limits, tolerance))
+        self._turns.begin(number, recipe)
+        spec = self._setup.trial(number, recipe, self._limits, self._lessons.tolerance())
+        if self._search.rungs:
+            spec = replace(spec, peers=self._lessons.peers(self._state.front, self._state.records))
+        self._executor.submit(spec)
 
     def _take(self, finished: Finished) -> None:
         """Tell one trial, or try it again when it was lost."""
@@ -181,6 +213,7 @@ class Controller:
             self._ahead.take(finished.number, outcome)
             return
         recipe = self._state.running.pop(finished.number)
+        self._turns.end(finished.number, not isinstance(outcome, Failed) and measured(outcome) is not None)
         if isinstance(outcome, Failed) and outcome.lost:
             again, attempts = self._lost(finished)
             if again:
@@ -213,7 +246,7 @@ class Controller:
         """Submit a trial again; one that is lost while the search stops stays as it is, for --resume to take up."""
         if self._interrupts.level == 0:
             self._note(f"trial {number}: {reason}: trying again")
-            self._submit(number, recipe)
+            self._state.waiting[number] = recipe
         else:
             self._note(f"trial {number}: {reason}: --resume tries it again")
 
@@ -230,6 +263,7 @@ class Controller:
         state.records = self._store.finished()
         outcomes = {number: row.outcome for number, row in state.records.items() if row.outcome is not None}
         state.front = find_front(outcomes, state.objectives, state.lower)
+        self._lessons.take(state.records)
         self._setup.files.keep_only(state.front.trials)
         self._tell_listeners()
 

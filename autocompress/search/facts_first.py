@@ -139,6 +139,8 @@ class FactsFirst(optuna.samplers.BaseSampler):
         if "latency_ms" in outcome.get("metrics", {}):
             qualities = {name: self._quality(name, metrics[name]) for name in self._aim.qualities}
             self._stages.update(key for key, _ in self._space.stages(row))
+        elif self._aim.qualities.keys() <= (expected := outcome.get("expected", {})).keys():
+            qualities = {name: self._quality(name, expected[name]) for name in self._aim.qualities}
         elif "collapse" in outcome.get("violations", {}):
             qualities = {name: base - 50 * drop for name, (base, drop) in self._aim.qualities.items()}
         feasible = outcome.get("type") == "completed"

@@ -98,7 +98,7 @@ class Recorder:
     def _summarize(self, state: State, figures: bool, steps: StepsPicture | None = None) -> None:
         front = state.front
         # A point is written once: those after a running trial would lack what it adds.
-        settled = min(state.running, default=math.inf)
+        settled = min((*state.running, *state.waiting), default=math.inf)
         outcomes = {number: record.outcome for number, record in state.records.items() if record.outcome is not None}
         grown = hypervolumes(outcomes, state.objectives, state.baseline.metrics, state.lower)
         volumes = {number: value for number, value in grown.items() if number < settled}

@@ -28,6 +28,7 @@ class State:
     started: float = field(default_factory=time.monotonic)
     records: dict[int, Record] = field(default_factory=dict)
     running: dict[int, Recipe] = field(default_factory=dict)
+    waiting: dict[int, Recipe] = field(default_factory=dict)  # asked for, but not begun yet
     draining: bool = False
     begun_with: int = 0
     deadline: float | None = None

@@ -1,14 +1,12 @@
 """Facts of a candidate: what its file's size and speed will be, known before anything is trained."""
 
-from collections.abc import Iterable, Mapping
-
-import numpy as np
+from collections.abc import Mapping
 
 from ..artifacts.export import strip
 from ..errors import AutocompressError
 from ..measure.latency import measure_latency
 from ..measure.size import compare_size, measure_size
-from ..outcome import Baseline, Completed, Infeasible, Limit, Metrics, Outcome, measured
+from ..outcome import Baseline, Infeasible, Limit, Metrics
 from ..tasks.examples import model_inputs
 from .run import Run, TrialSpec
 from .worker import Clock
@@ -17,7 +15,6 @@ SPEEDS = ("latency_ms", "speedup")
 FACTS = ("size_bytes", "params", "nonzero_params", "compression_ratio", "space_saving", *SPEEDS)
 BURSTS_SECONDS = 0.1
 # By what share of a limit facts may be off before a search has seen how far they are.
-ENOUGH, LEAST = 8, 0.005
 TOLERANCE = {**dict.fromkeys(FACTS, 0.03), **dict.fromkeys(SPEEDS, 0.2)}
 
 
@@ -52,17 +49,6 @@ def screen_facts(run: Run, spec: TrialSpec, baseline: Baseline) -> tuple[Metrics
     except (AutocompressError, RuntimeError, ValueError):
         return {}, None
     return facts, reject(facts, limits, spec.tolerance)
-
-
-def learned_tolerance(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """By what share facts were off in 95 of 100 trials that were measured, by metric, where there were enough."""
-    off: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        metrics = measured(outcome)
-        if metrics is not None and isinstance(outcome, Completed | Infeasible):
-            for name, value in outcome.facts.items():
-                off.setdefault(name, []).append(abs(metrics[name] / value - 1) if value else 0.0)
-    return {name: max(float(np.quantile(rows, 0.95)), LEAST) for name, rows in off.items() if len(rows) >= ENOUGH}
 
 
 def reject(facts: Metrics, limits: list[Limit], tolerance: Mapping[str, float]) -> Infeasible | None:

@@ -1,5 +1,6 @@
 """A model on its way through a recipe: from the longest cached stage, step by step, to a file."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Mapping
@@ -25,9 +26,13 @@ from ..tasks.examples import example_inputs
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from ..turns import pause
+from .peers import Peers
 from .screening import find_collapse
 from .stages import NOTHING, StageCache, changed, rebuild, replay
 from .worker import Clock, during
+
+Watch = contextlib.AbstractContextManager[None]
+UNWATCHED = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class TrialSpec:
     train: bool = True  # else only the facts of its file are asked for
     # By what share of a limit the facts of a file may be off before it is trained, by metric.
     tolerance: Mapping[str, float] = field(default_factory=dict)
+    peers: Peers | None = None  # those that its trainings are held against, rung by rung; None trains it to the end
 
 
 @functools.lru_cache(maxsize=2)
@@ -141,8 +147,8 @@ class Run:
         model.load_state_dict(load(self.early))
         return replay(model, self.recipe, self.decisions)
 
-    def step(self, index: int, clock: Clock, train: bool = True) -> None:
-        """Decide, apply and train one step, and keep the stage when it was trained."""
+    def step(self, index: int, clock: Clock, train: bool = True, watch: Watch = UNWATCHED) -> None:
+        """Decide, apply and train one step, watched, and keep the stage when it was trained."""
         step = self.recipe.steps[index]
         assert isinstance(step, Technique)
         context = self._context(index)
@@ -153,7 +159,7 @@ class Run:
         if not train:
             self.model = step.untrained(self.model, self.decisions[-1]).eval()
             return
-        with clock("train"), during(f"{self._place(index)}, training"):
+        with clock("train"), during(f"{self._place(index)}, training"), watch:
             step.train(self.model, context)
         self.model.eval()
         if self.cache is not None:

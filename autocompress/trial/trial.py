@@ -10,12 +10,13 @@ from ..errors import AutocompressError, NothingToDo, TechniqueError
 from ..measure.latency import measure_latency, measure_together
 from ..measure.quality import judge, measure_quality
 from ..measure.size import compare_size, measure_size
-from ..outcome import Baseline, Candidate, Completed, Facts, Failed, Infeasible, Metrics, Result, violations
+from ..outcome import Baseline, Candidate, Completed, Facts, Failed, Infeasible, Metrics, Result, Stopped, violations
 from ..tasks import TaskReference, load_task
 from ..tasks.examples import model_inputs
 from ..turns import pause, working
 from .facts import find_facts, screen_facts
 from .run import Run, TrialSpec
+from .rungs import Outpaced, Rungs
 from .stages import NOTHING, pack_weights
 from .worker import Clock, doing, during, use_threads
 
@@ -58,17 +59,10 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | R
     if not spec.train:
         with clock("facts"):
             return Facts(find_facts(run, spec, baseline), clock.seconds)
-    facts: Metrics = {}
-    while (index := run.next_step()) is not None:
-        if not facts and run.recipe.steps[index].kind == "train":
-            with clock("facts"):
-                facts, rejected = screen_facts(run, spec, baseline)
-            if rejected is not None:
-                return replace(rejected, seconds=clock.seconds)
-        collapsed = run.screen(index, clock)
-        if collapsed is not None:
-            return replace(collapsed, facts=facts)
-        run.step(index, clock)
+    rungs = Rungs.of(spec, run.context.task)
+    ended = _carry_out(run, rungs, spec, baseline, clock)
+    if ended is not None:
+        return replace(ended, seconds=clock.seconds)
     pause()
     packed = run.file(clock)
     data = strip(packed).SerializeToString()
@@ -82,7 +76,40 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | R
     metrics = {**measure_size(data), **quality}
     metrics |= compare_size(metrics, baseline.metrics)
     weights = pack_weights(run.model)
-    return Candidate(data, run.decisions, weights, metrics, clock.seconds, float_weights(packed), remarks, facts)
+    return Candidate(
+        data,
+        run.decisions,
+        weights,
+        metrics,
+        clock.seconds,
+        float_weights(packed),
+        remarks,
+        rungs.facts,
+        rungs.stood,
+    )
+
+
+def _carry_out(
+    run: Run, rungs: Rungs, spec: TrialSpec, baseline: Baseline, clock: Clock
+) -> Infeasible | Stopped | None:
+    """All steps that change the module, with what ends the trial before the last of them, where something does."""
+    while (index := run.next_step()) is not None:
+        if not rungs.facts and run.recipe.steps[index].kind == "train":
+            with clock("facts"):
+                rungs.facts, rejected = screen_facts(run, spec, baseline)
+            if rejected is not None:
+                return rejected
+        collapsed = run.screen(index, clock)
+        if collapsed is not None:
+            return replace(collapsed, facts=rungs.facts)
+        try:
+            run.step(index, clock, watch=rungs.watching(run.recipe, index))
+            if run.recipe.steps[index].kind == "train":
+                with clock("train"):
+                    rungs.after(run.model, run.recipe, index)
+        except Outpaced as outpaced:
+            return outpaced.outcome
+    return None
 
 
 def measure(candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline) -> Result:
@@ -108,8 +135,9 @@ def measure(candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline) 
     past = violations(spec.limits, metrics)
     over = [label for label, value in past.items() if value > 0]
     if over:
-        return Infeasible(metrics, past, f"past the limit on {', '.join(over)}", clock.seconds, candidate.facts)
-    return Completed(metrics, past, clock.seconds, candidate.remarks, candidate.facts)
+        reason = f"past the limit on {', '.join(over)}"
+        return Infeasible(metrics, past, reason, clock.seconds, candidate.facts, candidate.rungs)
+    return Completed(metrics, past, clock.seconds, candidate.remarks, candidate.facts, candidate.rungs)
 
 
 def time_together(

@@ -1,0 +1,54 @@
+"""What ended trials teach those that follow: how far facts were off, and how trainings went on from each rung."""
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..front import Front
+from ..outcome import Completed, Infeasible, Metrics, measured
+from ..trial.peers import Pair, Peers
+from .store import Record
+
+ENOUGH, LEAST = 8, 0.005  # measured trials before facts count as exact to a share, and the least that it is
+LAST = 200  # trials that are learned from
+
+
+class Lessons:
+    """Takes in each trial once; objectives and lower are the study's."""
+
+    def __init__(self, objectives: tuple[str, ...], lower: tuple[str, ...]) -> None:
+        self._objectives, self._lower = objectives, lower
+        self._taken: set[int] = set()
+        self._off: dict[str, deque[float]] = {}
+        self._passed: dict[str, deque[Pair]] = {}
+
+    def take(self, records: Mapping[int, Record]) -> None:
+        """Learn from the trials that were measured in full since the last call."""
+        for number in sorted(records.keys() - self._taken):
+            self._taken.add(number)
+            outcome = records[number].outcome
+            metrics = None if outcome is None else measured(outcome)
+            if metrics is None or not isinstance(outcome, Completed | Infeasible):
+                continue
+            for name, value in outcome.facts.items():
+                off = abs(metrics[name] / value - 1) if value else 0.0
+                self._off.setdefault(name, deque(maxlen=LAST)).append(off)
+            for rung, there in outcome.rungs.items():
+                self._passed.setdefault(rung, deque(maxlen=LAST)).append((there, metrics))
+
+    def tolerance(self) -> dict[str, float]:
+        """By what share facts were off in 95 of 100 trials, by metric, where there were enough."""
+        known = {name: rows for name, rows in self._off.items() if len(rows) >= ENOUGH}
+        return {name: max(float(np.quantile(rows, 0.95)), LEAST) for name, rows in known.items()}
+
+    def peers(self, front: Front, records: Mapping[int, Record]) -> Peers:
+        """What a training is held against now."""
+        members = [measured_of(records[number]) for number in front.trials if number in records]
+        passed = {rung: tuple(rows) for rung, rows in self._passed.items()}
+        return Peers(self._objectives, self._lower, tuple(row for row in members if row), passed)
+
+
+def measured_of(record: Record) -> Metrics | None:
+    """The metrics of a trial that was measured in full."""
+    return None if record.outcome is None else measured(record.outcome)
