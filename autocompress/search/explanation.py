@@ -22,6 +22,7 @@ from .explain import (
     spending,
 )
 from .importance import ENOUGH, settings_that_mattered
+from .lessons import facts_off
 from .prefixes import Known, Prefix, effects, measured_of, speeds_differ
 from .repeats import alike
 from .results import Results
@@ -56,6 +57,7 @@ def explain_study(results: Results) -> dict[str, Any]:
         "closest": [asdict(row) for row in closest],
         "past": [asdict(row) for row in rejections(found.outcomes)],
         "spent": [asdict(row) for row in spending(found.outcomes)],
+        "facts_off": facts_off(found.outcomes.values()),
         "failures": _failures(found),
         "measured": len(found.measured),
         "enough": ENOUGH,

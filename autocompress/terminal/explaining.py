@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..search.results import Results
 
 NUMBERS = 12  # trials that are named in one line
+FACTS = {"size_bytes": "size", "speedup": "speed"}
 SHARES = ("size_bytes", "params", "nonzero_params", "speedup", "compression_ratio", "latency_ms")
 
 
@@ -109,6 +110,10 @@ def study_parts(document: dict[str, Any], limits: Sequence[Any], quality: str) -
     spent = [f"{row['kind']} {clock(row['seconds'])} ({row['trials']})" for row in document["spent"]]
     if spent:
         yield f"workers' time (trials): {', '.join(spent)}"
+    off = document["facts_off"]
+    known = [f"{words} by {off[name]:.1%}" for name, words in FACTS.items() if name in off]
+    if known:
+        yield f"what was known before training was off in 95 of 100 trials by no more than: {', '.join(known)}"
     yield from _setting_lines(document)
     if document["front"]:
         yield "the front:"

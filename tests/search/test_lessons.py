@@ -4,7 +4,7 @@ import pytest
 
 from autocompress.front import find_front
 from autocompress.outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped
-from autocompress.search.lessons import ENOUGH, LAST, LEAST, Lessons
+from autocompress.search.lessons import ENOUGH, LAST, LEAST, Lessons, facts_off
 from autocompress.search.store import Record
 
 OBJECTIVES = ("size_bytes", "accuracy")
@@ -34,6 +34,9 @@ def test_facts_are_trusted_as_far_as_they_were_right() -> None:
         "size_bytes": pytest.approx(0.0665)
     }
     assert lessons(*[measured(1000, 1000)] * ENOUGH).tolerance() == {"size_bytes": LEAST}
+    assert facts_off([measured(1000 * (1 + off), 1000) for off in offs]) == {"size_bytes": pytest.approx(0.0665)}
+    assert facts_off([measured(1000, 1000)] * ENOUGH) == {"size_bytes": 0}
+    assert facts_off([measured(1000, 1000)] * (ENOUGH - 1)) == {}
 
 
 def test_each_trial_is_learned_from_once_and_only_where_it_was_measured_in_full() -> None:
