@@ -99,7 +99,7 @@ class Results:
         loosen = loosening(self.store.outcomes(), self.limits, self.front.nearest_miss, self.baseline)
         document = front_document(self.name, self.front, rows, baseline, loosen)
         gain = self.expected_gain()
-        return {**document, "expected_gain": gain and vars(gain)}
+        return {**document, "expected_gain": gain and vars(gain), "ended": self.store.get("ended") or ""}
 
     def expected_gain(self) -> ExpectedGain | None:
         """What more trials are expected to add to the hypervolume; None where there are too few to tell."""

@@ -72,10 +72,12 @@ def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) ->
                 state.front = confirm_front(planned, store, executor, view)
                 state.records = store.finished()
             executor.close()  # a cluster that is not looked after takes this process with it when it is lost
+            ended = how_it_ended(state, planned.goal)
             store.set("verdict", state.front.verdict)
+            store.set("ended", ended)
             recorder.conclude(state, interrupts.level > 0)
         status = "KILLED" if interrupts.level else "FINISHED"
-        return Result(store, state.front, interrupts.level > 0, how_it_ended(state, planned.goal))
+        return Result(store, state.front, interrupts.level > 0, ended)
     finally:
         recorder.close(status)
 

@@ -23,7 +23,8 @@ def test_a_search_ends_with_the_trial_that_reaches_its_goal(folder: Path) -> Non
     assert ended.code == 0
     assert "goal reached by trial 0" in ended.err.splitlines()
     assert "goal reached by trial 0" in ended.out.splitlines()
-    assert run(folder, "front", "tiny", "--json").json()["counts"]["completed"] == 1
+    document = run(folder, "front", "tiny", "--json").json()
+    assert (document["counts"]["completed"], document["ended"]) == (1, "goal reached by trial 0")
 
 
 def test_the_goal_is_no_part_of_what_is_resumed(folder: Path) -> None:
@@ -34,6 +35,7 @@ def test_the_goal_is_no_part_of_what_is_resumed(folder: Path) -> None:
     other = run(folder, *SEARCH, "--resume", "--trials", "2", "--until", NEVER, "--json")
     assert (other.code, other.json()["counts"]["completed"]) == (0, 2)
     assert "goal reached" not in other.err
+    assert other.json()["ended"] == ""
     assert run(folder, *SEARCH, "--resume", "--json").json()["counts"]["completed"] == 3
 
 
