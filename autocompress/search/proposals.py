@@ -240,7 +240,7 @@ class Proposer:
 
     def _short(self, qualities: Mapping[str, Array]) -> Array:
         """How far qualities miss their limits, as logarithms of a kind."""
-        total: Array = np.zeros(1)
+        total: Array = np.zeros_like(next(iter(qualities.values()), np.zeros(1)))
         for bound in self._aim.bounds:
             if bound.name in qualities:
                 past = (qualities[bound.name] - bound.bound) / self._aim.qualities[bound.name][1]

@@ -199,3 +199,25 @@ def test_what_is_trained_right_now_is_not_begun_twice(space: Space) -> None:
         stages = [key for key, _ in space.stages(row) if key not in sampler._stages]
         assert not stages or stages[0] not in keys
         keys += stages
+
+
+@pytest.mark.parametrize("fits", [True, False], ids=["some fit", "none fits"])
+@pytest.mark.parametrize("limits", [(), LIMITS[:1], LIMITS[2:], LIMITS[1:]], ids=["none", "size", "quality", "both"])
+@pytest.mark.parametrize("objectives", [("size_bytes",), ("size_bytes", "latency_ms"), ("accuracy",)], ids="+".join)
+def test_any_objectives_and_limits_can_be_aimed_at(
+    space: Space, limits: tuple[Limit, ...], objectives: tuple[str, ...], fits: bool
+) -> None:
+    directions = ["maximize" if name == "accuracy" else "minimize" for name in objectives]
+    made = optuna.create_study(directions=directions, study_name="arithmetic")
+    made.set_user_attr("objectives", list(objectives))
+    store = StudyStore(made, "sqlite:///arithmetic.db")
+    store.use_sampler(FactsFirst(space, objectives, limits, BASELINE), 0)
+    for _ in range(12):
+        number, recipe = store.ask(space)
+        found, _ = outcome(recipe, tolerance=9e9)  # none is rejected before its training
+        assert isinstance(found, Completed | Infeasible)
+        past = violations(limits, found.metrics)
+        if fits and max(past.values(), default=0.0) <= 0:
+            store.tell(number, Completed(found.metrics, past, facts=found.facts))
+        else:
+            store.tell(number, Infeasible(found.metrics, past, "past a limit", facts=found.facts))
