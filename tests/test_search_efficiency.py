@@ -170,8 +170,13 @@ def test_of_several_budgets_the_largest_counts(report: Any) -> None:
 def test_shares_read_as_fractions(report: Any) -> None:
     assert report.share(0.125) == "1/8"
     assert report.share(math.inf) == "never"
-    assert report.interval_of_shares([0.5, 0.1, math.inf]) == "**1/2** (1/10 to never)"
-    assert report.interval([0.25, 0.75]) == "**0.500** (0.250 to 0.750)"
+    assert report.share(2.5) == "2.5x"
+    assert report.share(0.0) == "it found nothing"
+    assert report.interval([0.5, 0.1, math.inf], report.share) == "**1/2** (1/10 to never)"
+    assert report.interval([math.inf, 0.1], report.share) == "**never** (1/10 to never)"
+    assert report.interval([0.1, 0.1], report.share) == "**1/10**"
+    assert report.interval([0.25, 0.75, 0.5]) == "**0.500** (0.250 to 0.750)"
+    assert report.interval([]) == "-"
 
 
 def test_the_figure_is_small(report: Any, tmp_path: Path) -> None:

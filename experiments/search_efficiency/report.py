@@ -4,7 +4,7 @@ Usage: python experiments/search_efficiency/report.py
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,26 +141,23 @@ def shares(found: Mapping[Key, Curve], case: str, other: str, own_time: bool = F
 
 
 def share(ratio: float) -> str:
-    """A share in words, as 1/8."""
+    """A share in words, as 1/8 or 2x; 0 is that of a search that found nothing."""
     if not math.isfinite(ratio):
         return "never"
-    return f"1/{1 / ratio:.3g}" if ratio > 0 else "at once"
+    if ratio > 1:
+        return f"{ratio:.3g}x"
+    return f"1/{1 / ratio:.3g}" if ratio > 0 else "it found nothing"
 
 
-def interval(values: Sequence[float], shown: str = "{:.3f}") -> str:
-    """The median of some values, and the least and the greatest."""
+def interval(values: Sequence[float], shown: Callable[[float], str] = "{:.3f}".format) -> str:
+    """The median of some values, and the least and the greatest; of an even number the greater of the middle two.
+
+    Shares that are infinite have no mean.
+    """
     if not values:
         return "-"
-    return " ".join([f"**{shown.format(np.median(values))}**", f"({shown.format(min(values))}", "to",
-                     f"{shown.format(max(values))})"])  # fmt: skip
-
-
-def interval_of_shares(ratios: Sequence[float]) -> str:
-    """The median of some shares, and the best and the worst."""
-    if not ratios:
-        return "-"
-    middle = sorted(ratios)[len(ratios) // 2]  # of an even number the worse of two: infinite ones have no mean
-    return f"**{share(middle)}** ({share(min(ratios))} to {share(max(ratios))})"
+    least, middle, most = (shown(sorted(values)[index]) for index in (0, len(values) // 2, -1))
+    return f"**{middle}**" if least == most else f"**{middle}** ({least} to {most})"
 
 
 def higher(found: Mapping[Key, Curve], case: str, other: str) -> str:
@@ -184,9 +181,9 @@ def compared(found: Mapping[Key, Curve]) -> str:
         own = of(found, case)
         if own:
             counts = [float(len(curve.seconds)) for curve in own.values()]
-            cells = [case, interval(counts, "{:.0f}"), interval([curve.final for curve in own.values()])]
-            cells += [interval_of_shares(shares(found, case, name)) if case != name else "" for name in GOALS]
-            ours = [interval_of_shares(shares(found, OURS, case)), higher(found, OURS, case)]
+            cells = [case, interval(counts, "{:.0f}".format), interval([curve.final for curve in own.values()])]
+            cells += [interval(shares(found, case, name), share) if case != name else "" for name in GOALS]
+            ours = [interval(shares(found, OURS, case), share), higher(found, OURS, case)]
             rows.append([*cells, *(ours if case != OURS else ["", ""])])
     return markdown(head, rows)
 
@@ -214,7 +211,8 @@ def table(rows: pd.DataFrame, study: str) -> str:
     if not found:
         return f"No search of {study} is finished.\n"
     budget, seeds = next(iter(found.values())).budget, len({seed for _, seed in found})
-    return f"**{study}**, {budget:.0f} CPU-seconds a search, {seeds} seeds\n\n{compared(found)}\n{goals(found)}"
+    head = f"**{study}**: {budget:.0f} CPU-seconds a search, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    return f"{head}\n\n{compared(found)}\n{goals(found)}"
 
 
 def draw(panels: Mapping[str, Mapping[Key, Curve]], path: Path) -> None:

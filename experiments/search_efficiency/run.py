@@ -3,7 +3,7 @@
 Every search runs in a process of its own, on one thread, by one worker in that process. Those that are finished are
 left as they are; those that were stopped begin anew.
 
-Usage: python experiments/search_efficiency/run.py [--study lenet5] [--seeds 5] [--seconds 120] [--jobs 1]
+Usage: python experiments/search_efficiency/run.py [--study lenet5] [--seeds 5] [--seconds 1200] [--jobs 1]
        python experiments/search_efficiency/run.py --quick    (five minutes; shows a table and writes nothing here)
 """
 
@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--study", choices=STUDIES, action="append", help="lenet5 unless given; may be repeated")
     parser.add_argument("--contender", choices=CONTENDERS, action="append", help="all unless given; may be repeated")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=120.0, help="CPU-seconds of a search")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="CPU-seconds of a search")
     parser.add_argument("--jobs", type=int, default=1, help="searches that run side by side")
     parser.add_argument("--quick", action="store_true", help="a small task and one seed; results.csv stays as it is")
     return parser.parse_args()
