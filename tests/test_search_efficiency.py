@@ -286,6 +286,7 @@ def test_searches_know_nothing_of_others_and_nothing_but_cpu_seconds_ends_them(s
     assert config.search.timeout is None
     assert (config.search.workers, config.search.seed, config.search.sampler) == (1, 5, "random")
     assert config.tracking is None
+    assert search.configured("lenet5", "ours", 5, project).search.trials == 2000
     assert search.configured("tiny", "ours", 5, project, project / "timed.yaml").search.sampler == "auto"
 
 

@@ -14,6 +14,7 @@ STUDIES = {
     "resnet20": HERE / "resnet20.yaml",
     "small": HERE / "small.yaml",
 }
+TRIALS = {"lenet5": 2000}  # more than there is time for: the demo ends after 200, which cheap trials reach first
 RUNGS = "rungs" in SearchSettings.model_fields  # whether searches end trainings early
 BASELINE, OURS = "baseline", "ours"
 
@@ -58,7 +59,7 @@ def configured(study: str, contender: str, seed: int, folder: Path, path: Path |
 
     path: of a config that is none of STUDIES.
     """
-    config = load_config(path or STUDIES[study], seed=seed, workers=1, cold=True)
+    config = load_config(path or STUDIES[study], seed=seed, workers=1, cold=True, trials=TRIALS.get(study))
     chosen = CONTENDERS.get(contender, Contender())
     changes = {"timeout": None, "sampler": "random" if chosen.plain else "auto"}
     if RUNGS:
