@@ -17,7 +17,8 @@ POINTS = 320  # that a surrogate learns from, at most: half of them the best, an
 ELITE = 24
 BEGINNING = 5  # trained rows, before which quality is not guessed
 RANDOM, MUTANTS, TRUNKS, LEAVES, SOLVED = 80, 60, 6, 12, 80  # candidates of each kind that are compared
-EFFECT, SURE = 0.05, 0.7  # what moves a size, as a logarithm, and how likely what fits must fit
+# What moves a size, as a logarithm; how likely what fits must fit, and how unlikely what is not tried is to.
+EFFECT, SURE, UNLIKELY = 0.05, 0.7, 0.05
 SAMPLES = 2048  # of the cube, by which hypervolumes are compared
 QUANTILES = np.array([-1.28155, -0.52440, 0.0, 0.52440, 1.28155])  # of a normal, a fifth of it around each
 PATIENCE = 0.35  # by what power of its seconds a gain is divided: by more, a trunk is asked for leaves too long
@@ -44,14 +45,16 @@ class Proposer:
     ) -> Row:
         """The row to try next.
 
-        seen: to learn from; known: the keys of rows that were tried; first: rows to begin with, each scaled to fit.
+        seen: to learn from; known: the keys of rows that were tried; first: rows to begin with, each scaled to fit,
+        and left out where it surely does not.
         """
         generator = np.random.default_rng([self._seed, len(known), len(running)])
         known = known | {self._terrain.key(row) for row in running}
         facts = self._fact_models(seen)
         for row in first:
             fitted = self._scaled_to_fit(row, facts) if facts else row
-            if self._terrain.key(fitted) not in known:
+            hopeless = facts and self._fits(self._terrain.encode([fitted]), facts)[0][0] < UNLIKELY
+            if self._terrain.key(fitted) not in known and not hopeless:
                 return fitted
         trained = [one for one in seen if one.qualities]
         if not facts:

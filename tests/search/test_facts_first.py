@@ -185,6 +185,22 @@ def test_the_rows_to_begin_with_come_first_and_are_scaled_to_the_budget(space: S
     assert facts.facts["size_bytes"] <= 60 * 1.25
 
 
+def test_a_row_to_begin_with_that_surely_does_not_fit_is_left_out(space: Space) -> None:
+    whole = {"channel_pruning": False, "svd": False, "choice_0_1": "distill", "choice_1": "none", "choice_2": "none"}
+    sampler = FactsFirst(space, OBJECTIVES, LIMITS, BASELINE, first=[{"repeat_0.times": 1, **whole}])
+    for row in sampler.survey():
+        found = outcome(space.recipe(row), tolerance=-1.0)[0]
+        assert isinstance(found, Infeasible)
+        sampler.know(row, found.facts)
+    store = study()
+    store.use_sampler(sampler)
+    _, recipe = store.ask(space)
+    assert [step.technique for step in recipe.steps] != ["distill"]  # a file of 1,000 bytes, where 60 are allowed
+    facts = outcome(recipe, tolerance=-1.0)[0]
+    assert isinstance(facts, Infeasible)
+    assert facts.facts["size_bytes"] < 600
+
+
 def test_what_is_trained_right_now_is_not_begun_twice(space: Space) -> None:
     store = study()
     sampler = FactsFirst(space, OBJECTIVES, LIMITS, BASELINE)
