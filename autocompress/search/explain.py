@@ -10,7 +10,7 @@ import numpy as np
 from ..config import Names
 from ..front import PICKS, Front, binding_limit, costs, pick
 from ..outcome import Infeasible, Limit, Metrics, Outcome, measured
-from .store import Record
+from .records import Record
 
 NEIGHBOURS = 3
 APART = 2  # steps that a neighbour may have more or fewer: one in the place of another

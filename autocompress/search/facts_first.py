@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from ..config import less_is_better
 from ..outcome import Limit, Metrics
@@ -31,7 +31,8 @@ class FactsFirst(optuna.samplers.BaseSampler):
 
     Facts (size, speed) are learned from every candidate, trained or not; quality from the trained. first: rows of
     parameters to begin with, each scaled to the budget. seconds_per_epoch: of the uncompressed model. A trial is read
-    by its user attribute `outcome`, as StudyStore writes it.
+    by its user attribute `outcome`, as StudyStore writes it, which tells of every trial that began or ended; as a
+    sampler of Optuna's alone it reads the study each time.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class FactsFirst(optuna.samplers.BaseSampler):
         self._ahead: list[Seen] = []
         self._known: set[Any] = set()  # keys of rows that were tried
         self._count = 0  # of them
-        self._taken: set[int] = set()  # trials that ended, from the first on that has not
-        self._first_open = 0
+        self._ended: set[int] = set()  # their numbers
+        self._running: dict[int, Row] = {}
+        self._chance = np.random.default_rng([seed, 1])
         self._stages: set[Any] = set()
         self._busy: set[Any] = set()
 
@@ -88,25 +90,31 @@ class FactsFirst(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A row of parameters."""
-        return self.draw(study, trial.number)
+        for frozen in study.get_trials(deepcopy=False):
+            self.take(frozen)
+        self._running.pop(trial.number, None)
+        return self.draw()
 
-    def draw(self, study: optuna.Study, own: int | None = None) -> Row:
-        """A row of parameters, for the trial of that number where it was made already."""
-        running = []
-        for frozen in study.get_trials(deepcopy=False)[self._first_open :]:
-            if frozen.number in self._taken or frozen.number == own:
-                continue
-            if frozen.state in (TrialState.RUNNING, TrialState.WAITING):
-                running.append(dict(frozen.params))
-            else:
-                self._take(frozen)
-        while self._first_open in self._taken:
-            self._taken.discard(self._first_open)
-            self._first_open += 1
-        running = [self._complete(row) for row in running if row]
+    def draw(self) -> Row:
+        """A row of parameters for the next trial."""
+        running = [self._complete(row) for _, row in sorted(self._running.items()) if row]
         self._busy = {key for row in running for key, _ in self._space.stages(row)} - self._stages
         begun = self._count + len(running)
         return self._proposer.propose(self._learned(), self._known, running, self._first[begun : begun + 1])
+
+    def random(self) -> Row:
+        """A row of parameters at random."""
+        return self._terrain.random(self._chance)
+
+    def take(self, frozen: FrozenTrial) -> None:
+        """Take in a trial as it is now: that it runs, or once what its end tells."""
+        if not frozen.state.is_finished():
+            self._running[frozen.number] = dict(frozen.params)
+        elif frozen.number not in self._ended:
+            self._running.pop(frozen.number, None)
+            self._ended.add(frozen.number)
+            if frozen.params:
+                self._learn(frozen)
 
     def _learned(self) -> list[Seen]:
         """What surrogates learn from: all, or of many the best and the last."""
@@ -125,13 +133,9 @@ class FactsFirst(optuna.samplers.BaseSampler):
         """A row with the middle of its domain for what it does not say."""
         return {name: row.get(name, _middle(domain)) for name, domain in self.domains.items()}
 
-    def _take(self, frozen: FrozenTrial) -> None:
-        """What a trial that ended tells."""
+    def _learn(self, frozen: FrozenTrial) -> None:
         outcome = frozen.user_attrs.get("outcome") or {}
         metrics: Metrics = {**outcome.get("facts", {}), **outcome.get("metrics", {})}
-        self._taken.add(frozen.number)
-        if not frozen.params:
-            return
         row = self._complete(frozen.params)
         self._known.add(self._terrain.key(row))
         self._count += 1

@@ -8,8 +8,8 @@ from typing import Any
 from ..outcome import Metrics, measured
 from ..recipe import VERSION, digest, fingerprint
 from .files import StudyFiles
+from .records import Record
 from .results import Results
-from .store import Record
 
 SEARCHED_ON = ("config", "search space")  # what a study is made of besides, and no measurement depends on
 NOT_MEASURED = "not measured"

@@ -14,7 +14,8 @@ from ..recipe import recipe_line
 from ..tracking.figures import Picture, Point
 from .files import StudyFiles
 from .forecast import ExpectedGain, expected_gain
-from .store import Record, StudyStore
+from .records import Record
+from .store import StudyStore
 
 
 def points(records: Mapping[int, Record], front: Sequence[int]) -> list[Point]:

@@ -7,7 +7,7 @@ from typing import Protocol
 from ..front import Front
 from ..outcome import Baseline, Limit
 from ..recipe import Recipe
-from .store import Record
+from .records import Record
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """A study in its Optuna storage: the only state that a search has."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,13 @@ from ..outcome import (
     remeasured,
     to_data,
 )
-from ..recipe import Recipe, fingerprint
+from ..recipe import Recipe
 from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown, sqlite_file
 from .facts_first import FactsFirst
 from .files import work_folder
+from .records import Record, Records
 from .samplers import make_sampler
+from .transactions import add_trial, end_trial
 
 if TYPE_CHECKING:
     from .space import Space
@@ -52,31 +54,6 @@ SQLITE_RULES = {
     "SQLITE_NOTADB": "name a file of SQLite",
     "SQLITE_CORRUPT": "the file is damaged: put back a copy",
 }
-
-
-@dataclass(frozen=True)
-class Record:
-    """One trial as the storage holds it; outcome is None while it runs."""
-
-    number: int
-    recipe_data: dict[str, Any]
-    outcome: Outcome | None
-    attempts: int
-    duplicate_of: int | None
-    started_ms: int
-    ended_ms: int
-
-    @functools.cached_property
-    def recipe(self) -> Recipe:
-        """The recipe as a value; reading it imports the techniques, and torch with them."""
-        from ..techniques import recipe_from_data
-
-        return recipe_from_data(self.recipe_data)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """The recipe's fingerprint."""
-        return fingerprint(self.recipe_data)
 
 
 def open_storage(url: str, make: bool = False, wait: float = WAIT_SECONDS) -> optuna.storages.RDBStorage | None:
@@ -150,13 +127,16 @@ def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:
 
 
 class StudyStore:
-    """Asks, tells and reads one study."""
+    """Asks, tells and reads one study.
+
+    Trials are read from the storage once, when they are first asked after; from then on what is written here is known.
+    What others write meanwhile is seen by a store that is opened later.
+    """
 
     def __init__(self, study: optuna.Study, url: str) -> None:
         self._study, self._url = study, url
         self.name = study.study_name
-        self._records: dict[int, Record] = {}
-        self._ids: dict[int, int] = {}  # Optuna's own, by number
+        self._running: dict[int, FrozenTrial] = {}  # those that were begun here, as they were written
         self._random = make_sampler("random", 0, 0)
 
     @classmethod
@@ -195,7 +175,7 @@ class StudyStore:
         """Keep a JSON value with the study."""
         self._study.set_user_attr(key, value)
 
-    @property
+    @functools.cached_property
     def objectives(self) -> list[str]:
         """The metrics that the study optimizes."""
         names: list[str] = self.get("objectives")
@@ -214,6 +194,9 @@ class StudyStore:
     def use_sampler(self, sampler: optuna.samplers.BaseSampler, seed: int = 0) -> None:
         """Ask by this sampler from now on; seed: of draws at random, where it repeats itself."""
         self._study.sampler, self._random = sampler, make_sampler("random", seed, self.asked)
+        if isinstance(sampler, FactsFirst):
+            for frozen in self._study.get_trials(deepcopy=False):
+                sampler.take(frozen)
 
     def enqueue(self, parameters: dict[str, Any]) -> None:
         """Let a later trial use these parameters, unless one did or will."""
@@ -222,18 +205,20 @@ class StudyStore:
     def ask(self, space: "Space", at_random: bool = False) -> tuple[int, Recipe]:
         """A new trial and its recipe, drawn by the study's sampler or at random."""
         sampler = self._study.sampler
-        if isinstance(sampler, FactsFirst) and not at_random:
-            return self._add(sampler.draw(self._study), sampler.domains, space)
+        if isinstance(sampler, FactsFirst):
+            return self._add(sampler.random() if at_random else sampler.draw(), sampler.domains, space)
         if at_random:
             self._study.sampler = self._random
         try:
             trial = self._study.ask()
-            return trial.number, self._sample(trial, space)
+            recipe = self._sample(trial, space)
         finally:
             self._study.sampler = sampler
+        self._begun(self._frozen(trial.number))
+        return trial.number, recipe
 
     def _add(self, row: dict[str, Any], domains: dict[str, Any], space: "Space") -> tuple[int, Recipe]:
-        """A running trial of the parameters that a row uses, written at once: Optuna takes a transaction for each."""
+        """A running trial of the parameters that a row uses."""
         recipe, used = space.recipe(row), space.active(row)
         frozen = optuna.trial.create_trial(
             state=TrialState.RUNNING,
@@ -241,11 +226,19 @@ class StudyStore:
             distributions={name: domain for name, domain in domains.items() if name in used},
             user_attrs={"recipe": recipe.to_data()},
         )
-        storage = self._study._storage
-        known = storage.create_new_trial(self._study._study_id, template_trial=frozen)
-        number = storage.get_trial_number_from_id(known)
-        self._ids[number] = known
-        return number, recipe
+        add_trial(self._study, frozen)
+        self._begun(frozen)
+        return frozen.number, recipe
+
+    def _begun(self, frozen: FrozenTrial) -> None:
+        self._running[frozen.number] = frozen
+        self._take(frozen)
+
+    def _take(self, frozen: FrozenTrial) -> None:
+        """Let records and sampler know what a trial is now."""
+        self._records.take(frozen)
+        if isinstance(self._study.sampler, FactsFirst):
+            self._study.sampler.take(frozen)
 
     def _sample(self, trial: optuna.Trial, space: "Space") -> Recipe:
         with warnings.catch_warnings():
@@ -257,101 +250,102 @@ class StudyStore:
 
     def adopt(self, number: int, space: "Space") -> Recipe:
         """Go on with a trial that an earlier search left running: same number, same parameters."""
-        return self._sample(self._trial(number), space)
-
-    def _trial(self, number: int) -> optuna.Trial:
-        self._frozen(number)
-        return optuna.Trial(self._study, self._ids[number])
+        known = self._study.get_trials(deepcopy=False)[number]._trial_id
+        recipe = self._sample(optuna.Trial(self._study, known), space)
+        self._begun(self._frozen(number))
+        return recipe
 
     def _frozen(self, number: int) -> FrozenTrial:
-        if number not in self._ids:
-            self._ids[number] = self._study.get_trials(deepcopy=False)[number]._trial_id
-        return self._study._storage.get_trial(self._ids[number])
+        """A trial as it is in the storage."""
+        if number in self._running:
+            return self._running[number]
+        storage = self._study._storage
+        known = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return storage.get_trial(known)
 
     def count_loss(self, number: int) -> int:
         """One more attempt at a trial that ended its own worker; returns how many there were.
 
         Attempts that something else cut off are not counted: the death of the search, of a node or of the cluster.
         """
-        trial = self._trial(number)
-        losses = int(trial.user_attrs.get("losses", 0)) + 1
-        trial.set_user_attr("losses", losses)
+        frozen = self._frozen(number)
+        losses = int(frozen.user_attrs.get("losses", 0)) + 1
+        self._study._storage.set_trial_user_attr(frozen._trial_id, "losses", losses)
+        frozen.user_attrs["losses"] = losses
         return losses
 
     def tell(self, number: int, outcome: Outcome, duplicate_of: int | None = None) -> None:
-        """End a trial. The outcome is written first, so that a crash in between loses nothing."""
-        trial = self._trial(number)
+        """End a trial at once: a crash leaves it running, or ended with all that is known of it."""
+        frozen = self._frozen(number)
         if duplicate_of is not None:
-            trial.set_user_attr("duplicate_of", duplicate_of)
+            frozen.user_attrs["duplicate_of"] = duplicate_of
         else:
-            lost, losses = isinstance(outcome, Failed) and outcome.lost, int(trial.user_attrs.get("losses", 0))
-            trial.set_user_attr("attempts", losses + (not lost))
-        trial.set_user_attr("outcome", to_data(outcome))
-        self._finish(number, outcome)
+            lost, losses = isinstance(outcome, Failed) and outcome.lost, int(frozen.user_attrs.get("losses", 0))
+            frozen.user_attrs["attempts"] = losses + (not lost)
+        frozen.user_attrs["outcome"] = to_data(outcome)
+        self._finish(frozen, outcome)
 
-    def _finish(self, number: int, outcome: Outcome) -> None:
-        trial, known = self._trial(number), self._frozen(number).constraints
-        if isinstance(outcome, Completed | Infeasible):
-            for label, value in outcome.violations.items():
-                if label not in known:
-                    trial.set_constraint(label, value)
+    def _finish(self, frozen: FrozenTrial, outcome: Outcome) -> None:
         refused = isinstance(outcome, Failed) and outcome.refused
-        if refused and "refused" not in known:
-            trial.set_constraint("refused", 1.0)
+        past = (
+            outcome.violations if isinstance(outcome, Completed | Infeasible) else {"refused": 1.0} if refused else {}
+        )
+        for label, value in past.items():
+            if label not in frozen.constraints:
+                frozen.set_constraint(label, value)
+        state, values = self._ending(outcome)
+        self._study.sampler.after_trial(self._study, frozen, state, values)
+        frozen.state, frozen.values = state, values
+        end_trial(self._study, frozen)
+        self._running.pop(frozen.number, None)
+        self._take(frozen)
+
+    def _ending(self, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
+        """The state of a trial in Optuna, and its values."""
         metrics = measured(outcome)
         if metrics is not None:
-            self._study.tell(number, [metrics[name] for name in self.objectives])
-        elif isinstance(outcome, Infeasible | Stopped) or refused:
+            values = [float(metrics[name]) for name in self.objectives]
+            # Optuna's samplers take numbers alone.
+            return (TrialState.FAIL, None) if any(map(math.isnan, values)) else (TrialState.COMPLETE, values)
+        if isinstance(outcome, Infeasible | Stopped) or (isinstance(outcome, Failed) and outcome.refused):
             # Not a failure: samplers learn from the violation that this part of the space is out of bounds.
-            self._study.tell(number, state=TrialState.PRUNED)
-        else:
-            self._study.tell(number, state=TrialState.FAIL)
+            return TrialState.PRUNED, None
+        return TrialState.FAIL, None
 
     def running(self) -> list[int]:
         """Trials that are not finished; those whose outcome was written before a crash are told now."""
         left = []
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for frozen in self._study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
             if "outcome" in frozen.user_attrs:
-                self._finish(frozen.number, from_data(frozen.user_attrs["outcome"]))
+                self._finish(frozen, from_data(frozen.user_attrs["outcome"]))
             else:
                 left.append(frozen.number)
         return left
 
+    @functools.cached_property
+    def _records(self) -> Records:
+        return Records(self._study.get_trials(deepcopy=False))
+
     def records(self) -> dict[int, Record]:
         """Every asked trial by number, duplicates included."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            known = self._records.get(frozen.number)
-            if (known is None or known.outcome is None) and "recipe" in frozen.user_attrs:
-                self._records[frozen.number] = self._record(frozen)
-        return dict(sorted(self._records.items()))
+        return dict(sorted(self._records.every.items()))
+
+    def first_of(self, recipe: Recipe) -> int | None:
+        """The first trial of a recipe that ended."""
+        return self._records.first_of(recipe)
 
     def drawn(self) -> dict[int, FrozenTrial]:
         """Every trial as Optuna has it, by number: its parameters and where each was looked for."""
         return {frozen.number: frozen for frozen in self._study.get_trials(deepcopy=False)}
 
-    def _record(self, frozen: FrozenTrial) -> Record:
-        attributes = frozen.user_attrs
-        return Record(
-            frozen.number,
-            attributes["recipe"],
-            from_data(attributes["outcome"]) if "outcome" in attributes else None,
-            int(attributes.get("attempts", 0)),
-            attributes.get("duplicate_of"),
-            _milliseconds(frozen.datetime_start),
-            _milliseconds(frozen.datetime_complete),
-        )
-
     def finished(self) -> dict[int, Record]:
         """The trials that ended, without duplicates, by their last measurements: what counts."""
-        rows = self.records()
-        counted = {n: row for n, row in rows.items() if row.outcome is not None and row.duplicate_of is None}
-        return {n: self._last_measured(row) for n, row in counted.items()}
-
-    def _last_measured(self, row: Record) -> Record:
-        metrics = self.confirmed.get(str(row.number))
-        if metrics is None or row.outcome is None:
-            return row
-        return replace(row, outcome=remeasured(row.outcome, metrics, self.limits))
+        rows = dict(sorted(self._records.finished.items()))
+        for key, metrics in self.confirmed.items():
+            row = None if key == "baseline" else rows.get(int(key))
+            if row is not None and row.outcome is not None:
+                rows[row.number] = replace(row, outcome=remeasured(row.outcome, metrics, self.limits))
+        return rows
 
     @functools.cached_property
     def confirmed(self) -> dict[str, Metrics]:
@@ -371,7 +365,3 @@ class StudyStore:
     def outcomes(self) -> dict[int, Outcome]:
         """The outcome of every finished trial."""
         return {number: row.outcome for number, row in self.finished().items() if row.outcome is not None}
-
-
-def _milliseconds(moment: datetime | None) -> int:
-    return int((moment or datetime.now()).timestamp() * 1000)

@@ -27,7 +27,7 @@ from autocompress.search.explain import (
     slacks,
     spending,
 )
-from autocompress.search.store import Record
+from autocompress.search.records import Record
 
 BASE: Metrics = {"size_bytes": 1000.0, "accuracy": 0.99, "latency_ms": 1.0, "speedup": 1.0, "error": 0.1}
 SIZE = Limit("size_bytes", "at_most", 200.0, "size")

@@ -107,7 +107,8 @@ def outcome(recipe: Recipe, tolerance: float = 0.02) -> tuple[Outcome, float]:
 
 
 def study() -> StudyStore:
-    made = optuna.create_study(directions=["minimize", "maximize", "minimize"], study_name="arithmetic")
+    directions = ["minimize", "maximize", "minimize"]
+    made = optuna.create_study(storage="sqlite://", directions=directions, study_name="arithmetic")
     made.set_user_attr("objectives", list(OBJECTIVES))
     return StudyStore(made, "sqlite:///arithmetic.db")
 

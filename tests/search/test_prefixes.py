@@ -8,7 +8,7 @@ import pytest
 from autocompress.outcome import Completed, Failed, Infeasible, Metrics, Outcome
 from autocompress.search.files import StudyFiles
 from autocompress.search.prefixes import NOT_MEASURED, Effect, Known, Prefix, effects, speeds_differ
-from autocompress.search.store import Record
+from autocompress.search.records import Record
 
 STEPS = [{"technique": "prune", "ratio": 0.5}, {"technique": "tune", "epochs": 3}, {"technique": "int8"}]
 BASE: Metrics = {"size_bytes": 1000.0, "speedup": 1.0}

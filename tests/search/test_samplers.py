@@ -56,7 +56,7 @@ def outcome(number: int, recipe: Recipe) -> Outcome:
 
 def study() -> StudyStore:
     """A study in memory: writing each trial to a file takes much longer than suggesting it."""
-    made = optuna.create_study(directions=["minimize", "maximize"], study_name="stub")
+    made = optuna.create_study(storage="sqlite://", directions=["minimize", "maximize"], study_name="stub")
     made.set_user_attr("objectives", list(OBJECTIVES))
     return StudyStore(made, "sqlite:///samplers.db")
 

@@ -187,10 +187,11 @@ def test_only_attempts_that_ended_by_themselves_are_counted_and_across_sessions(
 ) -> None:
     lost, done = asked(store, space), asked(store, space)
     assert store.count_loss(lost) == store.count_loss(done) == 1
-    assert reopened(url).count_loss(lost) == 2
-    assert store.records()[lost].attempts == 0  # none is known to be the last
-    store.tell(lost, Failed("its worker was killed (2 attempts)", lost=True))
-    store.tell(done, Completed(MEASURED, WITHIN))
+    later = reopened(url)
+    assert later.count_loss(lost) == 2
+    assert later.records()[lost].attempts == 0  # none is known to be the last
+    later.tell(lost, Failed("its worker was killed (2 attempts)", lost=True))
+    later.tell(done, Completed(MEASURED, WITHIN))
     assert {n: row.attempts for n, row in reopened(url).records().items()} == {lost: 2, done: 2}
 
 

@@ -13,8 +13,8 @@ from autocompress.config import Budget
 from autocompress.front import find_front
 from autocompress.outcome import Baseline, Completed, Failed, Infeasible, Limit, Metrics, Outcome
 from autocompress.recipe import Recipe, recipe_line
+from autocompress.search.records import Record
 from autocompress.search.state import State
-from autocompress.search.store import Record
 from autocompress.techniques import recipe_from_data
 from autocompress.terminal.plain import Screen
 from autocompress.terminal.views import (
