@@ -1,6 +1,7 @@
 """A surrogate: what a metric will be, with how far that may be off, from the candidates that were seen."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,30 +39,47 @@ class GaussianProcess:
         self._mean, spread = float(values.mean()), float(values.std())
         self._spread = spread if spread > 1e-9 else 1.0
         self._values = (values - self._mean) / self._spread
-        self._distances = [_squares(inputs, inputs, groups == group) for group in range(int(groups.max()) + 1)]
         self._products = inputs @ inputs.T / inputs.shape[1]
-        start = scales or Scales(np.ones(len(self._distances)), 0.1, 0.05)
-        self.scales = self._tuned(start) if tune else start
-        kernel = self._kernel(self.scales)[0]
+        self.scales = scales or Scales(np.ones(int(groups.max()) + 1), 0.1, 0.05)
+        if tune:
+            self.scales = self._tuned(self.scales)
+        self._scaled = inputs / self.scales.lengths[groups]
+        kernel = _matern(np.sqrt(np.maximum(_squares(self._scaled, self._scaled), 0.0)))
+        kernel += self.scales.linear * self._products
         kernel[np.diag_indices_from(kernel)] += self.scales.noise + 1e-8
         self._lower = cholesky(kernel, lower=True)
         self._weights = cho_solve((self._lower, True), self._values)
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
         """Mean and standard deviation at each of (points, columns), of the value without its noise."""
-        lengths = self.scales.lengths[self._groups]
-        radius = np.sqrt(np.maximum(_squares(inputs / lengths, self._inputs / lengths), 0.0))
-        across = _matern(radius) + self.scales.linear * (inputs @ self._inputs.T) / inputs.shape[1]
-        mean = across @ self._weights
+        across = self._across(inputs)
         solved = solve_triangular(self._lower, across.T, lower=True, check_finite=False)
         own = 1.0 + self.scales.linear * (inputs**2).sum(1) / inputs.shape[1]
         variance = np.maximum(own - (solved**2).sum(0), 1e-10)
-        return self._mean + self._spread * mean, self._spread * np.sqrt(variance)
+        return self._mean + self._spread * (across @ self._weights), self._spread * np.sqrt(variance)
+
+    def mean(self, inputs: Array) -> Array:
+        """The mean alone, which takes much less."""
+        return np.asarray(self._mean + self._spread * (self._across(inputs) @ self._weights))
+
+    def _across(self, inputs: Array) -> Array:
+        """The covariance of each of (points, columns) with each point that was learned from."""
+        scaled = inputs / self.scales.lengths[self._groups]
+        radius = np.sqrt(np.maximum(_squares(scaled, self._scaled), 0.0))
+        return np.asarray(
+            _matern(radius) + self.scales.linear * (inputs @ self._inputs.T) / inputs.shape[1], dtype=np.float64
+        )
 
     @property
     def noise(self) -> float:
         """The standard deviation of values that were seen around what they would be without noise."""
         return self._spread * float(np.sqrt(self.scales.noise))
+
+    @cached_property
+    def _distances(self) -> list[Array]:
+        """Squared distances over each group of columns, which tuning weighs anew at each of its steps."""
+        groups = range(int(self._groups.max()) + 1)
+        return [_squares(self._inputs, self._inputs, self._groups == group) for group in groups]
 
     def _kernel(self, scales: Scales) -> tuple[Array, Array]:
         squares = np.zeros_like(self._products)

@@ -65,3 +65,24 @@ def test_values_that_are_all_alike_are_predicted() -> None:
     mean, deviation = GaussianProcess(inputs, np.full(5, 7.0), GROUPS).predict(inputs)
     np.testing.assert_allclose(mean, 7.0)
     assert np.isfinite(deviation).all()
+
+
+def test_the_mean_alone_is_the_mean() -> None:
+    generator = np.random.default_rng(3)
+    inputs, groups = generator.uniform(-1, 1, (30, 3)), np.array([0, 0, 1])
+    model = GaussianProcess(inputs, inputs[:, 0] + inputs[:, 2] ** 2, groups)
+    points = generator.uniform(-1, 1, (50, 3))
+    np.testing.assert_allclose(model.mean(points), model.predict(points)[0], rtol=1e-12)
+
+
+def test_kept_scales_give_the_same_surrogate_as_the_fit_that_found_them() -> None:
+    """Tuning weighs groups of columns apart; afterwards all columns are scaled at once."""
+    generator = np.random.default_rng(4)
+    inputs, groups = generator.uniform(-1, 1, (30, 4)), np.array([0, 0, 1, 2])
+    values = np.sin(2 * inputs[:, 0]) + inputs[:, 3]
+    tuned = GaussianProcess(inputs, values, groups)
+    kept = GaussianProcess(inputs, values, groups, tuned.scales, tune=False)
+    kernel, _ = tuned._kernel(tuned.scales)
+    kernel[np.diag_indices(30)] += tuned.scales.noise + 1e-8
+    np.testing.assert_allclose(kept._lower @ kept._lower.T, kernel, atol=1e-9)
+    np.testing.assert_array_equal(kept.predict(inputs)[0], tuned.predict(inputs)[0])
