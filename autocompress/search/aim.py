@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .terrain import Array, Row
 
@@ -95,12 +96,27 @@ class Aim:
                 total += max(past if bound.at_most else -past, 0.0)
         return total
 
-    def best(self, seen: Sequence[Seen], count: int) -> list[Seen]:
-        """Up to `count` candidates, best first: the feasible by how many dominate them, then those that miss least."""
-        costs = self.costs(seen)
-        misses = np.array([self.miss(one) for one in seen], dtype=float)
-        feasible = costs[misses <= 0]
-        rank = np.zeros(len(seen))
-        for point in feasible:
-            rank += (point <= costs).all(1) & (point < costs).any(1)
-        return [seen[index] for index in np.lexsort((costs.sum(1), rank, misses))[:count]]
+
+def best_of(costs: Array, misses: Array, count: int) -> NDArray[np.int64]:
+    """The places of up to `count` candidates, best first: the feasible by how many dominate them, then the near misses.
+
+    costs: (candidates, axes); misses: (candidates,), zero where one is feasible.
+    """
+    near = np.arange(len(misses))
+    if len(near) > count:
+        near = near[misses <= np.partition(misses, count - 1)[count - 1]]
+    feasible = costs[misses <= 0]
+    if len(near) > 2 * count and (misses[near] <= 0).all():
+        # What enough of the least costly dominate cannot be among the best.
+        few = costs[near[np.argsort(costs[near].sum(1), kind="stable")[: 2 * count]]]
+        near = near[_dominators(costs[near], few) < count]
+    rank = _dominators(costs[near], feasible)
+    return near[np.lexsort((costs[near].sum(1), rank, misses[near]))[:count]]
+
+
+def _dominators(costs: Array, points: Array) -> NDArray[np.int64]:
+    """How many of the points dominate each candidate."""
+    found = np.zeros(len(costs), dtype=np.int64)
+    for point in points:
+        found += (point <= costs).all(1) & (point < costs).any(1)
+    return found

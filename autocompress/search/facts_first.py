@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from ..config import less_is_better
 from ..outcome import Limit, Metrics
-from .aim import Aim, Axis, Bound, Seen
+from .aim import Aim, Axis, Bound, Seen, best_of
 from .proposals import Proposer
 from .space import Space
 from .terrain import Row, Terrain
@@ -50,7 +50,7 @@ class FactsFirst(optuna.samplers.BaseSampler):
         self.domains = distributions(space)
         self._aim = make_aim(objectives, limits, baseline, lower)
         self._rate, self._first = seconds_per_epoch, [self._complete(row) for row in first]
-        self._terrain = Terrain(self.domains, space.active, space.leaves, space.orders())
+        self._terrain = Terrain(self.domains, space.active, space.leaves, space.orders(), space.switches())
         self._proposer = Proposer(self._terrain, self._aim, self._seconds, seed)
         self._independent = optuna.samplers.RandomSampler(seed=seed)
         self._seen: list[Seen] = []
@@ -119,7 +119,9 @@ class FactsFirst(optuna.samplers.BaseSampler):
     def _learned(self) -> list[Seen]:
         """What surrogates learn from: all, or of many the best and the last."""
         if len(self._seen) > 2 * MOST:
-            best = self._aim.best(self._seen[:-MOST], MOST)
+            older = self._seen[:-MOST]
+            misses = np.array([self._aim.miss(one) for one in older])
+            best = [older[index] for index in best_of(self._aim.costs(older), misses, MOST)]
             self._seen = [*best, *self._seen[-MOST:]]
         return [*self._ahead, *self._seen]
 

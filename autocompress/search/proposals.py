@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from .aim import Aim, Seen
+from .aim import Aim, Seen, best_of
 from .surrogate import GaussianProcess, Scales
 from .terrain import Array, Row, Terrain
 
@@ -29,6 +29,16 @@ GROWTH = 1.2  # scales are tuned anew when a surrogate has learned from so many 
 Models = Mapping[str, GaussianProcess]
 
 
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """What was seen, with what is worked out of it once: its row as numbers, its costs, and by how much it misses."""
+
+    seen: Seen
+    line: Array
+    costs: Array
+    miss: float
+
+
 class Proposer:
     """Proposes rows, by surrogates of facts and of quality that are fitted to what was seen.
 
@@ -38,7 +48,8 @@ class Proposer:
     def __init__(self, terrain: Terrain, aim: Aim, seconds: Callable[[Row], float], seed: int) -> None:
         self._terrain, self._aim, self._seconds, self._seed = terrain, aim, seconds, seed
         self._scales: dict[str, tuple[int, Scales]] = {}
-        self._cube = np.random.default_rng(0).random((8 * SAMPLES, len(aim.axes)))
+        self._weighed: dict[int, Weighed] = {}
+        self._cube = np.ascontiguousarray(np.random.default_rng(0).random((8 * SAMPLES, len(aim.axes))).T)
 
     def propose(
         self, seen: Sequence[Seen], known: Set[tuple[Any, ...]], running: Sequence[Row], first: Sequence[Row] = ()
@@ -49,46 +60,60 @@ class Proposer:
         and left out where it surely does not.
         """
         generator = np.random.default_rng([self._seed, len(known), len(running)])
-        known = known | {self._terrain.key(row) for row in running}
-        facts = self._fact_models(seen)
+        busy = {self._terrain.key(row) for row in running}
+        weighed = self._weigh(seen)
+        facts = self._fact_models(weighed)
         for row in first:
             fitted = self._scaled_to_fit(row, facts) if facts else row
+            key = self._terrain.key(fitted)
             hopeless = facts and self._fits(self._terrain.encode([fitted]), facts)[0][0] < UNLIKELY
-            if self._terrain.key(fitted) not in known and not hopeless:
+            if key not in known and key not in busy and not hopeless:
                 return fitted
-        trained = [one for one in seen if one.qualities]
+        trained = [one for one in weighed if one.seen.qualities]
         if not facts:
-            return self._unknown(known, generator)
+            return self._unknown(known, busy, generator)
         begun = len(trained) >= BEGINNING
         drawn = self._pool(trained, facts, generator) if begun else self._mild(facts, generator)
         pool = {self._terrain.key(row): row for row in drawn}
-        rows = [row for key, row in pool.items() if key not in known]
+        rows = [row for key, row in pool.items() if key not in known and key not in busy]
         if not rows:
-            return self._unknown(known, generator)
+            return self._unknown(known, busy, generator)
         if not begun:
             return rows[0]
         # Where all that is worth anything waits for another, what is worth nothing is drawn at random.
         worth = self._worth(rows, trained, running, facts)
-        return rows[int(np.argmax(worth))] if worth.max() > 0 else self._unknown(known, generator)
+        return rows[int(np.argmax(worth))] if worth.max() > 0 else self._unknown(known, busy, generator)
 
-    def _unknown(self, known: Set[tuple[Any, ...]], generator: np.random.Generator) -> Row:
+    def _unknown(self, known: Set[Any], busy: Set[Any], generator: np.random.Generator) -> Row:
         row = self._terrain.random(generator)
         for _ in range(50):
-            if self._terrain.key(row) not in known:
+            key = self._terrain.key(row)
+            if key not in known and key not in busy:
                 break
             row = self._terrain.random(generator)
         return row
 
+    def _weigh(self, seen: Sequence[Seen]) -> list[Weighed]:
+        """What is worked out of what was seen; of what was seen before, as it was then."""
+        new = [one for one in seen if id(one) not in self._weighed]
+        lines, costs = self._terrain.encode([one.row for one in new]), self._aim.costs(new)
+        made = {
+            id(one): Weighed(one, line, cost, self._aim.miss(one))
+            for one, line, cost in zip(new, lines, costs, strict=True)
+        }
+        self._weighed = {id(one): made.get(id(one)) or self._weighed[id(one)] for one in seen}
+        return list(self._weighed.values())
+
     # Surrogates
 
-    def _fact_models(self, seen: Sequence[Seen]) -> dict[str, GaussianProcess]:
+    def _fact_models(self, weighed: Sequence[Weighed]) -> dict[str, GaussianProcess]:
         """A surrogate of each fact, as a logarithm; none where too little was seen."""
         found = {}
         for name in self._aim.facts:
-            rows = [one for one in seen if name in one.facts][-POINTS:]
+            rows = [one for one in weighed if name in one.seen.facts][-POINTS:]
             if len(rows) >= 4:
-                values = np.log([max(one.facts[name], 1e-9) for one in rows])
-                inputs = self._terrain.encode_kept([one.row for one in rows])
+                values = np.log([max(one.seen.facts[name], 1e-9) for one in rows])
+                inputs = np.array([one.line for one in rows])
                 found[name] = self._model(name, inputs, values, self._terrain.groups)
         return found
 
@@ -100,17 +125,19 @@ class Proposer:
             self._scales[name] = (len(values), model.scales)
         return model
 
-    def _quality_models(self, trained: Sequence[Seen], names: Sequence[str]) -> dict[str, GaussianProcess]:
+    def _quality_models(self, trained: Sequence[Weighed], names: Sequence[str]) -> dict[str, GaussianProcess]:
         """A surrogate of each quality, by settings and facts; trained: what it learns from."""
         known = list(trained)
         if len(trained) > POINTS:
             recent = trained[-POINTS // 2 :]
-            known = [*self._aim.best(trained[: -POINTS // 2], POINTS // 2), *recent]
-        facts = {name: np.log([max(one.facts.get(name, 1e-9), 1e-9) for one in known]) for name in names}
-        inputs = _with_facts(self._terrain.encode_kept([one.row for one in known]), facts)
+            known = [*_best(trained[: -POINTS // 2], POINTS // 2), *recent]
+        facts = {name: np.log([max(one.seen.facts.get(name, 1e-9), 1e-9) for one in known]) for name in names}
+        inputs = _with_facts(np.array([one.line for one in known]), facts)
         groups = np.concatenate([self._terrain.groups, np.full(len(names), self._terrain.groups.max(initial=0) + 1)])
         return {
-            name: self._model(name, inputs, self._aim.to_drop(name, [one.qualities[name] for one in known]), groups)
+            name: self._model(
+                name, inputs, self._aim.to_drop(name, [one.seen.qualities[name] for one in known]), groups
+            )
             for name in self._aim.qualities
         }
 
@@ -127,16 +154,16 @@ class Proposer:
 
     # Candidates
 
-    def _pool(self, trained: Sequence[Seen], facts: Models, generator: np.random.Generator) -> list[Row]:
+    def _pool(self, trained: Sequence[Weighed], facts: Models, generator: np.random.Generator) -> list[Row]:
         """Rows at random, rows like the best ones, other leaves of their trunks, and some of these moved to fit."""
-        terrain, best = self._terrain, self._aim.best(trained, ELITE)
+        terrain, best = self._terrain, [one.seen for one in _best(trained, ELITE)]
         rows = [terrain.random(generator) for _ in range(RANDOM)]
         for index in range(MUTANTS):
             parent = best[min(int(generator.exponential(len(best) / 3)), len(best) - 1)].row
             rows.append(terrain.mutant(parent, generator, 1 + index % 3))
         leaves = [
-            terrain.mutant(one.row, generator, int(generator.integers(1, 4)), terrain.leaves(one.row))
-            for one in best[:TRUNKS]
+            terrain.mutant(row, generator, int(generator.integers(1, 4)), names)
+            for row, names in [(one.row, terrain.leaves(one.row)) for one in best[:TRUNKS]]
             for _ in range(LEAVES)
         ]
         chosen = [rows[index] for index in generator.choice(len(rows), size=SOLVED, replace=False)]
@@ -150,51 +177,53 @@ class Proposer:
 
     def _solved(self, rows: Sequence[Row], facts: Models, generator: np.random.Generator) -> list[Row]:
         """Rows with one setting moved to the value that just keeps the limits on facts, as far as facts are known."""
-        lines = []
-        for row, names in zip(rows, self._effective(rows, facts), strict=True):
-            lines.append(_Line(row, [names[int(generator.integers(len(names)))]] if names else []))
-        return self._fitting(lines, facts)
+        encoded = self._terrain.encode(rows)
+        chosen = [
+            [names[int(generator.integers(len(names)))]] if names else []
+            for names in self._effective(rows, encoded, facts)
+        ]
+        return self._fitting(rows, encoded, chosen, facts)
 
     def _scaled_to_fit(self, row: Row, facts: Models) -> Row:
         """A row as it is where it fits; else with the one setting moved by which it best keeps the limits on facts."""
-        if self._fits(self._terrain.encode([row]), facts)[0][0] >= SURE:
+        encoded = self._terrain.encode([row])
+        if self._fits(encoded, facts)[0][0] >= SURE:
             return row
-        (names,) = self._effective([row], facts)
-        return self._fitting([_Line(row, names)], facts)[0]
+        return self._fitting([row], encoded, self._effective([row], encoded, facts), facts)[0]
 
-    def _effective(self, rows: Sequence[Row], facts: Models) -> list[list[str]]:
+    def _effective(self, rows: Sequence[Row], encoded: Array, facts: Models) -> list[list[str]]:
         """The settings of each row that move its size between their ends."""
-        owners, ends = [], []
-        for index, row in enumerate(rows):
-            for name in self._terrain.knobs(row):
-                owners.append((index, name))
-                ends.append(self._terrain.encode_line(row, name, self._terrain.ends[name]))
-        found: list[list[str]] = [[] for _ in rows]
-        if ends:
-            sizes = facts[self._aim.facts[0]].predict(np.vstack(ends))[0].reshape(-1, 2)
-            for (index, name), (low, high) in zip(owners, sizes, strict=True):
-                if abs(high - low) > EFFECT:
-                    found[index].append(name)
-        return found
+        knobs = [self._terrain.knobs(row) for row in rows]
+        inputs = self._terrain.along(encoded, knobs, self._terrain.ends)
+        if not len(inputs):
+            return [[] for _ in rows]
+        low, high = facts[self._aim.facts[0]].mean(inputs).reshape(-1, 2).T
+        moves = iter((np.abs(high - low) > EFFECT).tolist())
+        return [[name for name in names if next(moves)] for names in knobs]
 
-    def _fitting(self, lines: Sequence["_Line"], facts: Models) -> list[Row]:
-        """Of each line of rows, the largest that fits, which takes least away; or the one that most likely does."""
-        rows = [row for line in lines for row in line.rows(self._terrain)]
+    def _fitting(self, rows: Sequence[Row], encoded: Array, names: list[list[str]], facts: Models) -> list[Row]:
+        """Each row, or it with another value of one of its names: the largest that fits, which takes least away.
+
+        Where none surely fits: the one that most likely does.
+        """
         if not rows:
             return []
-        fits, means = self._fits(np.vstack([line.inputs(self._terrain) for line in lines]), facts)
+        terrain = self._terrain
+        fits, means = self._fits(np.vstack([encoded, terrain.along(encoded, names, terrain.codes)]), facts)
         size = means[self._aim.facts[0]]
-        found, start = [], 0
-        for line in lines:
-            here = np.arange(start, start + line.count(self._terrain))
-            inside = here[fits[here] >= SURE]
-            found.append(rows[inside[np.argmax(size[inside])] if len(inside) else here[np.argmax(fits[here])]])
-            start += len(here)
+        found, start = [], len(rows)
+        for index, (row, some) in enumerate(zip(rows, names, strict=True)):
+            values = [(name, value) for name in some for value in terrain.grids[name]]
+            here = np.array([index, *range(start, start + len(values))])
+            start += len(values)
+            inside = np.flatnonzero(fits[here] >= SURE)
+            best = inside[np.argmax(size[here[inside]])] if len(inside) else np.argmax(fits[here])
+            found.append({**row, **dict([values[best - 1]])} if best else row)
         return found
 
     # What candidates promise
 
-    def _worth(self, rows: Sequence[Row], trained: Sequence[Seen], running: Sequence[Row], facts: Models) -> Array:
+    def _worth(self, rows: Sequence[Row], trained: Sequence[Weighed], running: Sequence[Row], facts: Models) -> Array:
         """The hypervolume that each row is expected to add, by its seconds.
 
         Where nothing is known to be good: by how much it is expected to come nearer to that.
@@ -208,20 +237,24 @@ class Proposer:
             mean, deviation = model.predict(inputs)
             deviation = np.sqrt(deviation**2 + NOTED * model.noise**2)
             qualities[name] = self._aim.from_drop(name, mean[:, None] + deviation[:, None] * QUANTILES)
-        seconds = np.array([self._seconds(row) for row in rows]) ** PATIENCE
         taken = self._taken(trained, running, facts, models)
         if taken is not None:
             gains = likely * self._gains(taken, means, qualities)
             if (gains > 0).any():
-                return gains / seconds
-        return likely * self._hopes(trained, qualities, len(rows)) / seconds
+                return self._by_seconds(rows, gains)
+        return self._by_seconds(rows, likely * self._hopes(trained, qualities, len(rows)))
 
-    def _taken(self, trained: Sequence[Seen], running: Sequence[Row], facts: Models, models: Models) -> Array | None:
+    def _by_seconds(self, rows: Sequence[Row], gains: Array) -> Array:
+        """Gains by what they cost, which is worked out of those alone that gain anything."""
+        costs = [self._seconds(row) if gain > 0 else 1.0 for row, gain in zip(rows, gains, strict=True)]
+        return np.asarray(gains / np.array(costs) ** PATIENCE)
+
+    def _taken(self, trained: Sequence[Weighed], running: Sequence[Row], facts: Models, models: Models) -> Array | None:
         """Costs of what is feasible, and expected of what runs; None where nothing is feasible."""
-        feasible = [one for one in trained if one.feasible]
+        feasible = [one.costs for one in trained if one.seen.feasible]
         if not feasible:
             return None
-        costs = self._aim.costs(feasible)
+        costs = np.array(feasible)
         if not running:
             return costs
         encoded = self._terrain.encode(running)
@@ -231,12 +264,13 @@ class Proposer:
         values |= {name: self._aim.from_drop(name, model.predict(inputs)[0]) for name, model in models.items()}
         return np.vstack([costs, np.column_stack([axis.cost(values[axis.name]) for axis in self._aim.axes])])
 
-    def _hopes(self, trained: Sequence[Seen], qualities: Mapping[str, Array], count: int) -> Array:
+    def _hopes(self, trained: Sequence[Weighed], qualities: Mapping[str, Array], count: int) -> Array:
         """By how much each row is expected to come nearer to the limits on quality than what was seen, all else kept.
 
         Nearness is counted in steps that grow, and one that keeps the limits comes nearer by all of the way.
         """
-        near = [one for one in trained if self._aim.miss(one, facts_only=True) <= 0] or trained
+        every = [one.seen for one in trained]
+        near = [one for one in every if self._aim.miss(one, facts_only=True) <= 0] or every
         best = min(float(self._short({n: np.array([v]) for n, v in one.qualities.items()})[0]) for one in near)
         short = self._short(qualities) if qualities else np.zeros((count, 1))
         return np.asarray(np.maximum(best + LEAST_HOPE - short, 0.0).mean(1))
@@ -253,46 +287,68 @@ class Proposer:
     def _gains(self, taken: Array, means: Mapping[str, Array], qualities: Mapping[str, Array]) -> Array:
         """The share of the cube that rows would dominate and nothing does yet, over the quantiles of their quality."""
         free = self._cube
-        for point in taken[(taken < 1).all(1)]:
-            free = free[~(point <= free).all(1)]
-        share, free = len(free) / len(self._cube), free[:SAMPLES]
+        for point in _front(taken[(taken < 1).all(1)]):
+            free = free[:, ~_dominated(point, free)]
+        share, free = free.shape[1] / self._cube.shape[1], free[:, :SAMPLES]
         count = len(next(iter(means.values())))
-        if not len(free):
+        if not free.size:
             return np.zeros(count)
-        fixed = np.ones((count, len(free)), dtype=bool)
+        places = [(position, axis) for position, axis in enumerate(self._aim.axes) if not axis.fact]
+        if places:  # so that the points which a quality reaches are the last ones, and counted at once
+            free = free[:, np.argsort(free[places[0][0]], kind="stable")]
+        fixed = np.ones((count, free.shape[1]), dtype=bool)
         for position, axis in enumerate(self._aim.axes):
             if axis.fact:
-                fixed &= axis.cost(np.exp(means[axis.name]))[:, None] <= free[:, position]
-        total = np.zeros(count)
+                fixed &= axis.cost(np.exp(means[axis.name]))[:, None] <= free[position]
+        total, after = np.zeros(count), _counts(fixed)
         for quantile in range(len(QUANTILES)):
-            inside, keeps = fixed.copy(), np.ones(count, dtype=bool)
-            for position, axis in enumerate(self._aim.axes):
-                if not axis.fact:
-                    inside &= axis.cost(qualities[axis.name][:, quantile])[:, None] <= free[:, position]
-            for bound in self._aim.bounds:
-                if bound.name in qualities:
-                    values = qualities[bound.name][:, quantile]
-                    keeps &= values <= bound.bound if bound.at_most else values >= bound.bound
-            total += keeps * inside.mean(1) * share / len(QUANTILES)
+            costs = [(position, axis.cost(qualities[axis.name][:, quantile])) for position, axis in places]
+            if len(costs) > 1:
+                others = [cost[:, None] <= free[position] for position, cost in costs[1:]]
+                after = _counts(np.logical_and.reduce([fixed, *others]))
+            start = np.searchsorted(free[costs[0][0]], costs[0][1]) if costs else np.zeros(count, dtype=np.int64)
+            inside = after[np.arange(count), start] / free.shape[1]
+            total += self._keeps(qualities, quantile, count) * inside * share / len(QUANTILES)
         return total
 
+    def _keeps(self, qualities: Mapping[str, Array], quantile: int, count: int) -> NDArray[np.bool_]:
+        """Which rows keep the limits on quality, at one quantile of it."""
+        keeps = np.ones(count, dtype=bool)
+        for bound in self._aim.bounds:
+            if bound.name in qualities:
+                values = qualities[bound.name][:, quantile]
+                keeps &= values <= bound.bound if bound.at_most else values >= bound.bound
+        return keeps
 
-@dataclass(frozen=True)
-class _Line:
-    """A row, and the rows that it becomes by each value of each of these settings."""
 
-    row: Row
-    names: Sequence[str]
+def _best(known: Sequence[Weighed], count: int) -> list[Weighed]:
+    """Up to `count` candidates, best first."""
+    if not known:
+        return []
+    costs, misses = np.array([one.costs for one in known]), np.array([one.miss for one in known])
+    return [known[index] for index in best_of(costs, misses, count)]
 
-    def rows(self, terrain: Terrain) -> list[Row]:
-        return [self.row, *({**self.row, name: value} for name in self.names for value in terrain.grids[name])]
 
-    def count(self, terrain: Terrain) -> int:
-        return 1 + sum(len(terrain.grids[name]) for name in self.names)
+def _front(points: Array) -> Array:
+    """The points that no other dominates, each once."""
+    import moocore
 
-    def inputs(self, terrain: Terrain) -> Array:
-        lines = [terrain.encode_line(self.row, name, terrain.grids[name]) for name in self.names]
-        return np.vstack([terrain.encode([self.row]), *lines])
+    return np.asarray(moocore.filter_dominated(points)) if len(points) else points
+
+
+def _dominated(point: Array, samples: Array) -> NDArray[np.bool_]:
+    """Which of (axes, samples) are at least as costly everywhere as a point."""
+    found = point[0] <= samples[0]
+    for cost, costs in zip(point[1:], samples[1:], strict=True):
+        found &= cost <= costs
+    return np.asarray(found)
+
+
+def _counts(inside: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """How many are true in each row from each place on: (rows, places + 1)."""
+    found = np.zeros((len(inside), inside.shape[1] + 1), dtype=np.int32)
+    np.cumsum(inside[:, ::-1], axis=1, out=found[:, 1:])
+    return found[:, ::-1]
 
 
 def _with_facts(inputs: Array, facts: Mapping[str, Array]) -> Array:

@@ -61,6 +61,12 @@ class Space:
                 found.update(active_parameters(group, parameters))
         return found
 
+    def switches(self) -> list[str]:
+        """The parameters that decide which steps there are, and so which others are used."""
+        names = {option.name for option in self.options().values()}
+        chosen = {group.name for group in self.groups if group.how == "one_of"}
+        return sorted(self.parameters() & {*self.times, *names, *chosen})
+
     def options(self) -> dict[str, Option]:
         """Every option by its name."""
         return {option.name: option for group in self.groups for option in group.options if option is not None}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,27 @@ REMEMBERED = 20_000  # rows, and combinations of choices
 ANYWHERE, NEAR = 0.2, 0.15  # how often a number is drawn anew, and else how far it moves, as a share of its domain
 
 
+@dataclass(frozen=True, eq=False)
+class Use:
+    """What hangs on nothing but which parameters a row uses.
+
+    listed: these in the order of the domains; by_name: in that of the alphabet; mask: of all parameters; orders: the
+    positions among them that are in order among themselves; knobs: the numeric settings, which may be solved for.
+    """
+
+    names: frozenset[str]
+    listed: tuple[str, ...]
+    by_name: tuple[str, ...]
+    mask: NDArray[np.bool_]
+    orders: tuple[tuple[str, ...], ...]
+    knobs: tuple[str, ...]
+
+
 class Terrain:
     """What rows may say: the domain of each parameter, which of them a row uses, and which follow its last training.
 
-    orders: the positions of steps that are in order among themselves, for each such group.
+    orders: the positions of steps that are in order among themselves, for each such group. switches: the parameters
+    on which it hangs what a row uses; all choices and counts where they are not told.
     """
 
     def __init__(
@@ -28,17 +46,20 @@ class Terrain:
         active: Callable[[Row], set[str]],
         leaves: Callable[[Row], set[str]],
         orders: Sequence[Sequence[str]] = (),
+        switches: Sequence[str] = (),
     ) -> None:
         self._orders = [list(names) for names in orders]
         self.domains, self.leaves, self._find_active = dict(domains), leaves, active
-        # What a row uses hangs on its choices and counts alone.
-        self._deciding = [name for name, domain in self.domains.items() if _decides(name, domain)]
-        self._active: dict[tuple[Any, ...], frozenset[str]] = {}
+        self._switches = switches or [name for name, domain in self.domains.items() if _decides(name, domain)]
+        self._uses: dict[tuple[Any, ...], Use] = {}
+        self._known_uses: dict[frozenset[str], Use] = {}
         columns, groups = 0, list[int]()
         self._places: dict[str, tuple[int, int]] = {}
         self.grids = {name: _grid(domain) for name, domain in self.domains.items()}
-        self.ends = {name: [grid[0], grid[-1]] for name, grid in self.grids.items()}
-        self._kept: dict[int, tuple[Row, Array]] = {}
+        self.codes = {
+            name: np.array([_scaled(self.domains[name], value) for value in grid]) for name, grid in self.grids.items()
+        }
+        self.ends = {name: codes[[0, -1]] for name, codes in self.codes.items()}
         for name, domain in self.domains.items():
             width = _width(domain)
             self._places[name] = (columns, width)
@@ -49,12 +70,30 @@ class Terrain:
 
     def active(self, row: Row) -> frozenset[str]:
         """The parameters that a row uses."""
-        key = tuple([row[name] for name in self._deciding])
-        if key not in self._active:
-            if len(self._active) > REMEMBERED:
-                self._active.clear()
-            self._active[key] = frozenset(self._find_active(row))
-        return self._active[key]
+        return self._use(row).names
+
+    def _use(self, row: Row) -> Use:
+        switched = tuple([row[name] for name in self._switches])
+        found = self._uses.get(switched)
+        if found is None:
+            if len(self._uses) > REMEMBERED:
+                self._uses.clear()
+                self._known_uses.clear()
+            names = frozenset(self._find_active(row))
+            found = self._known_uses.get(names) or self._make_use(names)
+            self._uses[switched] = self._known_uses[names] = found
+        return found
+
+    def _make_use(self, names: frozenset[str]) -> Use:
+        orders = [tuple(name for name in group if name in names) for group in self._orders]
+        knobs = [
+            name
+            for name, domain in self.domains.items()
+            if name in names and _numeric(domain) and not name.endswith(IDLE)
+        ]
+        mask = np.array([name in names for name in self.domains])
+        listed = tuple(name for name in self.domains if name in names)
+        return Use(names, listed, tuple(sorted(listed)), mask, tuple(order for order in orders if order), tuple(knobs))
 
     def random(self, generator: np.random.Generator) -> Row:
         """A row drawn evenly from the domains."""
@@ -62,55 +101,45 @@ class Terrain:
 
     def mutant(self, row: Row, generator: np.random.Generator, count: int, only: Set[str] | None = None) -> Row:
         """A row with some of the parameters that it uses changed, numbers by a little or at random."""
-        names = sorted((only if only is not None else self.active(row)) & self.domains.keys())
+        names = sorted(only & self.domains.keys()) if only is not None else self._use(row).by_name
         changed = dict(row)
         if names:
-            for name in generator.choice(names, size=min(count, len(names)), replace=False):
-                changed[str(name)] = _nudged(self.domains[str(name)], row[str(name)], self.grids[str(name)], generator)
+            for index in generator.choice(len(names), size=min(count, len(names)), replace=False):
+                name = names[int(index)]
+                changed[name] = _nudged(self.domains[name], row[name], self.grids[name], generator)
         return changed
 
     def key(self, row: Row) -> tuple[Any, ...]:
         """What a row comes to: equal for rows that differ in what they do not use, or in positions of one order."""
-        active = self.active(row)
-        order = self._ranks(row, active)
-        return tuple((name, order.get(name, row[name])) for name in self.domains if name in active)
+        use = self._use(row)
+        row = _ranked(row, use.orders)
+        return use.names, *[row[name] for name in use.listed]
 
     def encode(self, rows: Sequence[Row]) -> Array:
         """Rows as (rows, columns): numbers in -1 to 1, choices a column each; what a row does not use is 0."""
         found = np.zeros((len(rows), len(self.groups)))
-        for line, row in zip(found, rows, strict=True):
-            active = self.active(row)
-            order = self._ranks(row, active)
-            for name in active:
-                start, width = self._places[name]
-                domain, value = self.domains[name], order.get(name, row[name])
-                if width > 1:
-                    line[start + domain.choices.index(value)] = 1.0
-                else:
-                    line[start] = _scaled(domain, value)
+        if not rows:
+            return found
+        uses = [self._use(row) for row in rows]
+        used = np.array([use.mask for use in uses])
+        rows = [_ranked(row, use.orders) for row, use in zip(rows, uses, strict=True)]
+        for index, (name, domain) in enumerate(self.domains.items()):
+            (lines,) = np.nonzero(used[:, index])
+            values = [rows[line][name] for line in lines]
+            start, width = self._places[name]
+            if width > 1:
+                found[lines, start + np.array([domain.choices.index(value) for value in values], dtype=np.int64)] = 1.0
+            elif values:
+                found[lines, start] = _all_scaled(domain, values)
         return found
 
-    def _ranks(self, row: Row, active: Set[str]) -> dict[str, float]:
-        """Positions by their order among those of a group that a row uses, evenly spaced; equal ones by their names."""
-        found = {}
-        for group in self._orders:
-            names = sorted((name for name in group if name in active), key=lambda name: (row[name], name))
-            found.update({name: (index + 0.5) / len(names) for index, name in enumerate(names)})
-        return found
-
-    def encode_kept(self, rows: Sequence[Row]) -> Array:
-        """The same for rows that are asked for again and again: the very objects, which nobody changes."""
-        if len(self._kept) > REMEMBERED:
-            self._kept.clear()
-        for row in rows:
-            if id(row) not in self._kept:
-                self._kept[id(row)] = row, self.encode([row])[0]
-        return np.array([self._kept[id(row)][1] for row in rows]).reshape(len(rows), len(self.groups))
-
-    def encode_line(self, row: Row, name: str, values: Sequence[Any]) -> Array:
-        """One row with each of these values of a number that it uses: (values, columns)."""
-        found = np.repeat(self.encode([row]), len(values), axis=0)
-        found[:, self._places[name][0]] = [_scaled(self.domains[name], value) for value in values]
+    def along(self, encoded: Array, names: Sequence[Sequence[str]], codes: Mapping[str, Array]) -> Array:
+        """For each of (rows, columns) and each of its names, the row with each code of that number, which it uses."""
+        flat = [name for some in names for name in some]
+        found = np.repeat(encoded, [sum(len(codes[name]) for name in some) for some in names], axis=0)
+        if flat:
+            columns = np.repeat([self._places[name][0] for name in flat], [len(codes[name]) for name in flat])
+            found[np.arange(len(found)), columns] = np.concatenate([codes[name] for name in flat])
         return found
 
     def moved(self, row: Row, name: str) -> Row:
@@ -118,14 +147,18 @@ class Terrain:
         share = (_scaled(self.domains[name], row[name]) + 1) / 2
         return {**row, name: value_at(self.domains[name], share / 2 if share > 0.5 else (1 + share) / 2)}
 
-    def knobs(self, row: Row) -> list[str]:
+    def knobs(self, row: Row) -> tuple[str, ...]:
         """The numeric settings that a row uses, of which one may be solved for."""
-        active = self.active(row)
-        return [
-            name
-            for name, domain in self.domains.items()
-            if name in active and _numeric(domain) and not name.endswith(IDLE)
-        ]
+        return self._use(row).knobs
+
+
+def _ranked(row: Row, orders: Sequence[Sequence[str]]) -> Row:
+    """A row with positions by their order among those of a group, evenly spaced; equal ones by their names."""
+    found = dict(row)
+    for group in orders:
+        names = sorted(group, key=lambda name: (row[name], name))
+        found.update({name: (index + 0.5) / len(names) for index, name in enumerate(names)})
+    return found
 
 
 def _decides(name: str, domain: Any) -> bool:
@@ -153,6 +186,15 @@ def _scaled(domain: Any, value: Any) -> float:
     if domain.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return float(2 * (float(value) - low) / (high - low) - 1)
+
+
+def _all_scaled(domain: Any, values: Sequence[Any]) -> Array:
+    """Values in -1 to 1, together."""
+    if hasattr(domain, "choices") or domain.log or domain.high <= domain.low:
+        known = {value: _scaled(domain, value) for value in set(values)}
+        return np.array([known[value] for value in values])
+    low, high = float(domain.low), float(domain.high)
+    return np.asarray(2 * (np.array(values, dtype=float) - low) / (high - low) - 1)
 
 
 def value_at(domain: Any, share: float) -> Any:

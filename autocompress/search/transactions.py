@@ -11,6 +11,7 @@ from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial
+from sqlalchemy import insert
 
 
 @contextmanager
@@ -32,16 +33,16 @@ def add_trial(study: optuna.Study, trial: FrozenTrial) -> None:
         session.add(row)
         session.flush()  # which gives it its id
         row.number = row.count_past_trials(session)
-        for name, value in trial.params.items():
-            domain = trial.distributions[name]
-            session.add(
-                models.TrialParamModel(
-                    trial_id=row.trial_id,
-                    param_name=name,
-                    param_value=domain.to_internal_repr(value),
-                    distribution_json=distribution_to_json(domain),
-                )
-            )
+        parameters = [
+            {
+                "trial_id": row.trial_id,
+                "param_name": name,
+                "param_value": domain.to_internal_repr(trial.params[name]),
+                "distribution_json": distribution_to_json(domain),
+            }
+            for name, domain in trial.distributions.items()
+        ]
+        _insert(session, models.TrialParamModel, parameters)
         _set(session, models.TrialUserAttributeModel, row.trial_id, trial.user_attrs)
         number, trial_id = row.number, row.trial_id
     trial.number, trial._trial_id = number, trial_id
@@ -57,11 +58,12 @@ def end_trial(study: optuna.Study, trial: FrozenTrial) -> None:
         study._storage.check_trial_is_updatable(row.trial_id, row.state)
         _set(session, models.TrialUserAttributeModel, row.trial_id, trial.user_attrs)
         _set(session, models.TrialSystemAttributeModel, row.trial_id, trial.system_attrs)
-        for objective, value in enumerate(trial.values or []):
-            stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-            session.add(
-                models.TrialValueModel(trial_id=row.trial_id, objective=objective, value=stored, value_type=kind)
-            )
+        values = [models.TrialValueModel.value_to_stored_repr(value) for value in trial.values or []]
+        rows = [
+            {"trial_id": row.trial_id, "objective": objective, "value": value, "value_type": kind}
+            for objective, (value, kind) in enumerate(values)
+        ]
+        _insert(session, models.TrialValueModel, rows)
         trial.datetime_complete = datetime.now()
         row.state, row.datetime_complete = trial.state, trial.datetime_complete
 
@@ -69,8 +71,14 @@ def end_trial(study: optuna.Study, trial: FrozenTrial) -> None:
 def _set(session: Any, kind: Any, trial_id: int, values: Mapping[str, Any]) -> None:
     """Attributes of a trial, in the place of those of the same names."""
     there = {row.key: row for row in session.query(kind).filter(kind.trial_id == trial_id)}
-    for key, value in values.items():
-        if key in there:
-            there[key].value_json = json.dumps(value)
-        else:
-            session.add(kind(trial_id=trial_id, key=key, value_json=json.dumps(value)))
+    for key, row in there.items():
+        if key in values:
+            row.value_json = json.dumps(values[key])
+    new = values.keys() - there.keys()
+    rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(values[key])} for key in values if key in new]
+    _insert(session, kind, rows)
+
+
+def _insert(session: Any, kind: Any, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        session.execute(insert(kind.__table__), rows)

@@ -5,11 +5,11 @@ import math
 import moocore
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autocompress.outcome import Limit
-from autocompress.search.aim import Aim, Axis, Bound, Seen
+from autocompress.search.aim import Aim, Axis, Bound, Seen, best_of
 from autocompress.search.facts_first import make_aim
 
 BASELINE = {"size_bytes": 100_000.0, "latency_ms": 2.0, "accuracy": 0.97, "error": 0.2, "params": 25_000.0}
@@ -37,8 +37,28 @@ def test_misses_are_counted_by_the_limit_and_by_the_drop_that_matters() -> None:
 
 def test_the_best_are_the_feasible_by_dominance_and_then_the_near_misses() -> None:
     rows = [seen(1100, 0.95, False), seen(500, 0.92), seen(100, 0.95), seen(2000, 0.95, False)]
-    assert AIM.best(rows, 4) == [rows[2], rows[1], rows[0], rows[3]]
-    assert AIM.best(rows, 1) == [rows[2]]
+    costs, misses = AIM.costs(rows), np.array([AIM.miss(row) for row in rows])
+    assert best_of(costs, misses, 4).tolist() == [2, 1, 0, 3]
+    assert best_of(costs, misses, 1).tolist() == [2]
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])] * 2, st.sampled_from([0.0, 0.0, 0.5, 1.0]))),
+    st.integers(1, 12),
+)
+@example([(1.0, 1.0, 0.0), *[(0.0, 0.0, 0.5)] * 5], 2)  # what is past a limit does not count against what is within
+def test_the_best_few_are_the_first_of_all_in_their_order(rows: list[tuple[float, ...]], count: int) -> None:
+    """Against the definition: by what is missed, by how many of the feasible dominate, by the sum of costs."""
+    costs, misses = np.array([row[:2] for row in rows]).reshape(-1, 2), np.array([row[2] for row in rows], dtype=float)
+
+    def rank(index: int) -> int:
+        return sum(
+            miss <= 0 and bool((point <= costs[index]).all() and (point < costs[index]).any())
+            for point, miss in zip(costs, misses, strict=True)
+        )
+
+    order = sorted(range(len(rows)), key=lambda index: (misses[index], rank(index), costs[index].sum(), index))
+    assert best_of(costs, misses, count).tolist() == order[:count]
 
 
 @given(st.floats(-1, 0.999))

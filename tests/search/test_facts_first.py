@@ -45,20 +45,20 @@ def spaces(folder: Path) -> list[Space]:
 def test_what_a_row_takes_is_what_its_recipe_has(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for space in spaces(tmp_path):
-        terrain = Terrain(distributions(space), space.active, space.leaves, space.orders())
+        terrain = Terrain(distributions(space), space.active, space.leaves, space.orders(), space.switches())
         for _ in range(40):
             row = terrain.random(generator)
             recipe = space.recipe(row)
             assert [option.kind.technique for option in space.taken(row)] == [step.technique for step in recipe.steps]
             trained = [step for step in recipe.steps if step.kind == "train"]
             assert [epochs for _, epochs in space.stages(row)] == [step.to_data()["epochs"] for step in trained]
-            assert space.active(row) <= terrain.domains.keys()
+            assert terrain.active(row) == space.active(row) <= terrain.domains.keys()
 
 
 def test_a_leaf_keeps_the_trained_stages_of_its_trunk(tmp_path: Path) -> None:
     generator, changed = np.random.default_rng(1), 0
     for space in spaces(tmp_path):
-        terrain = Terrain(distributions(space), space.active, space.leaves, space.orders())
+        terrain = Terrain(distributions(space), space.active, space.leaves, space.orders(), space.switches())
         for _ in range(40):
             row = terrain.random(generator)
             leaf = terrain.mutant(row, generator, 3, terrain.leaves(row))
@@ -149,7 +149,7 @@ def test_keys_are_equal_exactly_where_recipes_are(tmp_path: Path) -> None:
     """Steps of different groups have no order among themselves; within a group it is all that positions say."""
     generator = np.random.default_rng(2)
     space = spaces(tmp_path)[-1]
-    terrain = Terrain(distributions(space), space.active, space.leaves, space.orders())
+    terrain = Terrain(distributions(space), space.active, space.leaves, space.orders(), space.switches())
     rows = [terrain.random(generator) for _ in range(30)]
     rows += [{**row, **{name: float(generator.random()) for name in row if name.endswith(".position")}} for row in rows]
     found = [(terrain.key(row), space.recipe(row).fingerprint) for row in rows]

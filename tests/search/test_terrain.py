@@ -75,9 +75,36 @@ def test_rows_as_numbers() -> None:
     np.testing.assert_allclose(left, [-1, 0, 0, 1, 0, 0, -0.6, 0, 0, 1, 0], atol=1e-12)
 
 
+def test_many_rows_are_the_same_numbers_as_each_alone_whatever_they_use() -> None:
+    generator = np.random.default_rng(0)
+    rows = [TERRAIN.random(generator) for _ in range(50)]
+    np.testing.assert_array_equal(TERRAIN.encode(rows), np.vstack([TERRAIN.encode([row]) for row in rows]))
+    assert TERRAIN.encode([]).shape == (0, 11)
+
+
+def test_rows_along_a_number_are_the_row_with_each_of_its_values() -> None:
+    names = [["cut.ratio", "bits.width"], [], ["split.rank"]]
+    encoded = TERRAIN.encode([ROW, ROW, {**ROW, "cut": False}])
+    expected = [{**ROW, name: value} for name in names[0] for value in TERRAIN.grids[name]]
+    expected += [{**ROW, "cut": False, "split.rank": value} for value in TERRAIN.grids["split.rank"]]
+    np.testing.assert_allclose(TERRAIN.along(encoded, names, TERRAIN.codes), TERRAIN.encode(expected), atol=1e-12)
+    ends = TERRAIN.along(encoded, names, TERRAIN.ends)
+    lowest, highest = ({**ROW, "cut.ratio": value} for value in (0.1, 0.9))
+    np.testing.assert_allclose(ends[:2], TERRAIN.encode([lowest, highest]), atol=1e-12)
+    assert len(ends) == 6
+    assert TERRAIN.along(encoded, [[], [], []], TERRAIN.codes).shape == (0, 11)
+
+
+def test_what_rows_use_hangs_on_the_switches_that_are_told() -> None:
+    told = Terrain(DOMAINS, active, lambda row: set(), switches=["cut", "split", "end"])
+    generator = np.random.default_rng(1)
+    for row in (told.random(generator) for _ in range(50)):
+        assert told.active(row) == TERRAIN.active(row) == active(row)
+
+
 def test_settings_that_may_be_solved_for_are_numbers_in_use_and_no_epochs() -> None:
-    assert TERRAIN.knobs(ROW) == ["cut.ratio", "split.rank", "bits.width"]
-    assert TERRAIN.knobs({**ROW, "cut": False, "end": "none"}) == ["split.rank"]
+    assert TERRAIN.knobs(ROW) == ("cut.ratio", "split.rank", "bits.width")
+    assert TERRAIN.knobs({**ROW, "cut": False, "end": "none"}) == ("split.rank",)
 
 
 @pytest.mark.parametrize(
