@@ -1,8 +1,9 @@
 """Dominance, the front, its hypervolume, choosing from it and explaining why there is none: pure functions."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -72,19 +73,12 @@ def find_front(outcomes: Mapping[int, Outcome], objectives: Sequence[str], lower
     lower: the task's own metrics of which less is better.
     """
     good = {number: o.metrics for number, o in outcomes.items() if isinstance(o, Completed)}
-    counts = {
-        name: sum(isinstance(outcome, kind) for outcome in outcomes.values())
-        for name, kind in (
-            ("completed", Completed),
-            ("infeasible", Infeasible),
-            ("stopped", Stopped),
-            ("failed", Failed),
-        )
-    }
+    counts = _counts(outcomes.values())
     if good:
-        numbers = sorted(good, key=lambda number: (costs([good[number]], objectives, lower)[0, 0], number))
-        mask = nondominated(costs([good[number] for number in numbers], objectives, lower))
-        trials = tuple(number for number, on in zip(numbers, mask, strict=True) if on)
+        table = costs(list(good.values()), objectives, lower)
+        order = np.lexsort((np.array(list(good)), table[:, 0]))
+        mask, numbers = nondominated(table), list(good)
+        trials = tuple(numbers[index] for index in order if mask[index])
         return Front("feasible", _distinct(trials, good, objectives), None, None, counts)
     misses = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, Infeasible)}
     if not misses:
@@ -93,12 +87,29 @@ def find_front(outcomes: Mapping[int, Outcome], objectives: Sequence[str], lower
     return Front("infeasible", (), nearest, binding_limit(misses[nearest]), counts)
 
 
+def grown_front(
+    front: Front, outcomes: Mapping[int, Outcome], new: Collection[int], objectives: Sequence[str], lower: Names = ()
+) -> Front:
+    """The front of outcomes, from that of all but the new ones: what find_front finds, by what matters of it alone."""
+    mattered = {*front.trials, *new, *([] if front.nearest_miss is None else [front.nearest_miss])}
+    found = find_front({number: outcomes[number] for number in mattered}, objectives, lower)
+    added = _counts([outcomes[number] for number in new])
+    return replace(found, counts={name: front.counts[name] + count for name, count in added.items()})
+
+
+def _counts(outcomes: Collection[Outcome]) -> dict[str, int]:
+    """How many outcomes there are of each type."""
+    types = Counter(outcome.type for outcome in outcomes)
+    return {kind.type: types[kind.type] for kind in (Completed, Infeasible, Stopped, Failed)}
+
+
 def _distinct(trials: tuple[int, ...], metrics: Mapping[int, Metrics], objectives: Sequence[str]) -> tuple[int, ...]:
     """Of trials with equal objectives, the first."""
     seen: dict[tuple[float, ...], int] = {}
     for number in sorted(trials):
         seen.setdefault(tuple(metrics[number][name] for name in objectives), number)
-    return tuple(number for number in trials if number in seen.values())
+    first = set(seen.values())
+    return tuple(number for number in trials if number in first)
 
 
 def excess(outcome: Infeasible) -> float:
@@ -155,28 +166,40 @@ def hypervolume(metrics: Sequence[Metrics], objectives: Sequence[str], baseline:
     of every axis, and what is worse than it in one objective still counts for the others. The reference point is 1
     everywhere. Lies in [0, 1] and grows with each new point of the front.
     """
-    if not metrics:
+    return _volume(_shares(metrics, objectives, baseline, lower))
+
+
+def _shares(metrics: Sequence[Metrics], objectives: Sequence[str], baseline: Metrics, lower: Names) -> Array:
+    """Points of the unit cube, the lower the better: (points, objectives)."""
+    less = [less_is_better(name, lower) for name in objectives]
+    rows = [[_scaled(row[name], baseline[name], low) for name, low in zip(objectives, less, strict=True)]
+            for row in metrics]  # fmt: skip
+    return np.array(rows, dtype=float).reshape(len(rows), len(objectives))
+
+
+def _volume(points: Array) -> float:
+    """The share of the unit cube that points dominate."""
+    if not len(points):
         return 0.0
     import moocore
 
-    points = np.array(
-        [[_scaled(row[name], baseline[name], less_is_better(name, lower)) for name in objectives] for row in metrics]
-    )
-    return float(moocore.hypervolume(points, ref=np.ones(len(objectives))))
+    return float(moocore.hypervolume(points, ref=np.ones(points.shape[1])))
 
 
 def hypervolumes(
     outcomes: Mapping[int, Outcome], objectives: Sequence[str], baseline: Metrics, lower: Names = ()
 ) -> dict[int, float]:
     """The hypervolume of the feasible trials after each trial, by number, by what the search saw: it only grows."""
-    done: list[Metrics] = []
+    front = np.zeros((0, len(objectives)))
     values: dict[int, float] = {}
     value = 0.0
     for number, outcome in sorted(outcomes.items()):
         metrics = as_searched(outcome)
         if metrics is not None:
-            done.append(metrics)
-            value = hypervolume(done, objectives, baseline, lower)
+            point = _shares([metrics], objectives, baseline, lower)
+            if not (front <= point).all(1).any():
+                front = np.vstack([front[~(point <= front).all(1)], point])
+                value = _volume(front)
         values[number] = value
     return values
 

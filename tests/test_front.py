@@ -17,6 +17,7 @@ from autocompress.front import (
     excess,
     find_front,
     front_document,
+    grown_front,
     hypervolume,
     hypervolumes,
     loosening,
@@ -159,6 +160,32 @@ def test_every_completed_trial_is_on_the_front_or_no_better_than_one_that_is(
         if number in front.trials:
             assert not any(dominates(other, point) for other in points.values())
     assert len({tuple(points[number]) for number in front.trials}) == len(front.trials)
+
+
+OUTCOMES = st.one_of(
+    METRICS.map(lambda metrics: Completed(metrics, {})),
+    st.sampled_from([missed(size=0.25), missed(size=0.5), missed(accuracy=0.25), Failed("broken"), Stopped("weak")]),
+)
+
+
+@given(st.dictionaries(st.integers(0, 50), OUTCOMES, max_size=12), st.permutations(range(51)))
+def test_a_front_that_grows_trial_by_trial_in_any_order_is_that_of_all(
+    outcomes: dict[int, Outcome], order: list[int]
+) -> None:
+    front, known = find_front({}, OBJECTIVES), dict[int, Outcome]()
+    for number in (number for number in order if number in outcomes):
+        known[number] = outcomes[number]
+        front = grown_front(front, known, [number], OBJECTIVES)
+        assert front == find_front(known, OBJECTIVES)
+    assert front == grown_front(find_front({}, OBJECTIVES), outcomes, outcomes.keys(), OBJECTIVES)
+
+
+@given(st.dictionaries(st.integers(0, 50), OUTCOMES, max_size=12))
+def test_hypervolumes_are_those_of_all_trials_so_far(outcomes: dict[int, Outcome]) -> None:
+    found, so_far = hypervolumes(outcomes, OBJECTIVES, BASELINE), list[dict[str, float]]()
+    for number, outcome in sorted(outcomes.items()):
+        so_far += [outcome.metrics] if isinstance(outcome, Completed) else []
+        assert found[number] == pytest.approx(hypervolume(so_far, OBJECTIVES, BASELINE), abs=1e-12)
 
 
 def test_hypervolume_of_one_point_is_its_box() -> None:

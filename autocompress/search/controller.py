@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 
 from ..errors import WriteError
 from ..executors import Executor, Finished
-from ..front import find_front
+from ..front import find_front, grown_front
 from ..outcome import Candidate, Completed, Facts, Failed, Outcome, Stopped, measured
 from ..recipe import Recipe
 from .ahead import Ahead
@@ -190,9 +190,10 @@ class Controller:
         return None
 
     def _known(self, recipe: Recipe) -> tuple[int, Outcome] | None:
-        for number, record in self._state.records.items():
-            if record.outcome is not None and record.fingerprint == recipe.fingerprint:
-                return number, record.outcome
+        first = self._store.first_of(recipe)
+        outcome = None if first is None else self._state.records[first].outcome
+        if first is not None and outcome is not None:
+            return first, outcome
         for number, running in {**self._state.running, **self._state.waiting}.items():
             if running.fingerprint == recipe.fingerprint:
                 return number, Stopped("the same recipe is running")
@@ -258,11 +259,11 @@ class Controller:
             self._note(f"trial {number}: its files are not kept, `autocompress export` makes them again: {error}")
 
     def _refresh(self) -> None:
-        """Find the front anew and keep its files only."""
-        state = self._state
+        """Let the front grow by what ended since, and keep its files only."""
+        state, before = self._state, self._state.records
         state.records = self._store.finished()
         outcomes = {number: row.outcome for number, row in state.records.items() if row.outcome is not None}
-        state.front = find_front(outcomes, state.objectives, state.lower)
+        state.front = grown_front(state.front, outcomes, outcomes.keys() - before.keys(), state.objectives, state.lower)
         self._lessons.take(state.records)
         self._setup.files.keep_only(state.front.trials)
         self._tell_listeners()
