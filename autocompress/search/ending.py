@@ -14,7 +14,7 @@ def reason_to_end(state: State, goal: tuple[Limit, ...]) -> str:
 
 def reached_by(state: State, goal: tuple[Limit, ...]) -> int | None:
     """The first trial within the budget that meets every term of the goal."""
-    for number, record in state.records.items():
+    for number, record in state.records.items() if goal else ():
         if isinstance(record.outcome, Completed) and met(goal, record.outcome.metrics):
             return number
     return None

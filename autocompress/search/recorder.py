@@ -28,6 +28,7 @@ from .state import State, View
 from .store import StudyStore
 
 FIGURE_SECONDS = 60.0
+SAVE_SECONDS = 10.0  # all ids of runs are written again each time
 
 
 class Recorder:
@@ -41,6 +42,7 @@ class Recorder:
         self._tracker = Background(make_tracker(plan, view.note), view.note)
         self._logged: set[int] = set()
         self._drawn: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
+        self._saved = -math.inf
         info = _study_info(plan)
         self._tracker.put(lambda tracker: tracker.begin(info), needed=True)
 
@@ -48,13 +50,16 @@ class Recorder:
         """Log the trials that ended since, and now and then draw the front where it changed."""
         if len(self._logged) == len(state.records):
             return
-        for number, record in state.records.items():
-            if number not in self._logged and record.outcome is not None:
+        for number in sorted(state.records.keys() - self._logged):
+            record = state.records[number]
+            if record.outcome is not None:
                 row = Row(number, record.recipe, record.outcome, record.started_ms, record.ended_ms)
                 self._tracker.put(_logging(row))
                 self._logged.add(number)
-        self._save_run_ids()
         now = time.monotonic()
+        if now - self._saved > SAVE_SECONDS:
+            self._saved = now
+            self._save_run_ids()
         if state.front.trials != self._drawn[1] and now - self._drawn[0] > FIGURE_SECONDS:
             self._drawn = (now, state.front.trials)
             self._summarize(state, figures=True)

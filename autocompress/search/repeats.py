@@ -16,26 +16,33 @@ class Repeats:
     """Notes once of each reason that most trials fail for, with what to take out of the search space."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self._note, self._said, self._seen = note, set[str](), 0
+        self._note, self._said, self._seen = note, set[str](), set[int]()
+        self._alike: dict[str, list[int]] = {}
 
     def update(self, state: State) -> None:
-        """Count the reasons anew where trials ended since."""
-        if len(state.records) == self._seen:
+        """Take in the trials that ended since."""
+        if len(state.records) == len(self._seen):
             return
-        self._seen = len(state.records)
-        failed = {n: record.outcome for n, record in state.records.items() if isinstance(record.outcome, Failed)}
-        for kind, numbers in alike(failed.items()).items():
-            if kind not in self._said and len(numbers) >= max(ENOUGH, SHARE * self._seen):
+        new = {n: state.records[n].outcome for n in sorted(state.records.keys() - self._seen)}
+        self._seen |= new.keys()
+        for kind, numbers in alike((n, o) for n, o in new.items() if isinstance(o, Failed)).items():
+            same = self._alike.setdefault(kind, [])
+            same += numbers
+            if kind not in self._said and len(same) >= max(ENOUGH, SHARE * len(self._seen)):
                 self._said.add(kind)
-                last = failed[numbers[-1]]
-                self._note(f"{len(numbers)} of {self._seen} trials failed alike: {last.reason}: {_fix(last)}")
+                last = new[numbers[-1]]
+                assert isinstance(last, Failed)
+                self._note(f"{len(same)} of {len(self._seen)} trials failed alike: {last.reason}: {_fix(last)}")
 
 
 def hopeless(state: State) -> str:
     """Why a search is given up, with what to do: all that ended failed alike, and enough since it began or went on."""
-    failed = {n: record.outcome for n, record in state.records.items() if isinstance(record.outcome, Failed)}
-    ended = len(state.records)
-    if ended - state.begun_with < HOPELESS or len(failed) < ended or len(alike(failed.items())) > 1:
+    ended, failed = len(state.records), dict[int, Failed]()
+    for number, record in state.records.items() if ended - state.begun_with >= HOPELESS else ():
+        if not isinstance(record.outcome, Failed):
+            return ""
+        failed[number] = record.outcome
+    if not failed or len(alike(failed.items())) > 1:
         return ""
     last = failed[max(failed)]
     return f"given up, as all {ended} trials failed alike: {last.reason}: {_fix(last)}"
