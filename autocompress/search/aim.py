@@ -115,8 +115,9 @@ def best_of(costs: Array, misses: Array, count: int) -> NDArray[np.int64]:
 
 
 def _dominators(costs: Array, points: Array) -> NDArray[np.int64]:
-    """How many of the points dominate each candidate."""
-    found = np.zeros(len(costs), dtype=np.int64)
-    for point in points:
-        found += (point <= costs).all(1) & (point < costs).any(1)
-    return found
+    """How many of the points dominate each candidate: are no costlier anywhere, and not as costly everywhere."""
+    most, least = np.ones((2, len(points), len(costs)), dtype=bool)
+    for point, cost in zip(points.T, costs.T, strict=True):
+        most &= point[:, None] <= cost
+        least &= point[:, None] >= cost
+    return np.asarray((most & ~least).sum(0))

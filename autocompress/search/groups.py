@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, takewhile
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,16 @@ class Option:
     fixed: dict[str, Any]
     searched: dict[str, Domain]
 
+    @cached_property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """Each searched setting, and the name of its parameter."""
+        return tuple((key, f"{self.name}.{key}") for key in self.searched)
+
+    @cached_property
+    def told(self) -> str:
+        """The fixed settings as text."""
+        return str(self.fixed)
+
     def sample(self, trial: Suggester) -> Step:
         """A step with every searched setting suggested, under the name `option.setting`."""
         settings = {key: suggest(trial, f"{self.name}.{key}", domain) for key, domain in self.searched.items()}
@@ -53,9 +64,14 @@ class Group:
     options: tuple[Option | None, ...]
     rounds: tuple[tuple[str, int], ...] = ()
 
+    @cached_property
+    def present(self) -> tuple[Option, ...]:
+        """The options that are a step."""
+        return tuple(option for option in self.options if option is not None)
+
     def runs(self, parameters: Mapping[str, Any]) -> bool:
         """Whether repeats come to it."""
-        return self.reached(parameters, None)
+        return not self.rounds or self.reached(parameters, None)
 
     def reached(self, parameters: Mapping[str, Any], inner: str | None) -> bool:
         """Whether repeats come to the one of these around it whose number of times is the parameter `inner`."""
@@ -113,14 +129,15 @@ def sample_group(group: Group, trial: Suggester) -> list[Step]:
 
 def taken_options(group: Group, parameters: Mapping[str, Any]) -> list[Option]:
     """The options whose steps parameters give, in the order of the steps."""
-    options = [option for option in group.options if option is not None]
     if not group.runs(parameters):
         return []
     if group.how == "one_of" and len(group.options) > 1:
-        return [option for option in options if option.name == parameters[group.name]]
+        return [option for option in group.present if option.name == parameters[group.name]]
     if group.how != "any_order":
-        return options
-    inside = [option for option in options if parameters[option.name]]
+        return list(group.present)
+    inside = [option for option in group.present if parameters[option.name]]
+    if len(inside) < 2:
+        return inside
     place = {option.name: parameters.get(f"{option.name}.position", 0.0) for option in inside}
     return sorted(inside, key=lambda option: (option.kind.result() == "encode", place[option.name], option.name))
 

@@ -31,12 +31,18 @@ Models = Mapping[str, GaussianProcess]
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """What was seen, with what is worked out of it once: its row as numbers, its costs, and by how much it misses."""
+    """What was seen, with what is worked out of it once.
+
+    line: its row as numbers; miss: by how much it misses the limits; fits: whether its facts keep theirs; short: how
+    far its qualities miss theirs.
+    """
 
     seen: Seen
     line: Array
     costs: Array
     miss: float
+    fits: bool
+    short: float
 
 
 class Proposer:
@@ -98,11 +104,16 @@ class Proposer:
         new = [one for one in seen if id(one) not in self._weighed]
         lines, costs = self._terrain.encode([one.row for one in new]), self._aim.costs(new)
         made = {
-            id(one): Weighed(one, line, cost, self._aim.miss(one))
+            id(one): Weighed(one, line, cost, self._aim.miss(one), *self._nearness(one))
             for one, line, cost in zip(new, lines, costs, strict=True)
         }
         self._weighed = {id(one): made.get(id(one)) or self._weighed[id(one)] for one in seen}
         return list(self._weighed.values())
+
+    def _nearness(self, one: Seen) -> tuple[bool, float]:
+        """Whether facts keep their limits, and how far qualities miss theirs."""
+        qualities = {name: np.array([value]) for name, value in one.qualities.items()}
+        return self._aim.miss(one, facts_only=True) <= 0, float(self._short(qualities)[0])
 
     # Surrogates
 
@@ -157,7 +168,7 @@ class Proposer:
     def _pool(self, trained: Sequence[Weighed], facts: Models, generator: np.random.Generator) -> list[Row]:
         """Rows at random, rows like the best ones, other leaves of their trunks, and some of these moved to fit."""
         terrain, best = self._terrain, [one.seen for one in _best(trained, ELITE)]
-        rows = [terrain.random(generator) for _ in range(RANDOM)]
+        rows = terrain.randoms(generator, RANDOM)
         for index in range(MUTANTS):
             parent = best[min(int(generator.exponential(len(best) / 3)), len(best) - 1)].row
             rows.append(terrain.mutant(parent, generator, 1 + index % 3))
@@ -171,7 +182,7 @@ class Proposer:
 
     def _mild(self, facts: Models, generator: np.random.Generator) -> list[Row]:
         """Rows at random that just keep the limits on facts, those first that most likely do."""
-        rows = self._solved([self._terrain.random(generator) for _ in range(RANDOM)], facts, generator)
+        rows = self._solved(self._terrain.randoms(generator, RANDOM), facts, generator)
         fits, _ = self._fits(self._terrain.encode(rows), facts)
         return [rows[index] for index in np.argsort(fits < SURE, kind="stable")]
 
@@ -269,9 +280,7 @@ class Proposer:
 
         Nearness is counted in steps that grow, and one that keeps the limits comes nearer by all of the way.
         """
-        every = [one.seen for one in trained]
-        near = [one for one in every if self._aim.miss(one, facts_only=True) <= 0] or every
-        best = min(float(self._short({n: np.array([v]) for n, v in one.qualities.items()})[0]) for one in near)
+        best = min(one.short for one in [one for one in trained if one.fits] or trained)
         short = self._short(qualities) if qualities else np.zeros((count, 1))
         return np.asarray(np.maximum(best + LEAST_HOPE - short, 0.0).mean(1))
 

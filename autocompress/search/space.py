@@ -116,8 +116,8 @@ class Space:
         found: list[tuple[Hashable, float]] = []
         steps: list[Hashable] = []
         for option in self.taken(row):
-            settings = {key: row[f"{option.name}.{key}"] for key in option.searched}
-            steps.append((option.kind.technique, tuple(settings.items()), str(option.fixed)))
+            settings = {key: row[name] for key, name in option.names}
+            steps.append((option.kind.technique, tuple(settings.items()), option.told))
             if option.kind.kind == "train":
                 epochs = {**option.fixed, **settings}.get("epochs", option.kind.model_fields["epochs"].default)
                 found.append((tuple(steps), float(epochs)))

@@ -44,7 +44,7 @@ class GaussianProcess:
         if tune:
             self.scales = self._tuned(self.scales)
         self._scaled = inputs / self.scales.lengths[groups]
-        kernel = _matern(np.sqrt(np.maximum(_squares(self._scaled, self._scaled), 0.0)))
+        kernel = _matern(_radius(_squares(self._scaled, self._scaled)))
         kernel += self.scales.linear * self._products
         kernel[np.diag_indices_from(kernel)] += self.scales.noise + 1e-8
         self._lower = cholesky(kernel, lower=True)
@@ -65,10 +65,12 @@ class GaussianProcess:
     def _across(self, inputs: Array) -> Array:
         """The covariance of each of (points, columns) with each point that was learned from."""
         scaled = inputs / self.scales.lengths[self._groups]
-        radius = np.sqrt(np.maximum(_squares(scaled, self._scaled), 0.0))
-        return np.asarray(
-            _matern(radius) + self.scales.linear * (inputs @ self._inputs.T) / inputs.shape[1], dtype=np.float64
-        )
+        found = _matern(_radius(_squares(scaled, self._scaled)))
+        linear = inputs @ self._inputs.T
+        linear *= self.scales.linear
+        linear /= inputs.shape[1]
+        found += linear
+        return found
 
     @property
     def noise(self) -> float:
@@ -85,7 +87,7 @@ class GaussianProcess:
         squares = np.zeros_like(self._products)
         for distances, length in zip(self._distances, scales.lengths, strict=True):
             squares += distances / length**2
-        radius = np.sqrt(np.maximum(squares, 0.0))
+        radius = _radius(squares)
         return _matern(radius) + scales.linear * self._products, radius
 
     def _tuned(self, start: Scales) -> Scales:
@@ -124,14 +126,27 @@ class GaussianProcess:
 
 
 def _matern(radius: Array) -> Array:
+    """Matern 5/2 of distances that are scaled: in place where it can be, as these tables are large."""
     scaled = ROOT5 * radius
-    found: Array = (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+    found: Array = 1 + scaled
+    rest = scaled**2
+    rest /= 3
+    found += rest
+    np.negative(scaled, out=scaled)
+    found *= np.exp(scaled, out=scaled)
     return found
+
+
+def _radius(squares: Array) -> Array:
+    """Distances from their squares, in their place; rounding leaves some below zero."""
+    np.maximum(squares, 0.0, out=squares)
+    return np.sqrt(squares, out=squares)
 
 
 def _squares(first: Array, second: Array, columns: NDArray[np.bool_] | None = None) -> Array:
     """Squared distances between the rows of two tables, over some columns."""
     if columns is not None:
         first, second = first[:, columns], second[:, columns]
-    found: Array = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
+    found: Array = (first**2).sum(1)[:, None] + (second**2).sum(1)
+    found -= 2 * first @ second.T
     return found

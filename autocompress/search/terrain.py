@@ -97,7 +97,13 @@ class Terrain:
 
     def random(self, generator: np.random.Generator) -> Row:
         """A row drawn evenly from the domains."""
-        return {name: _draw(domain, generator) for name, domain in self.domains.items()}
+        return self.randoms(generator, 1)[0]
+
+    def randoms(self, generator: np.random.Generator, count: int) -> list[Row]:
+        """So many rows drawn evenly from the domains."""
+        shares = generator.random((len(self.domains), count))
+        columns = [values_at(domain, some) for domain, some in zip(self.domains.values(), shares, strict=True)]
+        return [dict(zip(self.domains, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def mutant(self, row: Row, generator: np.random.Generator, count: int, only: Set[str] | None = None) -> Row:
         """A row with some of the parameters that it uses changed, numbers by a little or at random."""
@@ -154,6 +160,8 @@ class Terrain:
 
 def _ranked(row: Row, orders: Sequence[Sequence[str]]) -> Row:
     """A row with positions by their order among those of a group, evenly spaced; equal ones by their names."""
+    if not orders:
+        return row
     found = dict(row)
     for group in orders:
         names = sorted(group, key=lambda name: (row[name], name))
@@ -198,7 +206,7 @@ def _all_scaled(domain: Any, values: Sequence[Any]) -> Array:
 
 
 def value_at(domain: Any, share: float) -> Any:
-    """The value at a share of a numeric domain, as the domain rounds it."""
+    """The value at a share of a domain, as the domain rounds it."""
     if hasattr(domain, "choices"):
         return domain.choices[min(int(share * len(domain.choices)), len(domain.choices) - 1)]
     low, high = float(domain.low), float(domain.high)
@@ -209,8 +217,21 @@ def value_at(domain: Any, share: float) -> Any:
     return round(value) if isinstance(domain.low, int) else round(value, 12)
 
 
+def values_at(domain: Any, shares: Array) -> list[Any]:
+    """The values at many shares of a domain, as value_at gives each."""
+    if hasattr(domain, "choices"):
+        last = len(domain.choices) - 1
+        return [domain.choices[place] for place in np.minimum((shares * (last + 1)).astype(np.int64), last).tolist()]
+    low, high = float(domain.low), float(domain.high)
+    values = np.exp(math.log(low) + shares * math.log(high / low)) if domain.log else low + shares * (high - low)
+    if domain.step:
+        values = low + np.round((values - low) / domain.step) * domain.step
+    values = np.clip(values, low, high)
+    return [round(value) if isinstance(domain.low, int) else round(value, 12) for value in values.tolist()]
+
+
 def _grid(domain: Any) -> list[Any]:
-    return list(dict.fromkeys(value_at(domain, share) for share in np.linspace(0, 1, GRID)))
+    return list(dict.fromkeys(values_at(domain, np.linspace(0, 1, GRID))))
 
 
 def _draw(domain: Any, generator: np.random.Generator) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from autocompress.search.terrain import Row, Terrain, value_at
+from autocompress.search.terrain import Row, Terrain, value_at, values_at
 
 DOMAINS: dict[str, Any] = {
     "cut": CategoricalDistribution([True, False]),
@@ -46,6 +46,17 @@ def test_rows_at_random_and_changed_ones_lie_in_the_domains(seed: int, count: in
         assert found.keys() == DOMAINS.keys()
         for name, domain in DOMAINS.items():
             assert domain._contains(domain.to_internal_repr(found[name])), (name, found[name])
+
+
+def test_rows_at_random_are_spread_evenly() -> None:
+    """Each choice and each of the steps as often as the others, within four standard deviations of that."""
+    rows = TERRAIN.randoms(np.random.default_rng(0), 9000)
+    for name, count in (("cut", 2), ("end", 3), ("bits.width", 3)):
+        shares = [sum(row[name] == value for row in rows) for value in DOMAINS[name].choices]  # type: ignore[attr-defined]
+        assert all(abs(share - 9000 / count) < 4 * (9000 / count) ** 0.5 for share in shares)
+    places = [row["cut.position"] for row in rows]
+    assert abs(np.mean(places) - 0.5) < 4 * (1 / 12 / 9000) ** 0.5
+    assert np.corrcoef(places, [row["split.position"] for row in rows])[0, 1] == pytest.approx(0, abs=4 / 9000**0.5)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -119,4 +130,8 @@ def test_settings_that_may_be_solved_for_are_numbers_in_use_and_no_epochs() -> N
 def test_values_at_shares_of_a_domain(domain: Any, values: list[Any]) -> None:
     found = [value_at(domain, share) for share in (0.0, 0.5, 1.0)]
     assert found == pytest.approx(values)
+    shares = np.random.default_rng(0).random(200)
+    many = values_at(domain, shares)
+    assert many == pytest.approx([value_at(domain, share) for share in shares], abs=1e-11)
+    assert {type(value) for value in many} == {type(value) for value in values}
     assert [type(value) for value in found] == [type(value) for value in values]
