@@ -129,17 +129,6 @@ class MlflowTracker:
         self._finished.add(row.number)
 
     def _log(self, row: Row) -> None:
-        if row.number not in self._children:
-            tags = {
-                "mlflow.parentRunId": self._parent,
-                "autocompress.study": self._client.get_run(self._parent).data.tags["autocompress.study"],
-                "autocompress.trial": str(row.number),
-            }
-            run = self._client.create_run(
-                self._experiment, start_time=row.started_ms, run_name=f"trial-{row.number}", tags=tags
-            )
-            self._children[row.number] = run.info.run_id
-        run_id = self._children[row.number]
         outcome = row.outcome
         metrics = getattr(outcome, "metrics", {})
         seconds = {f"seconds_{name}": value for name, value in outcome.seconds.items()}
@@ -156,10 +145,25 @@ class MlflowTracker:
             "autocompress.recipe": str(row.recipe)[:4000],
             **({"autocompress.reason": outcome.reason[:4000]} if hasattr(outcome, "reason") else {}),
         }
+        if row.number not in self._children:
+            # Tags are given to a new run at once: in a batch each takes queries of its own.
+            self._children[row.number] = self._make_child(row, tags)
+            tags = {}
+        run_id = self._children[row.number]
         self._batch(run_id, params, {**metrics, **seconds}, tags)
         self._client.log_text(run_id, row.recipe.to_yaml(), "recipe.yaml")
         status = "FAILED" if outcome.type == "failed" else "FINISHED"
         self._client.set_terminated(run_id, status, row.ended_ms)
+
+    def _make_child(self, row: Row, tags: dict[str, str]) -> str:
+        own = {
+            "mlflow.parentRunId": self._parent,
+            "autocompress.study": self._info.study if self._info else "",
+            "autocompress.trial": str(row.number),
+        }
+        name = f"trial-{row.number}"
+        run = self._client.create_run(self._experiment, start_time=row.started_ms, run_name=name, tags={**own, **tags})
+        return str(run.info.run_id)
 
     def _batch(self, run_id: str, params: dict[str, Any], metrics: Metrics, tags: dict[str, str] | None = None) -> None:
         from mlflow.entities import Metric, Param, RunTag
