@@ -59,7 +59,7 @@ class GaussianProcess:
         return self._mean + self._spread * (across @ self._weights), self._spread * np.sqrt(variance)
 
     def mean(self, inputs: Array) -> Array:
-        """The mean alone, which takes much less."""
+        """The mean alone, without the work for its deviation."""
         return np.asarray(self._mean + self._spread * (self._across(inputs) @ self._weights))
 
     def _across(self, inputs: Array) -> Array:
