@@ -8,7 +8,7 @@ import numpy as np
 from ..front import Front
 from ..outcome import Completed, Infeasible, Metrics, Outcome, measured
 from ..trial.peers import Pair, Peers
-from .store import Record
+from .records import Record
 
 ENOUGH, LEAST = 8, 0.005  # measured trials before facts count as exact to a share, and the least that it is
 LAST = 200  # trials that are learned from

@@ -103,7 +103,8 @@ class Terrain:
         """So many rows drawn evenly from the domains."""
         shares = generator.random((len(self.domains), count))
         columns = [values_at(domain, some) for domain, some in zip(self.domains.values(), shares, strict=True)]
-        return [dict(zip(self.domains, values, strict=True)) for values in zip(*columns, strict=True)]
+        rows = zip(*columns, strict=True) if columns else [()] * count  # a space of one recipe has no parameters
+        return [dict(zip(self.domains, values, strict=True)) for values in rows]
 
     def mutant(self, row: Row, generator: np.random.Generator, count: int, only: Set[str] | None = None) -> Row:
         """A row with some of the parameters that it uses changed, numbers by a little or at random."""

@@ -117,7 +117,7 @@ class Store(StudyStore):
 
     def __init__(self, plan: Plan, contender: Contender) -> None:
         directions = ["minimize" if sign > 0 else "maximize" for sign in signs(plan.objectives, plan.lower)]
-        study = optuna.create_study(directions=directions, study_name=plan.setup.config.study)
+        study = optuna.create_study(storage="sqlite://", directions=directions, study_name=plan.setup.config.study)
         study.set_user_attr("objectives", list(plan.objectives))
         super().__init__(study, plan.setup.config.storage)
         self._own = contender.plain(plan.setup.config.search.seed) if contender.plain else None

@@ -225,7 +225,7 @@ def test_any_objectives_and_limits_can_be_aimed_at(
     space: Space, limits: tuple[Limit, ...], objectives: tuple[str, ...], fits: bool
 ) -> None:
     directions = ["maximize" if name == "accuracy" else "minimize" for name in objectives]
-    made = optuna.create_study(directions=directions, study_name="arithmetic")
+    made = optuna.create_study(storage="sqlite://", directions=directions, study_name="arithmetic")
     made.set_user_attr("objectives", list(objectives))
     store = StudyStore(made, "sqlite:///arithmetic.db")
     store.use_sampler(FactsFirst(space, objectives, limits, BASELINE), 0)

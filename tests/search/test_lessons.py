@@ -5,7 +5,7 @@ import pytest
 from autocompress.front import find_front
 from autocompress.outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped
 from autocompress.search.lessons import ENOUGH, LAST, LEAST, Lessons, facts_off
-from autocompress.search.store import Record
+from autocompress.search.records import Record
 
 OBJECTIVES = ("size_bytes", "accuracy")
 

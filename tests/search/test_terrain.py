@@ -135,3 +135,9 @@ def test_values_at_shares_of_a_domain(domain: Any, values: list[Any]) -> None:
     assert many == pytest.approx([value_at(domain, share) for share in shares], abs=1e-11)
     assert {type(value) for value in many} == {type(value) for value in values}
     assert [type(value) for value in found] == [type(value) for value in values]
+
+
+def test_a_space_of_one_recipe_has_one_row() -> None:
+    terrain = Terrain({}, lambda row: frozenset(), lambda row: set(), [])
+    assert terrain.randoms(np.random.default_rng(0), 3) == [{}, {}, {}]
+    assert terrain.encode([{}]).shape == (1, 0)

@@ -87,7 +87,7 @@ def test_a_search_prints_one_document_with_the_documented_keys(searched: Searche
     document = searched.document
     assert document.keys() == {
         "study", "verdict", "baseline", "front", "nearest_miss", "binding_limit", "loosen", "counts",
-        "expected_gain",
+        "expected_gain", "ended",
     }  # fmt: skip
     assert (document["study"], document["verdict"]) == ("tiny", "feasible")
     assert document["counts"] == {"completed": 3, "infeasible": 0, "stopped": 0, "failed": 0}
