@@ -170,3 +170,14 @@ def test_reports_wait_for_levels_and_say_who_never_got_there(experiment: SimpleN
     )
     assert report.rival_moment(rows) == pytest.approx(40, rel=0.01)
     assert report.seconds(report.until(rows, 0.5)) == "20 (1 of 2)"
+
+
+def test_no_number_of_workers_is_quicker_than_the_recipes_of_a_share(truth, experiment: SimpleNamespace) -> None:
+    clock, random = experiment.clock, experiment.contenders.CONTENDERS["random"]
+    search = clock.Search(truth, random.make(truth, 0), clock.Rules(cache=False, rejects=False, workers=400), 0)
+    progress = search.run(400, 2.0)
+    shares = np.array(progress.share)
+    for share in (0.1, 0.3):
+        assert shares[-1] > share
+        assert progress.wall[int(np.argmax(shares >= share))] >= experiment.report.shortest(truth, share)
+    assert experiment.report.shortest(truth, 0.3) <= experiment.report.shortest(truth, 0.9)
