@@ -150,9 +150,8 @@ def summary(rows: pd.DataFrame, truth: Truth, moment: float) -> str:
     )
 
 
-def draw_curve(axes: Axes, rows: pd.DataFrame, label: str) -> None:
+def draw_curve(axes: Axes, rows: pd.DataFrame, moments: Array, label: str) -> None:
     """The mean share over CPU-seconds, with a 95% interval by resampling of seeds."""
-    moments = np.geomspace(20, 6000, 160)
     found = shares(rows, moments)
     band = np.array([interval(column) for column in found.T])
     axes.plot(moments, found.mean(0), label=label)
@@ -161,14 +160,15 @@ def draw_curve(axes: Axes, rows: pd.DataFrame, label: str) -> None:
 
 def draw(rows: pd.DataFrame, path: Path) -> None:
     """Samplers by compute, a task a column."""
-    figure = Figure(figsize=(12, 4.6), dpi=90, layout="constrained")
+    figure = Figure(figsize=(12, 5), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(1, len(TASKS), sharey=True)
     for axes, task in zip(grid, TASKS, strict=True):
         own = rows[rows["task"] == task]
+        moments = np.geomspace(20, own["cpu_s"].max(), 160)
         for case in DRAWN:
             if (own["case"] == case).any():
-                draw_curve(axes, own[own["case"] == case], case)
+                draw_curve(axes, own[own["case"] == case], moments, case)
         axes.axvline(rival_moment(own), color="black", linestyle=":", linewidth=1)
         axes.set(
             title=task,
@@ -178,7 +178,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             ylim=(0, 1),
         )
         axes.grid(alpha=0.3)
-    grid[0].legend(fontsize=8)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, metadata={"Software": None})
 
 
