@@ -239,7 +239,7 @@ class Proposer:
 
         Where nothing is known to be good: by how much it is expected to come nearer to that.
         """
-        models = self._quality_models(trained, list(facts))
+        models = self._believed(self._quality_models(trained, list(facts)), running, facts)
         encoded = self._terrain.encode(rows)
         likely, means = self._fits(encoded, facts)
         inputs = _with_facts(encoded, means)
@@ -254,6 +254,14 @@ class Proposer:
             if (gains > 0).any():
                 return self._by_seconds(rows, gains)
         return self._by_seconds(rows, likely * self._hopes(trained, qualities, len(rows)))
+
+    def _believed(self, models: Models, running: Sequence[Row], facts: Models) -> Models:
+        """Surrogates of quality that count what runs as if it had come to what they expect."""
+        if not running:
+            return models
+        encoded = self._terrain.encode(running)
+        inputs = _with_facts(encoded, self._fits(encoded, facts)[1])
+        return {name: model.believing(inputs) for name, model in models.items()}
 
     def _by_seconds(self, rows: Sequence[Row], gains: Array) -> Array:
         """Gains by what they cost, which is worked out of those alone that gain anything."""

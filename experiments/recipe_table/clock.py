@@ -20,10 +20,11 @@ from autocompress.outcome import Completed, Infeasible, Limit, Metrics, Outcome,
 from autocompress.recipe import Recipe
 from autocompress.search.ahead import SHARE
 from autocompress.search.facts_first import FactsFirst
+from autocompress.search.lessons import LEAST, facts_off
 from autocompress.search.space import Space
 from autocompress.search.space_file import load_space
 from autocompress.search.store import StudyStore
-from autocompress.trial.facts import BURSTS_SECONDS, learned_tolerance, reject
+from autocompress.trial.facts import BURSTS_SECONDS, reject
 from autocompress.trial.run import TrialSpec
 
 OBJECTIVES = ("size_bytes", "accuracy", "latency_ms")
@@ -154,7 +155,9 @@ class Search:
     """One simulated search, as autocompress/search/controller.py goes about it."""
 
     def __init__(self, truth: Truth, sampler: optuna.samplers.BaseSampler, rules: Rules, seed: int) -> None:
-        study = optuna.create_study(directions=["minimize", "maximize", "minimize"], study_name="table")
+        study = optuna.create_study(
+            storage="sqlite://", directions=["minimize", "maximize", "minimize"], study_name="table"
+        )
         study.set_user_attr("objectives", list(OBJECTIVES))
         self._truth, self._rules, self._sampler = truth, rules, sampler
         self._store = StudyStore(study, "sqlite:///table.db")
@@ -226,7 +229,8 @@ class Search:
         if self._rules.rejects and len(kept) < len(stages):
             facts, spent = truth.facts(line), self._facts_seconds(line)
             until, self._cpu = until + spent, self._cpu + spent
-            rejected = reject(facts, list(truth.limits[:2]), learned_tolerance(self._outcomes))
+            tolerance = {name: max(value, LEAST) for name, value in facts_off(self._outcomes).items()}
+            rejected = reject(facts, list(truth.limits[:2]), tolerance)
             if rejected is not None:
                 return rejected, until
         for key, seconds in stages:
