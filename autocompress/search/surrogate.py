@@ -33,10 +33,16 @@ class GaussianProcess:
     """
 
     def __init__(
-        self, inputs: Array, values: Array, groups: NDArray[np.int64], scales: Scales | None = None, tune: bool = True
+        self,
+        inputs: Array,
+        values: Array,
+        groups: NDArray[np.int64],
+        scales: Scales | None = None,
+        tune: bool = True,
+        unit: tuple[float, float] | None = None,
     ) -> None:
         self._inputs, self._groups = inputs, groups
-        self._mean, spread = float(values.mean()), float(values.std())
+        self._mean, spread = unit or (float(values.mean()), float(values.std()))
         self._spread = spread if spread > 1e-9 else 1.0
         self._values = (values - self._mean) / self._spread
         self._products = inputs @ inputs.T / inputs.shape[1]
@@ -53,11 +59,12 @@ class GaussianProcess:
     def believing(self, inputs: Array) -> "GaussianProcess":
         """The same that also took what it expects at some points for measured (Ginsbourger et al., 2010, section 4.1).
 
-        Its means hardly move, and it is less unsure around these points; scales are kept.
+        Its means stay as they are, and it is less unsure around these points; scales are kept.
         """
         known = self._mean + self._spread * self._values
         values = np.concatenate([known, self.mean(inputs)])
-        return GaussianProcess(np.vstack([self._inputs, inputs]), values, self._groups, self.scales, tune=False)
+        points, unit = np.vstack([self._inputs, inputs]), (self._mean, self._spread)
+        return GaussianProcess(points, values, self._groups, self.scales, tune=False, unit=unit)
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
         """Mean and standard deviation at each of (points, columns), of the value without its noise."""
