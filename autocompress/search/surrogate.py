@@ -30,6 +30,7 @@ class GaussianProcess:
 
     Rasmussen and Williams (2006), sections 2.2 and 5.4.1. inputs: (points, columns); values: (points,); groups: for
     each column the number of its group. scales: of an earlier fit, to start from or, unless they are tuned, to keep.
+    unit: the mean and deviation that values are counted in, their own by default.
     """
 
     def __init__(
