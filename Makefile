@@ -25,8 +25,9 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/autocompress search experiments/mnist5k_lenet/search.yaml --resume
 
+# Properties are tried on the same examples each time; pytest by itself draws others.
 test: install-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --hypothesis-profile=ci --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # For while one works: the first tests of every file that starts neither Ray nor servers.
 quick: install-dev
