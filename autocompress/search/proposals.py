@@ -13,7 +13,7 @@ from .aim import Aim, Seen, best_of
 from .surrogate import GaussianProcess, Scales
 from .terrain import Array, Row, Terrain
 
-POINTS = 320  # that a surrogate learns from, at most: half of them the best, and half the last
+POINTS = 160  # that a surrogate learns from, at most: half of them the best, and half the last
 ELITE = 24
 BEGINNING = 5  # trained rows, before which quality is not guessed
 RANDOM, MUTANTS, TRUNKS, LEAVES, SOLVED = 80, 60, 6, 12, 80  # candidates of each kind that are compared
