@@ -159,6 +159,12 @@ def remeasured(outcome: Outcome, metrics: Metrics, limits: tuple[Limit, ...]) ->
     return Completed(found, past, outcome.seconds, getattr(outcome, "remarks", []), outcome.facts, outcome.rungs)
 
 
+def latency_now(baseline: Metrics, latency_ms: float) -> Metrics:
+    """The uncompressed model's latency where it was taken again, with the interval that its file has against itself."""
+    names = [name for name in baseline if name.startswith("latency_ms")]
+    return {name: baseline[name] * latency_ms / baseline["latency_ms"] for name in names}
+
+
 def as_searched(outcome: Outcome) -> Metrics | None:
     """The metrics of an outcome that was within every limit while the search ran, as they were then; else None."""
     metrics = measured(outcome)

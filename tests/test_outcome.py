@@ -16,6 +16,7 @@ from autocompress.outcome import (
     Stopped,
     as_searched,
     from_data,
+    latency_now,
     measured,
     remeasured,
     to_data,
@@ -138,3 +139,17 @@ def test_an_outcome_as_the_search_saw_it_outlives_being_measured_again() -> None
     assert {name: found[name] for name in seen} == seen
     assert as_searched(Infeasible(seen, {"speedup": 0.1}, "past a limit")) is None
     assert as_searched(Failed("broken")) is None
+
+
+def test_the_interval_of_the_uncompressed_model_moves_with_its_latency() -> None:
+    before = {
+        "latency_ms": 2.0,
+        "latency_ms_low": 1.9,
+        "latency_ms_high": 2.1,
+        "latency_ms_p90": 2.2,
+        "size_bytes": 5.0,
+    }
+    now = latency_now(before, 3.0)
+    assert now == pytest.approx(
+        {"latency_ms": 3.0, "latency_ms_low": 2.85, "latency_ms_high": 3.15, "latency_ms_p90": 3.3}
+    )

@@ -5,7 +5,7 @@ import contextlib
 from ..errors import WriteError
 from ..executors import Executor
 from ..front import Front, find_front
-from ..outcome import Candidate, Metrics
+from ..outcome import Candidate, Metrics, latency_now
 from ..trial.trial import confirm, prepare, time_together
 from .plan import Plan
 from .state import View
@@ -56,17 +56,11 @@ def _timed(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Fro
             target.threads,
             baseline_ms,
         )
-        store.confirm({"baseline": _as_now(plan.baseline.metrics, baseline_ms), **timed})
+        store.confirm({"baseline": latency_now(plan.baseline.metrics, baseline_ms), **timed})
         done.update(todo)
         front = find_front(store.outcomes(), plan.objectives, plan.lower)
     plan.setup.files.keep_only(front.trials)
     return front
-
-
-def _as_now(baseline: Metrics, latency_ms: float) -> Metrics:
-    """The uncompressed model's latency as it is now, with the interval that a file has against itself."""
-    names = [name for name in baseline if name.startswith("latency_ms")]
-    return {name: baseline[name] * latency_ms / baseline["latency_ms"] for name in names}
 
 
 def _file(number: int, plan: Plan, store: StudyStore, executor: Executor) -> bytes | None:

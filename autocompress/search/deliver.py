@@ -14,7 +14,7 @@ from ..front import pick
 from ..measure.latency import measure_latency
 from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
-from ..outcome import Baseline, Candidate, Failed, Metrics, violations
+from ..outcome import Baseline, Candidate, Failed, Metrics, latency_now, violations
 from ..recipe import Recipe
 from ..tasks.examples import example_inputs, model_inputs
 from ..tasks.models import build_model
@@ -123,7 +123,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         "baseline": {
             **baseline.metrics,
             **confirm(baseline.onnx, setup.reference, setup.config.target.threads),
-            "latency_ms": found["latency_ms"] * found["speedup"],  # in the same bursts as the artifact's
+            **latency_now(baseline.metrics, found["latency_ms"] * found["speedup"]),  # in the bursts of the artifact's
         },
         "target": setup.config.target.model_dump(mode="json"),
         "processor": processor(),

@@ -214,7 +214,7 @@ class StudyStore:
             recipe = self._sample(trial, space)
         finally:
             self._study.sampler = sampler
-        self._begun(self._frozen(trial.number))
+        self._begun(self.frozen(trial.number))
         return trial.number, recipe
 
     def _add(self, row: dict[str, Any], domains: dict[str, Any], space: "Space") -> tuple[int, Recipe]:
@@ -252,11 +252,11 @@ class StudyStore:
         """Go on with a trial that an earlier search left running: same number, same parameters."""
         known = self._study.get_trials(deepcopy=False)[number]._trial_id
         recipe = self._sample(optuna.Trial(self._study, known), space)
-        self._begun(self._frozen(number))
+        self._begun(self.frozen(number))
         return recipe
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        """A trial as it is in the storage."""
+    def frozen(self, number: int) -> FrozenTrial:
+        """A trial as Optuna has it; those that run are not read again."""
         if number in self._running:
             return self._running[number]
         storage = self._study._storage
@@ -268,7 +268,7 @@ class StudyStore:
 
         Attempts that something else cut off are not counted: the death of the search, of a node or of the cluster.
         """
-        frozen = self._frozen(number)
+        frozen = self.frozen(number)
         losses = int(frozen.user_attrs.get("losses", 0)) + 1
         self._study._storage.set_trial_user_attr(frozen._trial_id, "losses", losses)
         frozen.user_attrs["losses"] = losses
@@ -276,7 +276,7 @@ class StudyStore:
 
     def tell(self, number: int, outcome: Outcome, duplicate_of: int | None = None) -> None:
         """End a trial at once: a crash leaves it running, or ended with all that is known of it."""
-        frozen = self._frozen(number)
+        frozen = self.frozen(number)
         if duplicate_of is not None:
             frozen.user_attrs["duplicate_of"] = duplicate_of
         else:

@@ -209,7 +209,7 @@ class Search:
             start = time.perf_counter()
             number, recipe = self._store.ask(self._truth.space, at_random=repeat > AT_RANDOM)
             self.progress.think_ms.append((time.perf_counter() - start) * 1e3)
-            row = self._store.drawn()[number].params
+            row = self._store.frozen(number).params
             key = self._truth.key(row)
             if key not in self._asked:
                 self._asked[key] = number

@@ -212,7 +212,7 @@ def test_what_is_trained_right_now_is_not_begun_twice(space: Space) -> None:
     keys = []
     for _ in range(6):  # six workers
         number, _ = store.ask(space)
-        row = store._frozen(number).params
+        row = store.frozen(number).params
         stages = [key for key, _ in space.stages(row) if key not in sampler._stages]
         assert not stages or stages[0] not in keys
         keys += stages

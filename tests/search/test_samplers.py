@@ -144,7 +144,7 @@ def test_tpe_learns_to_stay_out_of_what_was_rejected_before_training(space: Spac
         past = {"size": size / 400 - 1}
         store.tell(number, Infeasible({}, past, "too large") if too_large else Completed(metrics, past))
         rejected.append(too_large)
-    states = [store._frozen(number).state for number in range(40)]
+    states = [store.frozen(number).state for number in range(40)]
     assert states[: len(rejected)].count(TrialState.PRUNED) == sum(rejected)
     # Random draws are too large 5 times in 8.
     assert sum(rejected[20:]) < sum(rejected[:STARTUP]) + 5

@@ -374,6 +374,16 @@ def test_an_export_is_the_trial_that_was_picked(searched: Searched, exported: tu
     assert measurement["measured"]["size_bytes"] == (folder / "model.onnx").stat().st_size
 
 
+def test_an_export_times_the_uncompressed_model_again_with_its_interval(
+    searched: Searched, exported: tuple[Path, Ran]
+) -> None:
+    _, ran = exported
+    planned, now, found = searched.planned.json()["baseline"], ran.json()["baseline"], ran.json()["measured"]
+    assert now["latency_ms"] == pytest.approx(found["latency_ms"] * found["speedup"])
+    for name in ("latency_ms_low", "latency_ms_high", "latency_ms_p90"):
+        assert now[name] / now["latency_ms"] == pytest.approx(planned[name] / planned["latency_ms"])
+
+
 def test_an_exported_model_is_as_accurate_as_it_claims(exported: tuple[Path, Ran]) -> None:
     folder, ran = exported
     # The validation split as the task file makes it, written out again.
