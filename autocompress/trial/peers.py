@@ -26,12 +26,13 @@ class Peers:
         """Why a training with these qualities at a rung ends there; None where it may still win.
 
         It ends when even the most that those alike gained from there on, the NEAREST by quality, leaves it past a
-        limit or behind a member of the front. facts: at their best. Until ENOUGH passed a rung it stops nobody.
+        limit or behind a member of the front. facts: at their best. Until ENOUGH passed a rung it stops nobody, and in
+        a quality nobody who stands worse than all of them: those who stand high have little left to gain.
         """
         pairs = self.passed.get(rung, ())
         if len(pairs) < ENOUGH:
             return None
-        gains = {name: _gains(name, value, pairs) for name, value in there.items()}
+        gains = {name: self._gains(name, value, pairs) for name, value in there.items()}
         gains = {name: found for name, found in gains.items() if found.size}
         most = dict(facts)
         for name, found in gains.items():
@@ -43,6 +44,16 @@ class Peers:
         reason = f"{shown} after {rung}: with the most that others gained from there {why}"
         usual = {name: there[name] + float(np.median(found)) for name, found in gains.items()}
         return Stopped(reason, expected=usual)
+
+    def _gains(self, name: str, value: float, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+        """What those that stood nearest gained in a metric from there on; nothing where nobody stood as low."""
+        known = np.array([(at[name], end[name]) for at, end in pairs if name in at and name in end]).reshape(-1, 2)
+        less = less_is_better(name, self.lower)
+        if not (known[:, 0] >= value if less else known[:, 0] <= value).any():
+            return np.zeros(0)
+        nearest = np.argsort(np.abs(known[:, 0] - value), kind="stable")[:NEAREST]
+        gains: NDArray[np.float64] = known[nearest, 1] - known[nearest, 0]
+        return gains
 
     def _why(self, most: Metrics, limits: Sequence[Limit]) -> str | None:
         for limit in limits:
@@ -58,11 +69,3 @@ class Peers:
             other[name] <= most[name] if less_is_better(name, self.lower) else other[name] >= most[name]
             for name in self.objectives
         )
-
-
-def _gains(name: str, value: float, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """What those that stood nearest gained in a metric from there on."""
-    known = np.array([(at[name], end[name]) for at, end in pairs if name in at and name in end]).reshape(-1, 2)
-    nearest = np.argsort(np.abs(known[:, 0] - value), kind="stable")[:NEAREST]
-    gains: NDArray[np.float64] = known[nearest, 1] - known[nearest, 0]
-    return gains

@@ -35,8 +35,17 @@ def test_what_stays_past_a_limit_with_the_most_that_others_gained_is_stopped(the
 
 
 def test_nobody_is_stopped_before_enough_went_on() -> None:
-    assert peers(*GAINED[: ENOUGH - 1]).judge(RUNG, {"accuracy": 0.1}, FACTS, LIMITS) is None
-    assert peers(*GAINED).judge("all of another", {"accuracy": 0.1}, FACTS, LIMITS) is None
+    assert peers(*GAINED).judge(RUNG, {"accuracy": 0.8}, FACTS, LIMITS) is not None
+    assert peers(*GAINED[: ENOUGH - 1]).judge(RUNG, {"accuracy": 0.8}, FACTS, LIMITS) is None
+    assert peers(*GAINED).judge("all of another", {"accuracy": 0.8}, FACTS, LIMITS) is None
+
+
+def test_what_stands_lower_than_anybody_did_goes_on() -> None:
+    """Those who stood high gained little, which says nothing of one that has far to go."""
+    assert peers(*GAINED).judge(RUNG, {"accuracy": 0.3}, FACTS, LIMITS) is None
+    lower = peers(*GAINED, (0.25, 0.4)).judge(RUNG, {"accuracy": 0.3}, FACTS, LIMITS)
+    assert lower is not None
+    assert "accuracy 0.45" in lower.reason  # by the 0.15 that this one gained
 
 
 def test_those_that_stood_nearest_count() -> None:
@@ -59,11 +68,12 @@ def test_what_stays_behind_the_front_in_everything_is_stopped() -> None:
 
 
 def test_less_may_be_better() -> None:
-    rows = [(0.30 + at / 100, 0.28 + at / 100) for at in range(ENOUGH)]  # each loses 0.02
+    rows = [(0.22 + at / 100, 0.20 + at / 100) for at in range(ENOUGH)]  # each loses 0.02
     found = Peers(("error",), ("error",), (), {RUNG: pairs("error", *rows)})
     limit = (Limit("error", "at_most", 0.2, "error"),)
     assert found.judge(RUNG, {"error": 0.23}, {}, limit) is not None
     assert found.judge(RUNG, {"error": 0.21}, {}, limit) is None
+    assert found.judge(RUNG, {"error": 0.9}, {}, limit) is None  # nobody stood as high
 
 
 @given(

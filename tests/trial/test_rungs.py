@@ -34,7 +34,7 @@ def spec(*recipe: Any, peers: Peers | None, **changes: Any) -> TrialSpec:
 
 def held_against(rung: str) -> Peers:
     """Others that gained nothing from a rung on."""
-    return Peers(("accuracy",), (), (), {rung: [({"accuracy": 0.5}, {"accuracy": 0.5})] * ENOUGH})
+    return Peers(("accuracy",), (), (), {rung: [({"accuracy": 0.0}, {"accuracy": 0.0})] * ENOUGH})
 
 
 def test_a_training_is_looked_at_on_each_rung_and_comes_to_the_same() -> None:
