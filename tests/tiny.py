@@ -74,6 +74,19 @@ class Ran:
         return json.loads(self.out, parse_constant=refuse)
 
 
+class Silent:
+    """A view that shows nothing."""
+
+    def phase(self, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def update(self, state: Any) -> None:
+        """Nothing."""
+
+
 def make_project(folder: Path, **changes: Any) -> Path:
     """Write task, space and config into a folder; changes replace entries of the config."""
     (folder / "task.py").write_text(TASK)

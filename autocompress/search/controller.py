@@ -119,11 +119,12 @@ class Controller:
         while self._interrupts.level == 0 and self._busy < self._search.workers:
             if self._over() or (state.deadline is not None and time.monotonic() >= state.deadline):
                 return
-            ahead = None if state.waiting or self._enough else self._ahead.next()
+            found = self._its_turn()
+            ahead = None if found or self._enough else self._ahead.next()
             if ahead is not None:
                 self._executor.submit(ahead)
                 continue
-            found = self._next()
+            found = found or self._new()
             if found is None:
                 return
             self._submit(*found)
@@ -135,12 +136,16 @@ class Controller:
         state = self._state
         return state.used_up or len(state.records) + len(state.running) + len(state.waiting) >= self._search.trials
 
-    def _next(self) -> tuple[int, Recipe] | None:
-        """A trial that can begin; those that begin with what another trains are put aside until it is there."""
-        waiting = self._state.waiting
-        for number, recipe in waiting.items():
+    def _its_turn(self) -> tuple[int, Recipe] | None:
+        """A trial that waited, and whose training nobody else is at now."""
+        for number, recipe in self._state.waiting.items():
             if not self._turns.blocked(recipe):
-                return number, waiting.pop(number)
+                return number, self._state.waiting.pop(number)
+        return None
+
+    def _new(self) -> tuple[int, Recipe] | None:
+        """A new trial that can begin; those that begin with what another trains are put aside until it is there."""
+        waiting = self._state.waiting
         while not self._enough and len(waiting) < self._search.workers:
             asked = self._ask()
             if asked is None:
@@ -155,7 +160,7 @@ class Controller:
         if self._interrupts.level == 0:
             for number in list(self._state.waiting):
                 self._state.waiting.pop(number)
-                self._store.tell(number, Stopped("the search ended before it began"))
+                self._store.tell(number, Stopped("the search ended before its turn"))
             self._refresh()
 
     @property

@@ -28,13 +28,13 @@ class Lessons:
         for number in sorted(records.keys() - self._taken):
             self._taken.add(number)
             outcome = records[number].outcome
-            metrics = None if outcome is None else measured(outcome)
-            if metrics is None or not isinstance(outcome, Completed | Infeasible):
+            if not isinstance(outcome, Completed | Infeasible) or (metrics := measured(outcome)) is None:
                 continue
             for name, off in _off(outcome, metrics).items():
                 self._off.setdefault(name, deque(maxlen=LAST)).append(off)
             for rung, there in outcome.rungs.items():
-                self._passed.setdefault(rung, deque(maxlen=LAST)).append((there, metrics))
+                end = {name: metrics[name] for name in there}
+                self._passed.setdefault(rung, deque(maxlen=LAST)).append((there, end))
 
     def tolerance(self) -> dict[str, float]:
         """By what share facts were off in 95 of 100 trials, by metric, where there were enough."""
@@ -42,22 +42,18 @@ class Lessons:
 
     def peers(self, front: Front, records: Mapping[int, Record]) -> Peers:
         """What a training is held against now."""
-        members = [measured_of(records[number]) for number in front.trials if number in records]
+        outcomes = [records[number].outcome for number in front.trials]
+        members = [outcome.metrics for outcome in outcomes if isinstance(outcome, Completed)]
+        shown = tuple({name: metrics[name] for name in self._objectives} for metrics in members)
         passed = {rung: tuple(rows) for rung, rows in self._passed.items()}
-        return Peers(self._objectives, self._lower, tuple(row for row in members if row), passed)
-
-
-def measured_of(record: Record) -> Metrics | None:
-    """The metrics of a trial that was measured in full."""
-    return None if record.outcome is None else measured(record.outcome)
+        return Peers(self._objectives, self._lower, shown, passed)
 
 
 def facts_off(outcomes: Iterable[Outcome]) -> dict[str, float]:
     """By what share facts were off in 95 of 100 trials that were measured, by metric, where there were enough."""
     found: dict[str, list[float]] = {}
     for outcome in outcomes:
-        metrics = measured(outcome)
-        if metrics is not None and isinstance(outcome, Completed | Infeasible):
+        if isinstance(outcome, Completed | Infeasible) and (metrics := measured(outcome)) is not None:
             for name, off in _off(outcome, metrics).items():
                 found.setdefault(name, []).append(off)
     return _mostly(found)

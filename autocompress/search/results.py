@@ -78,6 +78,7 @@ class Results:
             "details": getattr(outcome, "details", ""),
             "violations": getattr(outcome, "violations", {}),
             "seconds": getattr(outcome, "seconds", {}),
+            "rungs": getattr(outcome, "rungs", {}),
             "carried_out": self.steps(number),
             "decisions": candidate.decisions if candidate else [],
         }

@@ -39,8 +39,11 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
             lines += [f"    {row}" for row in decision_lines(document["decisions"][index])]
     if not document["decisions"]:
         lines.append("  (what was done to each layer is kept for the trials of the front)")
-    lines.append("measured on the exported file:")
-    lines += [f"  {row}" for row in metric_lines(document["metrics"], baseline)]
+    for rung, metrics in document.get("rungs", {}).items():
+        lines.append(f"after {rung}: " + ", ".join(f"{name} {number(name, value)}" for name, value in metrics.items()))
+    if document["metrics"]:
+        lines.append("measured on the exported file:")
+        lines += [f"  {row}" for row in metric_lines(document["metrics"], baseline)]
     if document["violations"]:
         held = ", ".join(
             f"{k} {'past by' if v > 0 else 'within by'} {abs(v):.1%}" for k, v in document["violations"].items()

@@ -113,14 +113,24 @@ def study() -> StudyStore:
     return StudyStore(made, "sqlite:///arithmetic.db")
 
 
+def facts_of(recipe: Recipe) -> Metrics:
+    found, _ = outcome(recipe, tolerance=-1.0)  # so that nothing is trained
+    assert isinstance(found, Infeasible)
+    return found.facts
+
+
+def survey(sampler: FactsFirst, space: Space) -> None:
+    for row in sampler.survey():
+        sampler.know(row, facts_of(space.recipe(row)))
+
+
 def searched(space: Space, name: str, trials: int, seed: int = 0) -> tuple[list[Recipe], list[Outcome]]:
     store = study()
     sampler: Any = (
         FactsFirst(space, OBJECTIVES, LIMITS, BASELINE, seed=seed) if name == "auto" else make_sampler(name, seed, 0)
     )
     if name == "auto":
-        for row in sampler.survey():
-            sampler.know(row, outcome(space.recipe(row), tolerance=-1.0)[0].facts)
+        survey(sampler, space)
     store.use_sampler(sampler, seed)
     recipes, outcomes = [], []
     for _ in range(trials):
@@ -172,34 +182,24 @@ def test_the_rows_to_begin_with_come_first_and_are_scaled_to_the_budget(space: S
     sampler = FactsFirst(
         space, OBJECTIVES, LIMITS, BASELINE, first=[{key: value for key, value in first.items() if key in names}]
     )
-    for row in sampler.survey():
-        found = outcome(space.recipe(row), tolerance=-1.0)[0]
-        assert isinstance(found, Infeasible)
-        sampler.know(row, found.facts)
+    survey(sampler, space)
     store = study()
     store.use_sampler(sampler)
     _, recipe = store.ask(space)
     pruned = recipe.steps[0].to_data()
     assert pruned["technique"] == "channel_pruning"
-    facts = outcome(recipe, tolerance=-1.0)[0]
-    assert isinstance(facts, Infeasible)
-    assert facts.facts["size_bytes"] <= 60 * 1.25
+    assert facts_of(recipe)["size_bytes"] <= 60 * 1.25
 
 
 def test_a_row_to_begin_with_that_surely_does_not_fit_is_left_out(space: Space) -> None:
     whole = {"channel_pruning": False, "svd": False, "choice_0_1": "distill", "choice_1": "none", "choice_2": "none"}
     sampler = FactsFirst(space, OBJECTIVES, LIMITS, BASELINE, first=[{"repeat_0.times": 1, **whole}])
-    for row in sampler.survey():
-        found = outcome(space.recipe(row), tolerance=-1.0)[0]
-        assert isinstance(found, Infeasible)
-        sampler.know(row, found.facts)
+    survey(sampler, space)
     store = study()
     store.use_sampler(sampler)
     _, recipe = store.ask(space)
     assert [step.technique for step in recipe.steps] != ["distill"]  # a file of 1,000 bytes, where 60 are allowed
-    facts = outcome(recipe, tolerance=-1.0)[0]
-    assert isinstance(facts, Infeasible)
-    assert facts.facts["size_bytes"] < 600
+    assert facts_of(recipe)["size_bytes"] < 600
 
 
 def test_what_is_trained_right_now_is_not_begun_twice(space: Space) -> None:

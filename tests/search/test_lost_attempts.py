@@ -14,22 +14,8 @@ from autocompress.search.interrupts import Interrupts
 from autocompress.search.plan import make_plan
 from autocompress.search.run import _open
 from autocompress.search.setup import set_up
-from autocompress.search.state import State
 from autocompress.search.store import StudyStore
 from autocompress.trial.trial import TrialSpec
-
-
-class Silent:
-    """A view that shows nothing."""
-
-    def phase(self, text: str) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def update(self, state: State) -> None:
-        """Nothing."""
 
 
 class Losing(InlineExecutor):
@@ -58,7 +44,7 @@ def search(folder: Path, losing: Losing, notes: list[str]) -> StudyStore:
     if not (folder / "task.py").exists():
         tiny.make_project(folder, search={"trials": 1, "workers": 1, "retries": 1})
     setup = set_up(load_config(folder / "search.yaml"))
-    planned = make_plan(setup, losing, Silent())
+    planned = make_plan(setup, losing, tiny.Silent())
     store = _open(planned)
     Controller(planned, store, losing, losing.interrupts or Interrupts(), (), notes.append).run()
     return store

@@ -62,19 +62,6 @@ def test_a_stage_that_is_trained_blocks_until_it_is_there() -> None:
     assert turns.blocked(recipe(TRAIN, LEAF))
 
 
-class Silent:
-    """A view that shows nothing."""
-
-    def phase(self, text: str) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def update(self, state: State) -> None:
-        """Nothing."""
-
-
 class Workers(InlineExecutor):
     """Workers that end their trials last come, first served, and whose trials are told apart by their stages."""
 
@@ -111,7 +98,7 @@ def search(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tu
     tiny.make_project(folder, search={"trials": 6, "workers": 3, **settings})
     (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
     workers = Workers()
-    planned = make_plan(set_up(load_config(folder / "search.yaml")), workers, Silent())
+    planned = make_plan(set_up(load_config(folder / "search.yaml")), workers, tiny.Silent())
     store = _open(planned)
     state = Controller(planned, store, workers, Interrupts(), (), lambda text: None).run()
     return workers, store, state
@@ -133,4 +120,4 @@ def test_what_waits_at_the_end_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     assert not state.waiting
     left = [row.outcome for row in state.records.values() if isinstance(row.outcome, Stopped)]
     assert left
-    assert left == [Stopped("the search ended before it began")] * len(left)
+    assert left == [Stopped("the search ended before its turn")] * len(left)

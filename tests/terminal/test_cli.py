@@ -332,6 +332,7 @@ def test_show_prints_one_trial_in_full(searched: Searched) -> None:
             "details",
             "violations",
             "seconds",
+            "rungs",
             "carried_out",
             "decisions",
         }

@@ -1,4 +1,4 @@
-"""A trial that failed shows what was being done, and the traceback that was kept."""
+"""A trial that failed shows what was being done, and the traceback; one that was stopped, where it stood."""
 
 from typing import Any
 
@@ -25,3 +25,11 @@ def test_what_was_being_done_stands_once_before_the_traceback() -> None:
     said = trial_lines(document(doing=doing, reason=f"{doing}: KeyError: 1"), {})
     assert said[1] == "  step 2, svd, deciding: KeyError: 1"
     assert not any("while doing this" in line for line in said)
+
+
+def test_a_stopped_trial_shows_where_it_stood_and_no_measurements() -> None:
+    rungs = {"a ninth of the last training": {"accuracy": 0.81}, "a third of the last training": {"accuracy": 0.8333}}
+    lines = trial_lines(document(outcome="stopped", reason="it would be past a limit", rungs=rungs), {})
+    assert "after a ninth of the last training: accuracy 0.81" in lines
+    assert "after a third of the last training: accuracy 0.8333" in lines
+    assert not any("measured on the exported file" in line for line in lines)
