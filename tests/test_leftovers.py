@@ -87,12 +87,13 @@ def test_what_a_worker_prints_has_an_end_and_a_cluster_leaves_nothing(
             exec,
             f"import sys\nfor _ in range({rows}): print('x' * 999)\nsys.stderr.write(('e' * 999 + '\\n') * {rows})",
         )
-        logs = list(temporary.glob("autocompress-*/*/session_*/logs/worker-*"))
+        # Ray links its newest session as session_latest: the same files once more.
+        logs = {path.resolve() for path in temporary.glob("autocompress-*/*/session_*/logs/worker-*")}
         sizes = {
             suffix: sum(path.stat().st_size for path in logs if suffix in path.name) for suffix in (".out", ".err")
         }
         for size in sizes.values():
-            assert PRINTED_BYTES / 2 < size <= 2.1 * PRINTED_BYTES
+            assert PRINTED_BYTES / 2 < size <= 2.1 * PRINTED_BYTES  # the file that is written and one before it
         with pytest.raises(ExecutorError, match=r"exec failed on two workers: its worker was ended by os\._exit\(3\)"):
             executor.call(exec, "import os; os._exit(3)")
         with pytest.raises(ExecutorError, match=r"exit failed: the task's code called sys\.exit\('enough'\)"):
