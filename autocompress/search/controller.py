@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from optuna.samplers import BaseSampler
+from threadpoolctl import threadpool_limits
 
 from ..errors import WriteError
 from ..executors import Executor, Finished
@@ -67,8 +68,9 @@ class Controller:
         if self._search.timeout is not None:
             self._state.deadline = time.monotonic() + self._search.timeout
         self._executor.share(self._state.baseline)
-        self._begin()
-        self._loop()
+        with threadpool_limits(1, "blas"):  # cores are for workers, and matrices of surrogates too small for more
+            self._begin()
+            self._loop()
         return self._state
 
     def _begin(self) -> None:
