@@ -20,7 +20,7 @@ LAYERS = (
     ("documents", "outcome", "urls"),
     ("writing_out",),
     ("recipe",),
-    ("config",),
+    ("config", "wording"),
     ("data", "front", "tracking", "turns"),
     ("training",),
     ("tasks",),

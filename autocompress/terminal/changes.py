@@ -13,7 +13,7 @@ from rich.table import Table
 from ..artifacts.directory import check_sums, read_decisions, read_measurement, recipe_document
 from ..errors import ArtifactError, AutocompressError
 from ..techniques import expanded, recipe_from_data
-from .details import decision_lines, number
+from ..wording import decision_lines, number
 
 SHOWN = 10  # lines for each step
 

@@ -103,7 +103,8 @@ def _code(results: "Results") -> int:
 
 
 def _print_front(results: "Results") -> None:
-    from .views import front_table, verdict_lines
+    from ..wording import verdict_lines
+    from .views import front_table
 
     out, document = output(), results.document()
     if document["front"]:

@@ -13,14 +13,13 @@ from rich.table import Table
 
 from ..errors import AutocompressError, StudyError
 from ..urls import is_server, shown, sqlite_file, under
-from .views import size
+from ..wording import decision_lines, metric_lines, number, second_lines, short, size
 
 PACKAGES = (
     *("torch", "torchvision", "ray", "optuna", "mlflow", "onnx", "onnxruntime", "torch-pruning", "tensorly"),
     "safetensors",
 )
 EXTRAS = {"mlxtend": "examples", "timm": "timm", "captum": "attribution"}
-TRAINING = "train"
 
 
 def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[str]:
@@ -33,7 +32,7 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
         lines.append(f"  while doing this: {document['doing']}")
     lines += [f"  | {row}" for row in document.get("details", "").splitlines()]
     for index, step in enumerate(document["carried_out"]):
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in step.items() if key != "technique")
+        settings = ", ".join(f"{key} {short(value)}" for key, value in step.items() if key != "technique")
         lines.append(f"step {index + 1}: {step['technique']}" + (f" ({settings})" if settings else ""))
         if index < len(document["decisions"]):
             lines += [f"    {row}" for row in decision_lines(document["decisions"][index])]
@@ -50,57 +49,6 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
         )
         lines.append(f"limits: {held}")
     return [*lines, *second_lines(document["seconds"])]
-
-
-def metric_lines(metrics: dict[str, float], baseline: dict[str, float]) -> list[str]:
-    """Every metric beside the baseline's."""
-    width = max((len(name) for name in metrics), default=0)
-    rows = []
-    for name, value in metrics.items():
-        before = f"  (uncompressed {number(name, baseline[name])})" if name in baseline else ""
-        rows.append(f"{name:{width}}  {number(name, value)}{before}")
-    return rows
-
-
-def number(name: str, value: float) -> str:
-    """A metric as people read it."""
-    if name == "size_bytes":
-        return f"{value:,.0f} ({size(value)})"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def second_lines(seconds: dict[str, float]) -> list[str]:
-    """Where a trial's time went."""
-    total = sum(seconds.values())
-    if not total:
-        return []
-    rows = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
-    overhead = total - seconds.get(TRAINING, 0.0)
-    return [f"seconds: {rows}; {total:.2f} in all, {overhead / total:.0%} of them not training"]
-
-
-def decision_lines(decision: dict[str, Any]) -> list[str]:
-    """What a step did, layer by layer, from the parts of its decision that people can read."""
-    lines = []
-    for key, value in decision.items():
-        if key in ("history", "inputs", "masks"):  # positions of channels and weights, and shapes, for rebuilding
-            continue
-        if isinstance(value, dict):
-            lines += [f"{key} {name}: {_short(item)}" for name, item in value.items()]
-        else:
-            lines.append(f"{key}: {_short(value)}")
-    return lines
-
-
-def _short(value: Any, most: int = 8) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        shown = ", ".join(_short(item) for item in value[:most])
-        return f"{shown}, ... ({len(value)} in all)" if len(value) > most else shown
-    if isinstance(value, dict):
-        return "; ".join(f"{key} {_short(item, most=3)}" for key, item in value.items())
-    return str(value)
 
 
 def comparison_table(document: dict[str, Any]) -> Table:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..recipe import Range
 from ..search.plan import Plan
-from .views import clock, limit_text, size
+from ..wording import clock, limit_text, size
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from decimal import ROUND_HALF_EVEN, Decimal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -14,27 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ..recipe import recipe_line
+from ..wording import TYPES, clock, metric_cells, size
 from .plain import Screen, messages, plain
 
-# States and limits come as Any: their modules import torch, which printing a table must not.
-SIZES = (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0))
-LIMIT_UNITS = {"latency": " ms", "speedup": "x", "compression_ratio": "x"}
-TYPES = ("completed", "infeasible", "stopped", "failed")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def size(value: float) -> str:
-    """Bytes in B, KB, MB or GB."""
-    for unit, scale in SIZES[:-1]:
-        if value >= scale:
-            return f"{value / scale:.1f} {unit}"
-    return f"{value:.0f} B"
+# States come as Any: their modules import torch, which printing a table must not.
 
 
 def front_table(title: str, rows: Sequence[dict[str, Any]], baseline: dict[str, float], quality: str) -> Group:
@@ -44,99 +26,10 @@ def front_table(title: str, rows: Sequence[dict[str, Any]], baseline: dict[str, 
     for name in ("trial", "size", "smaller", quality, *tested, "ms", "faster (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, metrics in [("-", baseline), *((str(row["trial"]), row["metrics"]) for row in rows)]:
-        cells = _cells(metrics, quality)
+        cells = metric_cells(metrics, quality)
         table.add_row(number, *cells[:3], *(cells[3:4] if tested else []), *cells[4:])
     lines = [plain(f"{row['trial']:>5}  {recipe_line(row['recipe'])}") for row in rows]
     return Group(table, *lines)
-
-
-def _cells(metrics: dict[str, float], quality: str) -> list[str]:
-    interval = ""
-    if "speedup_low" in metrics and metrics.get("speedup") != 1.0:
-        interval = f" ({metrics['speedup_low']:.2f}-{metrics['speedup_high']:.2f})"
-    return [
-        size(metrics["size_bytes"]) if "size_bytes" in metrics else "",
-        f"{metrics['compression_ratio']:.1f}x" if "compression_ratio" in metrics else "",
-        f"{metrics[quality]:.4f}" if quality in metrics else "",
-        f"{metrics[f'test_{quality}']:.4f}" if f"test_{quality}" in metrics else "",
-        f"{metrics['latency_ms']:.4f}" if "latency_ms" in metrics else "",
-        f"{metrics['speedup']:.2f}x{interval}" if "speedup" in metrics else "",
-    ]
-
-
-def verdict_lines(document: dict[str, Any], limits: Iterable[Any], quality: str) -> list[str]:
-    """The answer of a search, in sentences."""
-    counts = document["counts"]
-    total = sum(counts.values())
-    tally = ", ".join(f"{counts[name]} {name}" for name in TYPES if counts[name])
-    budget = ", ".join(limit_text(limit) for limit in limits) or "no limits"
-    lines = [f"{total} trials: {tally}" if total else "no trials ended"]
-    match document["verdict"]:
-        case "feasible":
-            lines.append(f"feasible: {len(document['front'])} on the front meet the budget ({budget})")
-        case "infeasible":
-            miss = document["nearest_miss"]
-            found = " ".join(_cells(miss["metrics"], quality)).strip()
-            lines.append(f"infeasible: nothing meets the budget ({budget})")
-            lines.append(f"nearest miss: trial {miss['trial']}: {found}: {recipe_line(miss['recipe'])}")
-            lines.append(f"the limit that binds: {document['binding_limit']}: loosen it, or search longer")
-            lines += loosening_lines(document.get("loosen", []))
-        case _:
-            lines.append("nothing finished: see the reasons with `autocompress show`")
-    return [*lines, *gain_lines(document.get("expected_gain"))]
-
-
-def gain_lines(found: dict[str, Any] | None) -> list[str]:
-    """What more trials are expected to add to the hypervolume, as shares of it; nothing where that is not known."""
-    if found is None:
-        return []
-    gain, low, high = (f"{100 * found[key] / found['hypervolume']:.2g}%" for key in ("gain", "low", "high"))
-    return [
-        f"another {found['trials']} trials ({clock(found['seconds'])} of a worker's time) are expected to add {gain} "
-        f"to the front's hypervolume (8 times of 10 between {low} and {high})"
-    ]
-
-
-def loosening_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """To what the limits would have to be loosened, in the units of the budget: each alone, and all together."""
-    lines = ["what was measured would meet the budget with"] if rows else []
-    for row in rows:
-        if row["alone"] is None:
-            lines.append(f"  {row['limit']} alone: at no value, as no trial meets all other limits")
-        else:
-            lines.append(f"  {row['limit']} alone at {limit_value(row, row['alone'])} (trial {row['trial']})")
-    past = [row for row in rows if row["together"] != row["bound"]]
-    if len(past) > 1:
-        values = [f"{r['limit']} at {limit_value(r, r['together'])}" for r in past if r["together"] is not None]
-        unknown = [f"{row['limit']} is not known" for row in past if row["together"] is None]
-        lines.append(f"  or, for the nearest miss, {', '.join([*values, *unknown])}")
-    return lines
-
-
-def limit_value(row: dict[str, Any], value: float) -> str:
-    """A loosened limit to write into a budget, in three digits and no tighter than the value."""
-    name, up = row["limit"], row["sense"] == "at_most"
-    unit, scale = next(((u, s) for u, s in SIZES if value >= s), SIZES[-1]) if name == "size" else ("", 1.0)
-    text = _three_digits(value, scale, up)
-    if name.endswith("_drop"):
-        return f"{text} ({_three_digits(value, 0.01, up)} points)"
-    return f"{text} {unit}" if unit else text + LIMIT_UNITS.get(name, "")
-
-
-def _three_digits(value: float, scale: float, up: bool) -> str:
-    """A multiple of the scale in three digits that is no less than the value (up), or no more."""
-    exact = Decimal(value / scale)
-    step = Decimal(1).scaleb(exact.adjusted() - 2 if exact else 0)
-    rounded = exact.quantize(step, ROUND_HALF_EVEN)
-    while float(rounded) * scale < value if up else float(rounded) * scale > value:
-        rounded += step if up else -step
-    return f"{rounded:f}"
-
-
-def limit_text(limit: Any) -> str:
-    """A limit in words."""
-    bound = size(limit.bound) if limit.metric == "size_bytes" else f"{limit.bound:.4g}"
-    return f"{limit.metric} {'at most' if limit.sense == 'at_most' else 'at least'} {bound}"
 
 
 class PlainView:

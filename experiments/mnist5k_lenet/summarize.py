@@ -10,8 +10,8 @@ import pandas as pd
 from autocompress.recipe import recipe_line
 from autocompress.search.results import Results
 from autocompress.search.store import StudyStore
-from autocompress.terminal.views import size
 from autocompress.tracking.figures import front_png
+from autocompress.wording import size
 
 HERE = Path(__file__).parent
 COLUMNS = ["case", "size_bytes", "compression_ratio", "params", "accuracy", "test_accuracy", "latency_ms",

@@ -19,7 +19,7 @@ from autocompress.search.results import Results
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space_file import load_space
 from autocompress.search.store import StudyStore
-from autocompress.terminal.explaining import Asked, change_text, explained, trial_parts, value_text
+from autocompress.terminal.explaining import Asked, explained, trial_parts
 from autocompress.terminal.options import _complete_trial
 from autocompress.tracking.protocol import MemoryTracker
 from autocompress.trial import trial
@@ -281,24 +281,6 @@ def test_the_knee_is_drawn_where_something_is_known_between_its_ends(tmp_path: P
     (tmp_path / "none").mkdir()
     nothing = studied(tmp_path / "none", Failed("broken"))
     assert knee(nothing, Known.of(nothing)) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "before", "after", "value", "change"),
-    [
-        ("size_bytes", 2000, 1500, "1.5 KB", "-25.0%"),
-        ("speedup", 1.0, 1.5, "1.50x", "+50.0%"),
-        ("accuracy", 0.98, 0.97, "0.9700", "-0.0100"),
-        ("perplexity", 20.0, 25.5, "25.5", "+5.5000"),
-        ("latency_ms", 0.0, 0.5, "0.5000", "+0.5000"),
-        ("latency_ms", 0.00684, 0.0067716, "0.006772", "-1.0%"),
-    ],
-)
-def test_values_and_changes_as_people_read_them(
-    name: str, before: float, after: float, value: str, change: str
-) -> None:
-    assert value_text(name, after, named=False) == value
-    assert change_text(name, before, after) == change
 
 
 def test_a_speed_within_the_noise_is_no_change(searched: Path) -> None:

@@ -17,7 +17,8 @@ from autocompress.terminal.details import trial_lines
 from autocompress.terminal.ending import exit_code
 from autocompress.terminal.options import _typeable
 from autocompress.terminal.plain import Screen, plain, visible
-from autocompress.terminal.views import LiveView, PlainView, front_table, verdict_lines
+from autocompress.terminal.views import LiveView, PlainView, front_table
+from autocompress.wording import verdict_lines
 
 # Clears the screen, sets the title, is a C1 control, turns the direction, ends a line, rings, and is half a character.
 NASTY = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\r\n\b\u2028\ud800"

@@ -31,11 +31,11 @@ from autocompress.techniques.pruning import _weight_scores as weight_scores
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
 from autocompress.techniques.pruning.weight_pruning import WeightPruning
 from autocompress.techniques.sensitivity import strongest
-from autocompress.terminal.details import decision_lines
 from autocompress.testing.models import Mlp, Plain, make_task, seeded
 from autocompress.testing.work import context_of, example_of, exported_of, teacher_of
 from autocompress.trial.stages import rebuild
 from autocompress.trial.trial import prepare
+from autocompress.wording import decision_lines
 
 IMPORTANCES = ("magnitude", "gradient", "random", "integrated_gradients")
 

@@ -27,8 +27,8 @@ from autocompress.techniques.quantization._uniform import (
 )
 from autocompress.techniques.quantization.low_bit import LowBit
 from autocompress.techniques.quantization.mixed_precision import SCANNED, WIDTHS, MixedPrecision, best_widths, in_parts
-from autocompress.terminal.details import decision_lines
 from autocompress.testing.work import context_of, teacher_of
+from autocompress.wording import decision_lines
 
 Array = np.ndarray[Any, Any]
 
