@@ -182,10 +182,16 @@ class SearchSettings(_Strict):
 
 
 class Tracking(_Strict):
-    """Where MLflow keeps the runs; the experiment is the study's name unless it says otherwise."""
+    """Where MLflow keeps the runs; the experiment is the study's name unless it says otherwise.
+
+    registers, which is written `register`, says whether the front's models are registered under the study's name.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     uri: str = "sqlite:///mlflow.db"
     experiment: str | None = None
+    registers: bool = Field(False, alias="register")
 
 
 class RayAddress(_Strict):

@@ -99,7 +99,9 @@ def test_only_executors_imports_ray() -> None:
 
 
 def test_only_tracking_imports_mlflow() -> None:
-    assert importers("mlflow") == {"tracking/mlflow.py"}
+    found = importers("mlflow")
+    assert found
+    assert all(name.startswith("tracking/") for name in found)
 
 
 def test_only_tests_import_the_contract_suites_and_pytest() -> None:

@@ -301,6 +301,17 @@ def test_what_cannot_be_is_refused_with_key_value_and_rule(changes: dict[str, An
     assert message in refused(**changes)
 
 
+def test_models_are_registered_on_request_and_the_request_is_kept_with_the_study() -> None:
+    assert config().tracking.registers is False  # type: ignore[union-attr]
+    asked = config(tracking={"register": True})
+    assert asked.tracking is not None
+    assert asked.tracking.registers
+    kept = asked.model_dump(mode="json")["tracking"]
+    assert kept == {"uri": "sqlite:///mlflow.db", "experiment": None, "register": True}
+    assert config(tracking=kept).tracking == asked.tracking
+    assert asked.identity() == config().identity()
+
+
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://tracking.example.org"])
 def test_a_tracking_server_may_be_an_address(uri: str) -> None:
     found = config(tracking={"uri": uri}).tracking

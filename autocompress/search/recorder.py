@@ -10,20 +10,24 @@ from typing import Any
 import yaml
 
 from ..artifacts.runtime import Model
+from ..data import SPLITS
 from ..errors import StudyError
 from ..front import Front, hypervolumes
-from ..outcome import Completed, Metrics
+from ..outcome import Metrics
 from ..tasks.examples import example_inputs
 from ..tracking.background import Background
 from ..tracking.figures import Picture, front_html, front_png
 from ..tracking.mlflow import MlflowTracker
-from ..tracking.protocol import Barred, MemoryTracker, Row, StudyInfo, Summary, Tracker
+from ..tracking.notes import export_command
+from ..tracking.protocol import Barred, Data, Member, MemoryTracker, Note, Row, StudyInfo, Summary, Tracker
 from ..tracking.steps import StepsPicture, draw_steps
-from .explain import Found
-from .explanation import knee_picture
+from ..wording import limit_text, metric_cells, verdict_lines
+from .explain import Found, picks
+from .explanation import found_of, knee_picture
 from .plan import Plan
 from .prefixes import Known
-from .results import points
+from .records import Record
+from .results import Results, points
 from .state import State, View
 from .store import StudyStore
 
@@ -43,6 +47,8 @@ class Recorder:
         self._logged: set[int] = set()
         self._drawn: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
         self._saved = -math.inf
+        tracking = plan.setup.config.tracking
+        self._registers = tracking is not None and tracking.registers
         info = _study_info(plan)
         self._tracker.put(lambda tracker: tracker.begin(info), needed=True)
 
@@ -51,9 +57,7 @@ class Recorder:
         if len(self._logged) == len(state.records):
             return
         for number in sorted(state.records.keys() - self._logged):
-            record = state.records[number]
-            if record.outcome is not None:
-                row = Row(number, record.recipe, record.outcome, record.started_ms, record.ended_ms)
+            if (row := _row(state.records[number])) is not None:
                 self._tracker.put(_logging(row))
                 self._logged.add(number)
         now = time.monotonic()
@@ -68,12 +72,16 @@ class Recorder:
         """Log the last front, what was measured of it at the end and, where the search came to one, its models."""
         test = self._store.get("test") or {}
         for key in {**self._store.confirmed, **test}.keys() - {"baseline"}:
-            outcome = state.records[int(key)].outcome
-            metrics = {**getattr(outcome, "metrics", {}), **test.get(key, {})}
-            self._tracker.put(_confirming(int(key), metrics, isinstance(outcome, Completed)))
-        self._summarize(state, figures=bool(state.records), steps=self._knee(state))
+            record = state.records[int(key)]
+            metrics = {**getattr(record.outcome, "metrics", {}), **test.get(key, {})}
+            if (row := _row(record)) is not None:
+                self._tracker.put(_confirming(row, metrics))
         if not interrupted:
             self._log_models(state.front)
+        self._summarize(state, figures=bool(state.records), steps=self._knee(state))
+        if not interrupted and self._registers:
+            aliases = {how: number for number, names in picks(found_of(Results(self._store))).items() for how in names}
+            self._tracker.put(_registering(aliases))
 
     def close(self, status: str) -> None:
         """End the parent run as FINISHED or KILLED, and say what is not logged."""
@@ -90,8 +98,9 @@ class Recorder:
 
     def _save_run_ids(self) -> None:
         ids = {str(number): run_id for number, run_id in self._tracker.run_ids().items()}
-        if ids and ids != self._store.get("run_ids"):
-            self._store.set("run_ids", ids)
+        for key, value in {"run_ids": ids, "mlflow_page": self._tracker.page()}.items():
+            if value and value != self._store.get(key):
+                self._store.set(key, value)
 
     def _knee(self, state: State) -> StepsPicture | None:
         """What is known, without measuring, of what the steps of the front's knee bought and cost."""
@@ -111,6 +120,8 @@ class Recorder:
             state.study, state.quality, points(state.records, front.trials), state.baseline.metrics, state.limits
         )
 
+        note = study_words(Results(self._store))
+
         def send(tracker: Tracker) -> None:
             """Draw, in the tracker's thread, and hand on."""
             files = (
@@ -118,7 +129,7 @@ class Recorder:
             )
             if steps is not None:
                 files["figures/knee_steps.png"] = draw_steps(steps)
-            tracker.refresh(Summary(front.trials, front.verdict, volumes, files))
+            tracker.refresh(Summary(front.trials, front.verdict, volumes, files, note=note))
 
         self._tracker.put(send)
 
@@ -158,15 +169,57 @@ def _study_info(plan: Plan) -> StudyInfo:
         {**flat, "objectives": ", ".join(plan.objectives), "search_space": config.search_space},
         yaml.safe_dump(data, sort_keys=False),
         plan.baseline.metrics,
+        plan.setup.quality,
+        config.document.source,
+        _data(plan),
     )
+
+
+def _data(plan: Plan) -> Data:
+    """The task's data: by what the config says of them, or by the task that yields them."""
+    task = plan.setup.config.task
+    name = task if isinstance(task, str) else str(task.get("data", task.get("kind")))
+    examples = {split: len(plan.setup.task.split(split)) for split in SPLITS}  # type: ignore[arg-type]
+    return Data(name, plan.setup.made_of["data"], examples)
+
+
+def study_words(results: Results) -> Note:
+    """What is said of a study: budget, verdict, the front by what one would pick it for, and what to type next."""
+    document, named = results.document(), picks(found_of(results))
+    miss = document["nearest_miss"]
+    rows = document["front"] or ([miss] if miss else [])
+    members = tuple(
+        Member(
+            row["trial"],
+            tuple(named.get(row["trial"], ("nearest miss",))),
+            tuple(metric_cells(row["metrics"], results.quality)),
+        )
+        for row in rows
+    )
+    knee = next((member.number for member in members if "knee" in member.picks), None)
+    commands = () if knee is None else (export_command(results.name, knee),)
+    heading = ("size", "smaller", results.quality, f"test {results.quality}", "ms", "faster (95%)")
+    verdict = verdict_lines(document, results.limits, results.quality)
+    return Note(tuple(map(limit_text, results.limits)), tuple(verdict), heading, members, commands)
+
+
+def _row(record: Record) -> Row | None:
+    """A trial as it is logged; None while it runs."""
+    if record.outcome is None:
+        return None
+    return Row(record.number, record.recipe, record.outcome, record.started_ms, record.ended_ms)
 
 
 def _logging(row: Row) -> Callable[[Tracker], None]:
     return lambda tracker: tracker.log(row)
 
 
-def _confirming(number: int, metrics: Metrics, feasible: bool) -> Callable[[Tracker], None]:
-    return lambda tracker: tracker.log_confirmed(number, metrics, feasible)
+def _confirming(row: Row, metrics: Metrics) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.log_confirmed(row, metrics)
+
+
+def _registering(aliases: dict[str, int]) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.register(aliases)
 
 
 def _modelling(number: int, data: bytes, example: tuple[Any, Any]) -> Callable[[Tracker], None]:

@@ -361,14 +361,18 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the study's tracking store; Ctrl-C ends it."""
     from ..search.store import check_tracking
-    from .details import tracking_uri
+    from .details import tracking_place
 
-    store = uri or tracking_uri(storage_url(storage))
+    store, page = (uri, "") if uri else tracking_place(storage_url(storage))
     if is_server(store):
         output().print(f"the tracking server is at {shown(store)}", soft_wrap=True)
+        if page:
+            output().print(f"the newest search: {shown(store).rstrip('/')}/{page}", soft_wrap=True)
         return
     check_tracking(store, there=True)
     say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    if page:
+        say(f"the newest search: http://127.0.0.1:{port}/{page}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])
 

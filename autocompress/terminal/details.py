@@ -139,8 +139,8 @@ def technique_lines(documents: list[dict[str, Any]]) -> list[str]:
     return [*lines, "repeat: {times: N, steps: [...]} runs steps again; repeat and only may stand in each other"]
 
 
-def tracking_uri(storage: str) -> str:
-    """The tracking store of the newest study of a storage. Raises StudyError when there is none."""
+def tracking_place(storage: str) -> tuple[str, str]:
+    """The tracking store of a storage's newest study, and that study's address in it; raises StudyError for none."""
     from ..search.store import StudyStore, study_names
 
     stores = [StudyStore.open(storage, name) for name in study_names(storage)]
@@ -148,12 +148,12 @@ def tracking_uri(storage: str) -> str:
     if not tracked:
         raise StudyError(f"no tracked study in {shown(storage)}: run a search first, or give --uri")
     newest = max(tracked, key=lambda store: max((r.ended_ms for r in store.records().values()), default=0))
-    uri: str = newest.get("config")["tracking"]["uri"]
+    uri, page = str(newest.get("config")["tracking"]["uri"]), str(newest.get("mlflow_page", ""))
     path = None if is_server(uri) else sqlite_file(uri)
     if path is None:
-        return uri
+        return uri, page
     beside = newest.folder.parent
-    return under(uri, beside if (beside / path).is_file() else Path.cwd())
+    return under(uri, beside if (beside / path).is_file() else Path.cwd()), page
 
 
 def diagnose(storage: str) -> list[dict[str, Any]]:

@@ -53,6 +53,10 @@ class Background:
         """Where each trial was kept, as far as is known now."""
         return dict(self._tracker.run_ids())
 
+    def page(self) -> str:
+        """The study's address within the place's own page, as far as is known now."""
+        return self._tracker.page()
+
     def close(self, show: Callable[[int], None] = lambda left: None) -> int:
         """Make the calls that are left, as long as the store takes them; returns how many were not made.
 

@@ -1,21 +1,24 @@
 """MLflow as a sink: what it holds can be rebuilt from the study at any time, and a search goes on without it."""
 
-import contextlib
-import errno
+import getpass
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from ..outcome import Metrics
-from ..urls import is_server, shown, under
-from .protocol import Away, Barred, Row, StudyInfo, Summary
+from ..urls import is_server, under
+from .models import Logged, Taken, log_onnx, register
+from .notes import Places, data_profile, front_view, run_name, run_page, study_note, table_page, trial_note
+from .protocol import Row, StudyInfo, Summary
+from .trouble import judging, status_of
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-LOGIN = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+# By this its page opens where runs of trained models are looked at, and not the one for agents.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+PICTURE = "figures/front.png"
 
 
 def _silent(_: str) -> None:
@@ -40,17 +43,21 @@ class MlflowTracker:
         self._experiment = self._parent = ""
         self._children: dict[int, str] = {}
         self._finished: set[int] = set()
-        self._models: set[int] = set()
+        self._models: dict[int, str] = {}  # what MLflow calls the model of a trial
+        self._texts: dict[int, str] = {}
+        self._drawn = False
         self._front: set[int] = set()
         self._points: set[int] = set()
 
     def begin(self, info: StudyInfo) -> None:
         """Find or make experiment and parent run, and find the children that an earlier search left."""
         self._info = info
-        with self._judging():
+        with judging(self._uri):
             self._client = _client(self._uri)
             self._experiment = self._ensure_experiment(info.experiment)
             self._ensure_parent(info)
+            view = front_view(info.study, info.quality)
+            self._client.set_experiment_tag(self._experiment, f"mlflow.sharedViewState.{self._parent}", view)
             self._find_children()
 
     def _ensure_parent(self, info: StudyInfo) -> None:
@@ -61,11 +68,12 @@ class MlflowTracker:
             self._client.update_run(self._parent, status="RUNNING")
             self._points = {point.step for point in self._client.get_metric_history(self._parent, "hypervolume")}
         else:
-            tags = {"autocompress.study": info.study, "autocompress.role": "parent"}
+            tags = {"autocompress.study": info.study, "autocompress.role": "parent", **self._source()}
             self._parent = self._client.create_run(self._experiment, run_name=info.study, tags=tags).info.run_id
         if not found or not found[0].data.params:
             # Parameters come last: where they are, an earlier call got this far.
             self._client.log_text(self._parent, info.config, "config.yaml")
+            self._log_data(self._parent)
             self._batch(self._parent, info.params, {f"baseline_{key}": value for key, value in info.baseline.items()})
 
     def _ensure_experiment(self, name: str) -> str:
@@ -80,13 +88,20 @@ class MlflowTracker:
                     self._note(f"MLflow's experiment {name!r} was deleted and cannot be put back: {other!r} is used")
                 return self._make_experiment(other)
             if known.lifecycle_stage == "active" or self._restored(known):
+                self._ensure_kind(known)
                 return str(known.experiment_id)
         raise ValueError(f"experiments {name!r} to {other!r} are deleted: restore one, or name another")
 
     def _make_experiment(self, name: str) -> str:
         server = is_server(self._uri)
         local = {} if server else {"artifact_location": (self._folder / "mlruns").resolve().as_uri()}
-        return str(self._client.create_experiment(name, **local))
+        return str(self._client.create_experiment(name, **local, tags=KIND))
+
+    def _ensure_kind(self, experiment: Any) -> None:
+        """Say what kind of runs an experiment holds, where nobody has said so."""
+        for key, value in KIND.items():
+            if experiment.tags.get(key, "no_inferred_type") in ("", "no_inferred_type"):
+                self._client.set_experiment_tag(experiment.experiment_id, key, value)
 
     def _restored(self, experiment: Any) -> bool:
         from mlflow.exceptions import MlflowException
@@ -94,7 +109,7 @@ class MlflowTracker:
         try:
             self._client.restore_experiment(experiment.experiment_id)
         except MlflowException as error:
-            if _status(error) in (400, 403, 404, 409):
+            if status_of(error) in (400, 403, 404, 409):
                 return False
             raise
         self._note(f"MLflow's experiment {experiment.name!r} was deleted: it is put back, as this search logs to it")
@@ -115,7 +130,8 @@ class MlflowTracker:
                 if run.data.tags.get("autocompress.front") == "true":
                     self._front.add(number)
                 if "autocompress.model" in run.data.tags:
-                    self._models.add(number)
+                    self._models[number] = run.data.tags.get("autocompress.model_id", "")
+                self._texts[number] = run.info.run_name
             token = page.token
             if not token:
                 return
@@ -124,7 +140,7 @@ class MlflowTracker:
         """One child run; a half-written one from before a crash is completed."""
         if row.number in self._finished:
             return
-        with self._judging():
+        with judging(self._uri):
             self._log(row)
         self._finished.add(row.number)
 
@@ -144,6 +160,7 @@ class MlflowTracker:
             "autocompress.fingerprint": row.recipe.fingerprint,
             "autocompress.recipe": str(row.recipe)[:4000],
             **({"autocompress.reason": outcome.reason[:4000]} if hasattr(outcome, "reason") else {}),
+            **self._words(row),
         }
         if row.number not in self._children:
             # Tags are given to a new run at once: in a batch each takes queries of its own.
@@ -152,18 +169,50 @@ class MlflowTracker:
         run_id = self._children[row.number]
         self._batch(run_id, params, {**metrics, **seconds}, tags)
         self._client.log_text(run_id, row.recipe.to_yaml(), "recipe.yaml")
+        self._log_data(run_id)
         status = "FAILED" if outcome.type == "failed" else "FINISHED"
         self._client.set_terminated(run_id, status, row.ended_ms)
 
     def _make_child(self, row: Row, tags: dict[str, str]) -> str:
         own = {
             "mlflow.parentRunId": self._parent,
-            "autocompress.study": self._info.study if self._info else "",
+            "autocompress.study": self._known.study,
             "autocompress.trial": str(row.number),
+            **self._source(),
         }
-        name = f"trial-{row.number}"
-        run = self._client.create_run(self._experiment, start_time=row.started_ms, run_name=name, tags={**own, **tags})
+        name, tags = self._name(row), {**own, **tags}
+        run = self._client.create_run(self._experiment, start_time=row.started_ms, run_name=name, tags=tags)
         return str(run.info.run_id)
+
+    def _name(self, row: Row) -> str:
+        self._texts[row.number] = run_name(row.number, row.outcome, self._known.quality)
+        return self._texts[row.number]
+
+    def _words(self, row: Row) -> dict[str, str]:
+        """A trial's name and description, as tags."""
+        return {"mlflow.runName": self._name(row), "mlflow.note.content": trial_note(row, self._known.quality)}
+
+    @property
+    def _known(self) -> StudyInfo:
+        assert self._info is not None, "begin comes first"
+        return self._info
+
+    def _source(self) -> dict[str, str]:
+        """Who searches by what, as MLflow shows it."""
+        tags = {"mlflow.source.name": self._known.source, "mlflow.source.type": "LOCAL"} if self._known.source else {}
+        try:
+            return {**tags, "mlflow.user": getpass.getuser()}
+        except (KeyError, OSError):
+            return tags  # this process's user has no name
+
+    def _log_data(self, run_id: str) -> None:
+        """What the run learned and measured on; logging it again adds nothing."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = self._known.data
+        if data is not None:
+            given = Dataset(data.name[:500], data.digest[:36], "local", data.name, profile=data_profile(data))
+            self._client.log_inputs(run_id, [DatasetInput(given, [InputTag("mlflow.data.context", "training")])])
 
     def _batch(self, run_id: str, params: dict[str, Any], metrics: Metrics, tags: dict[str, str] | None = None) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -177,8 +226,8 @@ class MlflowTracker:
         )
 
     def refresh(self, summary: Summary) -> None:
-        """Front tags, test metrics, hypervolume over trials, verdict and figures."""
-        with self._judging(needed=False):
+        """Front tags, test metrics, hypervolume over trials, verdict, figures and description."""
+        with judging(self._uri, needed=False):
             self._refresh(summary)
 
     def _refresh(self, summary: Summary) -> None:
@@ -198,6 +247,21 @@ class MlflowTracker:
         self._client.set_tag(self._parent, "autocompress.verdict", summary.verdict)
         for name, data in summary.files.items():
             self._log_bytes(name, data)
+        self._drawn = self._drawn or PICTURE in summary.files
+        if summary.note is not None:
+            note = study_note(self._known.study, summary.note, self._places())
+            self._client.set_tag(self._parent, "mlflow.note.content", note)
+
+    def _places(self) -> Places:
+        """Addresses within MLflow's page, which hold whatever host and path it is served from."""
+        runs = {number: run_page(self._experiment, run_id) for number, run_id in self._children.items()}
+        files = {
+            number: f"ajax-api/2.0/mlflow/logged-models/{model}/artifacts/files?artifact_file_path=model.onnx"
+            for number, model in self._models.items()
+            if model
+        }
+        picture = f"get-artifact?path={PICTURE}&run_uuid={self._parent}" if self._drawn else None
+        return Places(runs, files, table_page(self._experiment, self._parent), picture)
 
     def _log_bytes(self, name: str, data: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -206,55 +270,59 @@ class MlflowTracker:
             parent = Path(name).parent.as_posix()
             self._client.log_artifact(self._parent, str(path), None if parent == "." else parent)
 
-    def log_confirmed(self, number: int, metrics: Metrics, feasible: bool) -> None:
+    def log_confirmed(self, row: Row, metrics: Metrics) -> None:
         """Metrics of a trial that was logged before it was confirmed, in the place of those that were taken again."""
-        if number in self._children:
-            with self._judging(needed=False):
-                tags = {"autocompress.feasible": str(feasible).lower()}
-                self._batch(self._children[number], {}, metrics, tags)
+        if row.number in self._children:
+            with judging(self._uri, needed=False):
+                tags = {"autocompress.feasible": str(row.outcome.type == "completed").lower(), **self._words(row)}
+                self._batch(self._children[row.number], {}, metrics, tags)
 
     def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
         """An MLflow model of the ONNX flavour, once a trial."""
         if number in self._models or number not in self._children:
             return
-        with self._judging(needed=False):
-            self._log_model(number, data, example)
-        self._models.add(number)
+        with judging(self._uri, needed=False):
+            self._models[number] = self._log_model(number, data, example)
 
-    def _log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
-        import mlflow
-        import mlflow.onnx
-        import onnx
-
-        run_id = self._children[number]
+    def _log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> str:
+        run_id, name = self._children[number], f"trial-{number}"
         ended_ms = self._client.get_run(run_id).info.end_time
-        mlflow.set_tracking_uri(self._uri)
         try:
-            with mlflow.start_run(run_id=run_id):
-                mlflow.onnx.log_model(
-                    onnx.load_from_string(data),
-                    name=f"trial-{number}",
-                    signature=mlflow.models.infer_signature(*example),
-                    pip_requirements=["onnxruntime", "numpy"],  # inferring them would start a process and take seconds
-                    save_as_external_data=False,
-                )
+            model_id = log_onnx(self._uri, run_id, name, data, example)
         finally:
             # The trial ended when it ended, and not when its model was logged.
             self._client.set_terminated(run_id, "FINISHED", ended_ms)
-        self._client.set_tag(run_id, "autocompress.model", f"trial-{number}")
+        self._client.set_tag(run_id, "autocompress.model_id", model_id)
+        self._client.set_tag(run_id, "autocompress.model", name)
+        return model_id
+
+    def register(self, aliases: Mapping[str, int]) -> None:
+        """A version for each model on the front that has none, under the study's name, and the aliases on them."""
+        shown = {number: model for number, model in self._models.items() if number in self._front and model}
+        models = {number: Logged(self._children[number], model, self._texts[number]) for number, model in shown.items()}
+        study = self._known.study
+        with judging(self._uri, needed=False):
+            try:
+                register(self._client, study, models, aliases)
+            except Taken:
+                self._note(f"MLflow has another registered model {study!r}: nothing is registered; rename one of them")
 
     def end(self, status: str) -> None:
         """Close the parent run."""
-        with self._judging(needed=False):
+        with judging(self._uri, needed=False):
             self._client.set_terminated(self._parent, status)
 
     def run_ids(self) -> dict[int, str]:
         """The MLflow run of each logged trial."""
         return {number: self._children[number] for number in self._finished}
 
+    def page(self) -> str:
+        """The address of the parent run within MLflow's page."""
+        return run_page(self._experiment, self._parent) if self._parent else ""
+
     def alive(self) -> bool:
         """Ask the store for something small, and put back experiment and parent run where they were deleted."""
-        with self._judging():
+        with judging(self._uri):
             self._knock()
             if self._parent:
                 self._undelete()
@@ -289,46 +357,6 @@ class MlflowTracker:
             self._forget()
             self.begin(self._info)
             self._note("MLflow no longer has this search's runs: they are made anew, earlier ones by --resume")
-
-    @contextlib.contextmanager
-    def _judging(self, needed: bool = True) -> Iterator[None]:
-        """Tell apart what is at fault, where an error says so itself.
-
-        needed: without this right nothing can be logged; others are missed for one entry.
-        """
-        try:
-            yield
-        except (Away, Barred):
-            raise
-        except Exception as error:
-            status, first = _status(error), (str(error).strip().splitlines() or [""])[0][:200]
-            where = shown(self._uri)
-            if status == 401:
-                raise Barred(f"MLflow at {where} wants a login (HTTP 401)", f"set {LOGIN}") from error
-            if status == 403 and needed:
-                fix = f"ask for the right to edit it, or set {LOGIN} of who has it"
-                raise Barred(f"MLflow at {where} does not let this account in (HTTP 403: {first})", fix) from error
-            if status in (429, 503, 504) or _passing(error) or _passing(error.__cause__ or error.__context__):
-                raise Away(first) from error
-            raise
-
-
-def _passing(error: BaseException | None) -> bool:
-    """Whether the network or the disk is at fault: no answer, or one that a later try may be spared."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return True
-    # An answer with the status 500 may be this entry's own fault.
-    network = type(error).__module__.startswith("requests.") and getattr(error, "response", None) is None
-    return network and "too many 500 error responses" not in str(error)
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of MLflow or of its requests stands for."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        return int(response.status_code)
-    ask = getattr(error, "get_http_status_code", None)
-    return None if ask is None else int(ask())
 
 
 def _client(uri: str) -> Any:

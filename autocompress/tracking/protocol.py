@@ -1,5 +1,6 @@
 """What a place that keeps results is told, and one that keeps them in this process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -8,14 +9,26 @@ from ..recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Data:
+    """What a search learns and measures on: a name, a digest of what it holds, and how many examples a split has."""
+
+    name: str
+    digest: str
+    examples: dict[str, int]
+
+
+@dataclass(frozen=True)
 class StudyInfo:
-    """What the parent run says from the start."""
+    """What the parent run says from the start; quality is the task's main metric, source the config's file."""
 
     study: str
     experiment: str
     params: dict[str, Any]
     config: str
     baseline: Metrics
+    quality: str = "accuracy"
+    source: str = ""
+    data: Data | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,26 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A trial that is shown with a study: what one would pick it for, and its cells under the heading."""
+
+    number: int
+    picks: tuple[str, ...]
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is said of a study in words: its limits, the answer, the front (or the nearest miss), what to type next."""
+
+    budget: tuple[str, ...]
+    verdict: tuple[str, ...]
+    heading: tuple[str, ...]
+    members: tuple[Member, ...]
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Summary:
     """What is known of the whole study: refreshed while it runs."""
 
@@ -38,6 +71,7 @@ class Summary:
     hypervolume: dict[int, float]
     files: dict[str, bytes]
     metrics: Metrics = field(default_factory=dict)
+    note: Note | None = None
 
 
 class Away(Exception):
@@ -71,14 +105,20 @@ class Tracker(Protocol):
     def log_model(self, number: int, data: bytes, example: tuple[Any, Any]) -> None:
         """Keep the file of one trial as a model, with the signature of its example input and output."""
 
-    def log_confirmed(self, number: int, metrics: Metrics, feasible: bool) -> None:
-        """Keep the last measurements of a trial, test split included, and whether it is still within the budget."""
+    def log_confirmed(self, row: Row, metrics: Metrics) -> None:
+        """Keep the last measurements of a trial, test split included, and how it ended by them."""
+
+    def register(self, aliases: Mapping[str, int]) -> None:
+        """Register the models of the front, and name trials of it: smallest, fastest, most-accurate, knee."""
 
     def end(self, status: str) -> None:
         """Close the parent run as FINISHED, FAILED or KILLED."""
 
     def run_ids(self) -> dict[int, str]:
         """Where each trial was kept."""
+
+    def page(self) -> str:
+        """The study's address within the place's own page; empty where it has none."""
 
     def alive(self) -> bool:
         """Whether the place answers; puts right what was deleted there meanwhile. May raise where it does not."""
@@ -93,6 +133,7 @@ class MemoryTracker:
         self.summary: Summary | None = None
         self.models: dict[int, bytes] = {}
         self.tests: dict[int, Metrics] = {}
+        self.aliases: dict[str, int] = {}
         self.status = "RUNNING"
 
     def begin(self, info: StudyInfo) -> None:
@@ -111,9 +152,13 @@ class MemoryTracker:
         """Keep the bytes."""
         self.models[number] = data
 
-    def log_confirmed(self, number: int, metrics: Metrics, feasible: bool) -> None:
+    def log_confirmed(self, row: Row, metrics: Metrics) -> None:
         """Keep them."""
-        self.tests[number] = metrics
+        self.tests[row.number] = metrics
+
+    def register(self, aliases: Mapping[str, int]) -> None:
+        """Keep the names."""
+        self.aliases = dict(aliases)
 
     def end(self, status: str) -> None:
         """Keep the status."""
@@ -122,6 +167,10 @@ class MemoryTracker:
     def run_ids(self) -> dict[int, str]:
         """Nothing here has an id."""
         return {}
+
+    def page(self) -> str:
+        """There is none."""
+        return ""
 
     def alive(self) -> bool:
         """Always."""

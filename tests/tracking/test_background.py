@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autocompress.tracking import background as handing
 from autocompress.tracking.background import Background
 from autocompress.tracking.mlflow import MlflowTracker
 from autocompress.tracking.protocol import Away, Barred, MemoryTracker, Row, Summary
+from autocompress.tracking.trouble import judging
 from autocompress.urls import owners
 from tracking.test_mlflow import EXAMPLE, Shaky, Store, file, info, logging, row, wait_until
 
@@ -105,15 +107,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def begin(tracker: Any, study: str, experiment: str = "experiment") -> None:
-    found = info(study)
-    tracker.begin(type(found)(found.study, experiment, found.params, found.config, found.baseline))
+    tracker.begin(replace(info(study), experiment=experiment))
 
 
 def status(client: MlflowClient, experiment: str) -> dict[str, str]:
-    """How each run of an experiment stands, by name."""
+    """How each run of an experiment stands, by the trial's number or the study's name."""
     found = client.get_experiment_by_name(experiment)
     assert found is not None
-    return {run.info.run_name: run.info.status for run in client.search_runs([found.experiment_id])}
+    runs = client.search_runs([found.experiment_id])
+    numbers = [run.data.tags.get("autocompress.trial") for run in runs]
+    names = [run.info.run_name if n is None else f"trial-{n}" for n, run in zip(numbers, runs, strict=True)]
+    return {name: run.info.status for name, run in zip(names, runs, strict=True)}
 
 
 # Slow, and lost
@@ -210,7 +214,7 @@ def test_a_locked_store_is_away_and_nothing_of_it_is_left_out(tmp_path: Path, no
             from mlflow.exceptions import MlflowException
             from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-            with MlflowTracker("sqlite:///x", tmp_path)._judging():
+            with judging("sqlite:///x"):
                 try:
                     with closing(sqlite3.connect(tmp_path / "a.db", timeout=0)) as database:
                         database.execute("CREATE TABLE IF NOT EXISTS rows (number)")
@@ -239,7 +243,7 @@ def test_a_server_with_too_much_to_do_is_away(store: Store, uri: str, door: Door
     calls: list[Callable[[], None]] = [
         lambda: tracker.log(row(1)),
         lambda: tracker.refresh(Summary((), "feasible", {0: 1.0}, {})),
-        lambda: tracker.log_confirmed(0, {"test_accuracy": 0.5}, True),
+        lambda: tracker.log_confirmed(row(0), {"test_accuracy": 0.5}),
         lambda: tracker.end("FINISHED"),
     ]
     for call in calls:

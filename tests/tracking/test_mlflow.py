@@ -1,11 +1,14 @@
 """MLflow read back through its own client, and a background that loses nothing while the store is away."""
 
+import getpass
+import json
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +23,7 @@ from autocompress.techniques import recipe_from_data
 from autocompress.tracking import background as handing
 from autocompress.tracking.background import Background
 from autocompress.tracking.mlflow import MlflowTracker
-from autocompress.tracking.protocol import MemoryTracker, Row, StudyInfo, Summary
+from autocompress.tracking.protocol import Data, Member, MemoryTracker, Note, Row, StudyInfo, Summary
 
 PATIENCE = 30.0
 RECIPE = recipe_from_data(
@@ -52,7 +55,9 @@ EXAMPLE = (np.ones((4, 3), np.float32), np.full((4, 3), 2.0, np.float32))
 
 def info(study: str, **params: Any) -> StudyInfo:
     params = {"search.trials": 10, "budget.size": 60_000.0, **params}
-    return StudyInfo(study, "experiment", params, f"study: {study}\n", {"size_bytes": 9000.0, "accuracy": 0.95})
+    baseline = {"size_bytes": 9000.0, "accuracy": 0.95}
+    data = Data("folder:flowers", "0123456789abcdef", {"train": 64, "validation": 32, "test": 16})
+    return StudyInfo(study, "experiment", params, f"study: {study}\n", baseline, "accuracy", "search.yaml", data)
 
 
 def row(number: int, outcome: Outcome | None = None, recipe: Recipe = RECIPE) -> Row:
@@ -138,7 +143,7 @@ def test_a_child_says_what_was_done_and_measured(store: Store, tmp_path: Path) -
     tracker = store.tracker("child")
     tracker.log(row(4))
     run = store.child("child", 4)
-    assert (run.info.run_name, run.info.status) == ("trial-4", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("#4 · 5.0 KB · 0.900 · 2.0x", "FINISHED")
     assert (run.info.start_time, run.info.end_time) == (STARTED, ENDED)
     assert run.data.metrics == {**METRICS, "seconds_train": 1.5}
     expected = {f"step1.{key}": str(value) for key, value in RECIPE.steps[0].to_data().items()}
@@ -158,6 +163,60 @@ def test_a_child_says_what_was_done_and_measured(store: Store, tmp_path: Path) -
     }
     assert yaml.safe_load(store.artifact(run, "recipe.yaml", tmp_path)) == RECIPE.to_data()
     assert tracker.run_ids() == {4: run.info.run_id}
+
+
+def test_runs_say_by_what_whom_and_on_which_data(store: Store) -> None:
+    tracker = store.tracker("who")
+    for _ in range(2):
+        tracker.log(row(1, Failed("broken")))
+    for run in (store.parent("who"), store.child("who", 1)):
+        tags = run.data.tags
+        assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("search.yaml", "LOCAL")
+        assert tags["mlflow.user"] == getpass.getuser()
+        (given,) = run.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("folder:flowers", "0123456789abcdef")
+        examples = {"train_examples": 64, "validation_examples": 32, "test_examples": 16}
+        assert json.loads(given.dataset.profile) == examples
+    run = store.child("who", 1)
+    assert run.info.run_name == "#1 · failed: broken"
+    assert run.data.tags["mlflow.note.content"].startswith("**#1 · failed: broken**")
+
+
+def test_an_experiment_is_one_of_trained_models_unless_somebody_said_otherwise(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.tracker("kind")
+    experiment = store.client.get_experiment_by_name("experiment")
+    assert experiment is not None
+    key = "mlflow.experimentKind"
+    assert experiment.tags[key] == "custom_model_development"
+    store.client.delete_experiment_tag(experiment.experiment_id, key)  # as an earlier version left it
+    store.tracker("kind")
+    assert store.client.get_experiment(experiment.experiment_id).tags[key] == "custom_model_development"
+    store.client.set_experiment_tag(experiment.experiment_id, key, "finetuning")
+    store.tracker("kind")
+    assert store.client.get_experiment(experiment.experiment_id).tags[key] == "finetuning"
+
+
+def test_the_description_leads_to_runs_models_and_picture(store: Store) -> None:
+    tracker = store.tracker("described")
+    tracker.log(row(0))
+    tracker.log_model(0, file(), EXAMPLE)
+    cells = ("5.0 KB", "1.8x", "0.9000", "", "0.2", "2.00x")
+    note = Note(("size",), ("1 trials", "feasible"), ("a", "b", "c", "d", "e", "f"), (Member(0, ("knee",), cells),), ())
+    tracker.refresh(Summary((0,), "feasible", {}, {"figures/front.png": b"png"}, note=note))
+    parent, child = store.parent("described"), store.child("described", 0)
+    text = parent.data.tags["mlflow.note.content"]
+    assert f"[#0](#/experiments/{parent.info.experiment_id}/runs/{child.info.run_id}?" in text
+    model = child.outputs.model_outputs[0].model_id
+    assert f"logged-models/{model}/artifacts/files?artifact_file_path=model.onnx" in text
+    assert f"get-artifact?path=figures/front.png&run_uuid={parent.info.run_id}" in text
+    assert parent.info.run_id in tracker.page()
+    view = store.client.get_experiment(parent.info.experiment_id).tags[f"mlflow.sharedViewState.{parent.info.run_id}"]
+    assert "described" in json.loads(view)["searchFilter"]
+    # A later search of the study finds the model again.
+    again = store.tracker("described")
+    again.refresh(Summary((0,), "feasible", {}, {}, note=note))
+    assert f"logged-models/{model}/" in store.parent("described").data.tags["mlflow.note.content"]
 
 
 def test_a_recipe_that_repeats_its_steps_is_logged_step_by_step_however_long(store: Store) -> None:
@@ -250,15 +309,19 @@ def test_a_long_study_can_be_logged_anew_at_once(store: Store) -> None:
 def test_test_metrics_are_added_to_a_trial_that_is_there(store: Store) -> None:
     tracker = store.tracker("tested")
     tracker.log(row(0))
-    tracker.log_confirmed(0, {"test_accuracy": 0.88}, True)
-    tracker.log_confirmed(7, {"test_accuracy": 0.1}, True)  # never logged: nothing to add to
+    tracker.log_confirmed(row(0), {"test_accuracy": 0.88})
+    tracker.log_confirmed(row(7), {"test_accuracy": 0.1})  # never logged: nothing to add to
+    tracker.log_confirmed(row(0, Infeasible({**METRICS, "speedup": 1.0}, {"speedup": 0.5}, "past")), {"speedup": 1.0})
+    run = store.child("tested", 0)
+    assert run.info.run_name == "#0 · 5.0 KB · 0.900 · 1.0x · past speedup"
+    assert run.data.tags["autocompress.feasible"] == "false"
+    tracker.log_confirmed(row(0), {"speedup": 2.0})
+    assert store.child("tested", 0).info.run_name == "#0 · 5.0 KB · 0.900 · 2.0x"
     assert store.child("tested", 0).data.metrics == {**METRICS, "seconds_train": 1.5, "test_accuracy": 0.88}
     assert set(store.children("tested")) == {0}
 
 
 def test_a_model_of_the_front_is_logged_with_its_signature_and_can_be_loaded(store: Store) -> None:
-    import mlflow
-
     tracker = store.tracker("model")
     tracker.log(row(0))
     tracker.log_model(0, file(), EXAMPLE)
@@ -274,6 +337,40 @@ def test_a_model_of_the_front_is_logged_with_its_signature_and_can_be_loaded(sto
     predicted = mlflow.pyfunc.load_model(f"models:/{output.model_id}").predict(EXAMPLE[0])
     np.testing.assert_array_equal(predicted["output"], EXAMPLE[1])
     assert run.data.tags["autocompress.model"] == "trial-0"
+
+
+def test_models_of_the_front_are_registered_once_and_named_by_what_one_would_pick_them_for(store: Store) -> None:
+    for aliases in ({"smallest": 0, "knee": 1}, {"smallest": 1, "knee": 1, "fastest": 2}):
+        tracker = store.tracker("shelf")
+        for number in range(3):
+            tracker.log(row(number))
+        for number in range(2):
+            tracker.log_model(number, file(), EXAMPLE)
+        tracker.refresh(Summary((0, 1, 2), "feasible", {}, {}))
+        tracker.register(aliases)
+    versions = store.client.search_model_versions("name='shelf'")
+    assert {version.tags["autocompress.trial"]: version.run_id for version in versions} == {
+        str(number): store.child("shelf", number).info.run_id for number in range(2)
+    }
+    # Trial 2 has no model, and so no alias.
+    assert set(store.client.get_registered_model("shelf").aliases) == {"smallest", "knee"}
+    for alias in ("smallest", "knee"):
+        assert store.client.get_model_version_by_alias("shelf", alias).tags["autocompress.trial"] == "1"
+    mlflow.set_tracking_uri(store.uri)
+    assert mlflow.onnx.load_model("models:/shelf@knee").SerializeToString() == file()
+
+
+def test_another_s_registered_model_is_left_alone(store: Store) -> None:
+    store.client.create_registered_model("theirs")
+    notes: list[str] = []
+    tracker = MlflowTracker(store.uri, store.folder, notes.append)
+    tracker.begin(info("theirs"))
+    tracker.log(row(0))
+    tracker.log_model(0, file(), EXAMPLE)
+    tracker.refresh(Summary((0,), "feasible", {}, {}))
+    tracker.register({"knee": 0})
+    assert store.client.search_model_versions("name='theirs'") == []
+    assert "another registered model 'theirs': nothing is registered" in notes[0]
 
 
 def test_logging_a_model_leaves_the_run_as_it_ended(store: Store) -> None:
@@ -564,11 +661,13 @@ def test_the_memory_tracker_keeps_everything() -> None:
     tracker = MemoryTracker()
     tracker.begin(info("memory"))
     tracker.log(row(1))
-    tracker.log_confirmed(1, {"test_accuracy": 0.5}, True)
+    tracker.log_confirmed(row(1), {"test_accuracy": 0.5})
     tracker.log_model(1, b"file", (None, None))
     summary = Summary((1,), "feasible", {1: 0.5}, {})
     tracker.refresh(summary)
     tracker.end("FINISHED")
+    tracker.register({"knee": 1})
+    assert (tracker.aliases, tracker.page()) == ({"knee": 1}, "")
     tests: dict[int, Metrics] = {1: {"test_accuracy": 0.5}}
     assert (tracker.rows, tracker.tests, tracker.models) == ({1: row(1)}, tests, {1: b"file"})
     assert (tracker.summary, tracker.status, tracker.run_ids(), tracker.alive()) == (summary, "FINISHED", {}, True)
