@@ -12,6 +12,15 @@ LIMIT_UNITS = {"latency": " ms", "speedup": "x", "compression_ratio": "x"}
 TYPES = ("completed", "infeasible", "stopped", "failed")
 SHARES = ("size_bytes", "params", "nonzero_params", "speedup", "compression_ratio", "latency_ms")
 TRAINING = "train"
+# Spaces within words, and the joiners that scripts and emoji need.
+LAYOUT = {" ", "\u00a0", "\u202f", "\u200c", "\u200d"}
+
+
+def visible(text: str) -> str:
+    """The text in one line, with what would steer a terminal or a reader (escapes, controls, directions) spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in LAYOUT else c.encode("unicode_escape").decode() for c in text)
 
 
 def clock(seconds: float) -> str:

@@ -184,6 +184,7 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "plotly",
+    "jinja2",
 )
 
 

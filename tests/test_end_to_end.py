@@ -194,7 +194,7 @@ def _check_parent(client: Any, parent: Any, counted: dict[int, Trial]) -> None:
     assert history.keys() == counted.keys()
     assert all(earlier <= later for earlier, later in pairwise(value for _, value in sorted(history.items())))
     assert 0 < history[max(history)] <= 1
-    assert {file.path for file in client.list_artifacts(run_id)} == {"config.yaml", "figures"}
+    assert {file.path for file in client.list_artifacts(run_id)} == {"config.yaml", "figures", "report.html"}
     page = Path(client.download_artifacts(run_id, "figures/front.html")).read_text()
     assert "size of the exported file" in page
     assert "<script src=" not in page  # it opens without a network

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("search", "plan", "list", "front", "show", "export", "apply", "verify", "techniques", "ui", "doctor")
+COMMANDS = (
+    "search", "plan", "list", "front", "show", "explain", "report", "export", "apply", "verify", "techniques", "ui",
+    "doctor",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -211,7 +211,7 @@ def test_a_damaged_database_is_one_line(here: Path) -> None:
 
 # Whose database it is
 
-COMMANDS = ("list", "front s", "show s 0", "export s --out x", "doctor --json", "ui", "list --json")
+COMMANDS = ("list", "front s", "show s 0", "export s --out x", "report s --out x", "doctor --json", "ui", "list --json")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

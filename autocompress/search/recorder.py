@@ -19,14 +19,16 @@ from ..tracking.background import Background
 from ..tracking.figures import Picture, front_html, front_png
 from ..tracking.mlflow import MlflowTracker
 from ..tracking.notes import export_command
-from ..tracking.protocol import Barred, Data, Member, MemoryTracker, Note, Row, StudyInfo, Summary, Tracker
+from ..tracking.protocol import Barred, Data, MemoryTracker, Note, Row, StudyInfo, Summary, Tracker
+from ..tracking.report import report_html
 from ..tracking.steps import StepsPicture, draw_steps
-from ..wording import limit_text, metric_cells, verdict_lines
+from ..wording import limit_text, verdict_lines
 from .explain import Found, picks
 from .explanation import found_of, knee_picture
 from .plan import Plan
 from .prefixes import Known
 from .records import Record
+from .report import heading, shown_members, study_report
 from .results import Results, points
 from .state import State, View
 from .store import StudyStore
@@ -78,7 +80,7 @@ class Recorder:
                 self._tracker.put(_confirming(row, metrics))
         if not interrupted:
             self._log_models(state.front)
-        self._summarize(state, figures=bool(state.records), steps=self._knee(state))
+        self._summarize(state, figures=bool(state.records), steps=self._knee(state), last=True)
         if not interrupted and self._registers:
             aliases = {how: number for number, names in picks(found_of(Results(self._store))).items() for how in names}
             self._tracker.put(_registering(aliases))
@@ -109,7 +111,7 @@ class Recorder:
         known = Known(state.records, self._setup.files, self._store.get("made_of") or {})
         return knee_picture(state.study, found, known)
 
-    def _summarize(self, state: State, figures: bool, steps: StepsPicture | None = None) -> None:
+    def _summarize(self, state: State, figures: bool, steps: StepsPicture | None = None, last: bool = False) -> None:
         front = state.front
         # A point is written once: those after a running trial would lack what it adds.
         settled = min((*state.running, *state.waiting), default=math.inf)
@@ -120,7 +122,9 @@ class Recorder:
             state.study, state.quality, points(state.records, front.trials), state.baseline.metrics, state.limits
         )
 
-        note = study_words(Results(self._store))
+        results = Results(self._store)
+        note = study_words(results)
+        report = study_report(results, self._setup.config.storage) if last else None
 
         def send(tracker: Tracker) -> None:
             """Draw, in the tracker's thread, and hand on."""
@@ -129,6 +133,8 @@ class Recorder:
             )
             if steps is not None:
                 files["figures/knee_steps.png"] = draw_steps(steps)
+            if report is not None:
+                files["report.html"] = report_html(report)
             tracker.refresh(Summary(front.trials, front.verdict, volumes, files, note=note))
 
         self._tracker.put(send)
@@ -185,22 +191,12 @@ def _data(plan: Plan) -> Data:
 
 def study_words(results: Results) -> Note:
     """What is said of a study: budget, verdict, the front by what one would pick it for, and what to type next."""
-    document, named = results.document(), picks(found_of(results))
-    miss = document["nearest_miss"]
-    rows = document["front"] or ([miss] if miss else [])
-    members = tuple(
-        Member(
-            row["trial"],
-            tuple(named.get(row["trial"], ("nearest miss",))),
-            tuple(metric_cells(row["metrics"], results.quality)),
-        )
-        for row in rows
-    )
+    document, members = results.document(), shown_members(results)
     knee = next((member.number for member in members if "knee" in member.picks), None)
     commands = () if knee is None else (export_command(results.name, knee),)
-    heading = ("size", "smaller", results.quality, f"test {results.quality}", "ms", "faster (95%)")
     verdict = verdict_lines(document, results.limits, results.quality)
-    return Note(tuple(map(limit_text, results.limits)), tuple(verdict), heading, members, commands)
+    budget = tuple(map(limit_text, results.limits))
+    return Note(budget, tuple(verdict), heading(results.quality), tuple(members), commands)
 
 
 def _row(record: Record) -> Row | None:

@@ -4,18 +4,18 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ..errors import AutocompressError
 from ..urls import is_server, shown
-from .ending import BAD, INTERRUPTED, NOTHING_FINISHED, NOTHING_FITS, OK, exit_code
+from ..wording import size
+from .answers import code_of, print_front, print_json, print_next, print_parts, write_page
+from .ending import BAD, INTERRUPTED, NOTHING_FITS, OK, exit_code
 from .options import (
-    DEFAULT_STORAGE,
     ColdOption,
     ConfigArgument,
     ConfigOption,
@@ -24,6 +24,7 @@ from .options import (
     MeasureOption,
     Pick,
     ProgramOption,
+    ReportOption,
     StorageOption,
     StudyArgument,
     TrialArgument,
@@ -44,19 +45,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-def _print(document: object, as_json: bool, parts: Iterable[Any]) -> None:
-    """A document as JSON, or what there is to read of it: tables, and lines that are never broken."""
-    if as_json:
-        _print_json(document)
-        return
-    for part in parts:
-        output().print(part, soft_wrap=isinstance(part, str))
 
 
 @app.command()
@@ -89,47 +77,13 @@ def search(
 
     results = Results(result.store)
     if as_json:
-        _print_json(results.document())
+        print_json(results.document())
     else:
-        _print_front(results)
+        print_front(results)
         if result.ended:
             output().print(result.ended, soft_wrap=True)
-        _print_next(results, checked.storage, config, result.interrupted)
-    raise typer.Exit(INTERRUPTED if result.interrupted else _code(results))
-
-
-def _code(results: "Results") -> int:
-    return {"feasible": OK, "infeasible": NOTHING_FITS, "nothing_finished": NOTHING_FINISHED}[results.front.verdict]
-
-
-def _print_front(results: "Results") -> None:
-    from ..wording import verdict_lines
-    from .views import front_table
-
-    out, document = output(), results.document()
-    if document["front"]:
-        out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
-    for row in document["front"]:
-        for text in row.get("remarks", ()):
-            out.print(f"warning: trial {row['trial']} {text}", markup=False, soft_wrap=True)
-    for line in verdict_lines(document, results.limits, results.quality):
-        out.print(line, soft_wrap=True)
-    if results.front.verdict == "nothing_finished":
-        for number, record in list(results.records.items())[:5]:
-            out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", soft_wrap=True)
-
-
-def _print_next(results: "Results", storage: str, config: str, interrupted: bool) -> None:
-    out = output()
-    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    shown = results.front.trials[0] if results.front.trials else results.front.nearest_miss
-    rows = [f"autocompress ui{where}"]
-    rows += [f"autocompress show {results.name} {shown}{where}"] if shown is not None else []
-    rows += [f"autocompress export {results.name} --pick knee --out chosen{where}"] if results.front.trials else []
-    more = "" if interrupted else f" --trials {2 * len(results.records) or 20}"
-    rows += [f"autocompress search {config} --resume{more}"]
-    for row in ("next:", *(f"  {row}" for row in rows)):
-        out.print(row, soft_wrap=True)
+        print_next(results, checked.storage, config, result.interrupted)
+    raise typer.Exit(INTERRUPTED if result.interrupted else code_of(results))
 
 
 @app.command()
@@ -152,10 +106,10 @@ def plan(
 
     document = plan_document(planned)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     config_lines = json.dumps(document["config"], indent=2, ensure_ascii=False).split("\n")
-    _print(document, False, [*config_lines, *document["lines"]])
+    print_parts(document, False, [*config_lines, *document["lines"]])
 
 
 @app.command("list")
@@ -171,7 +125,7 @@ def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> 
         counts = results.front.counts
         rows.append({"study": name, "verdict": results.front.verdict, "front": len(results.front.trials), **counts})
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         table = Table("study", "verdict", "front", "completed", "infeasible", "stopped", "failed", box=None)
         for row in rows:
@@ -199,7 +153,7 @@ def front(
     results = _results(study, storage)
     document = results.document()
     if as_json:
-        _print_json(document)
+        print_json(document)
     elif as_csv:
         import pandas as pd
 
@@ -212,8 +166,8 @@ def front(
         ]  # fmt: skip
         write_lines(sys.stdout, pd.DataFrame(rows).to_csv(index=False))
     else:
-        _print_front(results)
-    raise typer.Exit(_code(results))
+        print_front(results)
+    raise typer.Exit(code_of(results))
 
 
 @app.command()
@@ -228,7 +182,7 @@ def show(
     document = results.trial(trial)
     from .details import trial_lines
 
-    _print(document, as_json, trial_lines(document, results.baseline))
+    print_parts(document, as_json, trial_lines(document, results.baseline))
 
 
 @app.command()
@@ -251,7 +205,26 @@ def explain(
     from .explaining import Asked, explained
 
     document, parts = explained(results, trial, Asked(measure, figure, config))
-    _print(document, as_json, parts)
+    print_parts(document, as_json, parts)
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    out: ReportOption = Path("report.html"),
+    storage: StorageOption = None,
+) -> None:
+    """Write a study as one HTML page that needs no network: to look at the front and choose from it.
+
+    It holds the budget and the verdict, the front as pictures and as a table, each recipe with what its steps did and
+    why it is there, where the time went, and the commands to type next. It can be sent to others as it is. Nothing is
+    run or measured for it: `explain STUDY TRIAL` measures what each step of a trial bought, which is then shown too.
+    """
+    from ..search.report import study_page
+
+    results = _results(study, storage)
+    write_page(study_page(results, storage_url(storage)), out)
+    output().print(f"written: {out} ({size(out.stat().st_size)}); open it in a browser", soft_wrap=True)
 
 
 @app.command()
@@ -279,7 +252,7 @@ def export(
         measurement = export_trial(results, number, out, pt2, checked)
     from .details import delivery_parts
 
-    _print(measurement, as_json, delivery_parts(measurement, out))
+    print_parts(measurement, as_json, delivery_parts(measurement, out))
 
 
 @app.command()
@@ -310,7 +283,7 @@ def apply(
         measurement = apply_recipe(steps, checked, out, pt2)
     changed = changes(there, artifact_of(out)) if there else None
     parts = (*delivery_parts(measurement, out), *(change_parts(changed) if changed else ()))
-    _print({**measurement, "changed": changed}, as_json, parts)
+    print_parts({**measurement, "changed": changed}, as_json, parts)
     over = [label for label, value in measurement["violations"].items() if value > 0]
     if over:
         say(f"past the limit on {', '.join(over)}")
@@ -340,7 +313,7 @@ def verify(
         document = check(folder, task_of(folder, config, storage_url(storage)))
     from .details import verify_parts
 
-    _print(document, as_json, verify_parts(document))
+    print_parts(document, as_json, verify_parts(document))
     raise typer.Exit(BAD if document["wrong"] else OK)
 
 
@@ -350,7 +323,7 @@ def techniques(as_json: JsonOption = False) -> None:
     from .details import technique_documents, technique_lines
 
     documents = technique_documents()
-    _print(documents, as_json, technique_lines(documents))
+    print_parts(documents, as_json, technique_lines(documents))
 
 
 @app.command()
@@ -384,7 +357,7 @@ def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
 
     rows = diagnose(storage_url(storage))
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         table = Table(box=None, show_header=False)
         for row in rows:

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 
 from ..errors import AutocompressError, unwritten
-from .plain import say, visible
+from ..wording import visible
+from .plain import say
 
 OK, BAD, NOTHING_FITS, NOTHING_FINISHED, INTERRUPTED = 0, 2, 3, 4, 130
 # What the system says of a disk that is full or may not be written to, wherever that is noticed.

@@ -97,6 +97,9 @@ StorageOption = Annotated[
         envvar="AUTOCOMPRESS_STORAGE", metavar="URL", help=f"Where studies are kept. Default: {DEFAULT_STORAGE}."
     ),
 ]
+ReportOption = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="The page to write; one that is there is replaced.")
+]
 ColdOption = Annotated[
     bool | None, typer.Option("--cold", help="Begin with no recipes of earlier studies in the storage.")
 ]

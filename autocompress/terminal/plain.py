@@ -10,15 +10,7 @@ from rich.console import Console, HighlighterType, JustifyMethod, OverflowMethod
 from rich.style import Style
 from rich.text import Text
 
-# Spaces within words, and the joiners that scripts and emoji need.
-LAYOUT = {" ", "\u00a0", "\u202f", "\u200c", "\u200d"}
-
-
-def visible(text: str) -> str:
-    """The text in one line, with what would steer a terminal (escapes, controls, directions) spelt out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in LAYOUT else c.encode("unicode_escape").decode() for c in text)
+from ..wording import visible
 
 
 def plain(text: str, style: str | Style = "", one_line: bool = False) -> Text:

@@ -1,5 +1,6 @@
 """Pictures of a search: the front as an interactive page and as PNG."""
 
+import html
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..outcome import Limit, Metrics
+from ..wording import visible
+
+LINE = {"line_dash": "dash", "line_color": "firebrick"}  # of a limit
 
 
 @dataclass(frozen=True)
@@ -42,80 +46,128 @@ class Picture:
 
 def front_html(picture: Picture) -> bytes:
     """A page that needs no network: size against quality, coloured by latency, the recipe under the pointer."""
-    import plotly.graph_objects as go
+    page: str = front_figure(picture).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    return page.encode()
 
-    figure = go.Figure()
-    latencies = [p.metrics["latency_ms"] for p in picture.points] or [0.0]
-    for name, symbol, size, chosen in (
+
+def front_figure(picture: Picture) -> Any:
+    """Size against quality, coloured by latency, as a plotly figure."""
+    quality = _plain(picture.quality)
+    figure = _scattered(picture, picture.quality, "latency_ms")
+    _draw_bounds(figure, picture)
+    figure.update_layout(
+        title=f"{_plain(picture.study)}: {quality} (validation) against size",
+        yaxis={"title": f"{quality}, validation"},
+        coloraxis={"colorbar": {"title": "latency, ms"}},
+    )
+    figure.update_yaxes(range=_zoom(picture))
+    return figure
+
+
+def speed_figure(picture: Picture) -> Any:
+    """Size against latency with its 95% intervals, coloured by quality, as a plotly figure."""
+    quality = _plain(picture.quality)
+    figure = _scattered(picture, "latency_ms", picture.quality)
+    for trace, chosen in zip(figure.data, _groups(picture), strict=False):
+        now = [p.metrics["latency_ms"] for p in chosen[-1]]
+        above = [p.metrics.get("latency_ms_high", y) - y for p, y in zip(chosen[-1], now, strict=True)]
+        below = [y - p.metrics.get("latency_ms_low", y) for p, y in zip(chosen[-1], now, strict=True)]
+        trace.error_y = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": "gray"}
+    latency, speedup = picture.bounds.get("latency_ms"), picture.bounds.get("speedup")
+    bound = latency.bound if latency else picture.baseline["latency_ms"] / speedup.bound if speedup else None
+    _draw_size(figure, picture)
+    if bound:
+        figure.add_hline(y=bound, **LINE)
+        place = {"x": 1, "xref": "paper", "y": math.log10(bound), "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(text=f"at most {bound:.3g} ms", showarrow=False, **place)
+    figure.update_layout(
+        title=f"{_plain(picture.study)}: latency against size",
+        yaxis={"title": "latency, ms", "type": "log"},
+        coloraxis={"colorbar": {"title": quality}},
+    )
+    return figure
+
+
+def _groups(picture: Picture) -> list[tuple[str, str, int, list[Point]]]:
+    """The points that are drawn alike: what they are called, the mark and its size, and who they are."""
+    return [
         ("past a limit", "x-thin-open", 8, [p for p in picture.points if not p.feasible]),
         ("within the budget", "circle-open", 9, [p for p in picture.points if p.feasible and not p.front]),
         ("front", "circle", 13, picture.staircase()),
-    ):
+    ]
+
+
+def _scattered(picture: Picture, y: str, colour: str) -> Any:
+    """Every point and the baseline, by size and one metric, coloured by another."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    hover = {"mode": "markers", "hovertemplate": "%{text}<extra></extra>"}
+    for name, symbol, size, chosen in _groups(picture):
+        marker = {"symbol": symbol, "size": size, "color": [p.metrics[colour] for p in chosen],
+                  "coloraxis": "coloraxis", "line": {"width": 2 if size < 13 else 1}}  # fmt: skip
         figure.add_trace(
             go.Scatter(
                 x=[p.metrics["size_bytes"] / 1e3 for p in chosen],
-                y=[p.metrics[picture.quality] for p in chosen],
-                mode="markers",
+                y=[p.metrics[y] for p in chosen],
                 name=f"{name} ({len(chosen)})",
                 text=[_hover(p, picture) for p in chosen],
-                hovertemplate="%{text}<extra></extra>",
-                marker={
-                    "symbol": symbol,
-                    "size": size,
-                    "color": [p.metrics["latency_ms"] for p in chosen],
-                    "coloraxis": "coloraxis",
-                    "line": {"width": 2 if size < 13 else 1},
-                },
+                customdata=[p.number for p in chosen],
+                marker=marker,
+                **hover,
             )
         )
     figure.add_trace(
         go.Scatter(
             x=[picture.baseline["size_bytes"] / 1e3],
-            y=[picture.baseline[picture.quality]],
-            mode="markers",
+            y=[picture.baseline[y]],
             name="uncompressed",
-            marker={"symbol": "star", "size": 14, "color": "black"},
+            marker={"symbol": "star", "size": 14, "color": "black", "line": {"width": 1, "color": "white"}},
             text=[f"uncompressed<br>{picture.baseline['latency_ms']:.3g} ms"],
-            hovertemplate="%{text}<extra></extra>",
+            **hover,
         )
     )
-    _draw_bounds(figure, picture)
+    values = [p.metrics[colour] for p in picture.points] or [0.0]
     figure.update_layout(
-        title=f"{picture.study}: {picture.quality} (validation) against size",
         xaxis={"title": "size of the exported file, KB", "type": "log"},
-        yaxis={"title": f"{picture.quality}, validation"},
-        coloraxis={"colorscale": "Viridis", "colorbar": {"title": "latency, ms"}, "cmin": min(latencies),
-                   "cmax": max(latencies)},
+        coloraxis={"colorscale": "Viridis", "cmin": min(values), "cmax": max(values)},
         legend={"orientation": "h", "y": -0.18},
         template="plotly_white",
-    )  # fmt: skip
-    page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    return page.encode()
+    )
+    return figure
 
 
 def _hover(point: Point, picture: Picture) -> str:
     m = point.metrics
-    recipe = "<br>".join(point.recipe.split(" > "))
+    recipe = "<br>".join(map(_plain, point.recipe.split(" > ")))
     return (
         f"<b>trial {point.number}</b><br>{recipe}<br>{m['size_bytes'] / 1e3:.1f} KB "
         f"({m['compression_ratio']:.1f}x smaller)<br>"
-        f"{picture.quality} {m[picture.quality]:.4f}<br>{m['latency_ms']:.3g} ms ({m['speedup']:.2f}x faster)"
+        f"{_plain(picture.quality)} {m[picture.quality]:.4f}<br>{m['latency_ms']:.3g} ms ({m['speedup']:.2f}x faster)"
     )
 
 
-def _draw_bounds(figure: Any, picture: Picture) -> None:
-    line = {"line_dash": "dash", "line_color": "firebrick"}
-    size, quality = picture.bounds.get("size_bytes"), picture.bounds.get(picture.quality)
+def _plain(text: str) -> str:
+    """The text as plotly shows it, which takes some tags and links for what they are."""
+    return html.escape(visible(text), quote=False)
+
+
+def _draw_size(figure: Any, picture: Picture) -> None:
+    size = picture.bounds.get("size_bytes")
     if size:
-        figure.add_vline(x=size.bound / 1e3, **line)
+        figure.add_vline(x=size.bound / 1e3, **LINE)
         # Annotations take the exponent on a logarithmic axis, where lines take the value.
         place = {"x": math.log10(size.bound / 1e3), "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
         figure.add_annotation(text=f"at most {size.bound / 1e3:g} KB", showarrow=False, **place)
+
+
+def _draw_bounds(figure: Any, picture: Picture) -> None:
+    _draw_size(figure, picture)
+    quality = picture.bounds.get(picture.quality)
     if quality:
-        figure.add_hline(y=quality.bound, **line)
+        figure.add_hline(y=quality.bound, **LINE)
         place = {"x": 1, "xref": "paper", "y": quality.bound, "xanchor": "right", "yanchor": "bottom"}
         figure.add_annotation(text=f"{quality.sense.replace('_', ' ')} {quality.bound:.4g}", showarrow=False, **place)
-    figure.update_yaxes(range=_zoom(picture))
 
 
 def _zoom(picture: Picture) -> tuple[float, float]:
@@ -166,11 +218,12 @@ def front_png(picture: Picture) -> bytes:
     if quality:
         axes.axhline(quality.bound, linestyle="--", color="firebrick", linewidth=1, label=None if size else "budget")
     axes.set_ylim(_zoom(picture))
-    axes.set(xscale="log", xlabel="size of the exported file, KB", ylabel=f"{picture.quality}, validation")
+    axes.set(xscale="log", xlabel="size of the exported file, KB")
+    axes.set_ylabel(visible(f"{picture.quality}, validation"), parse_math=False)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(picture.study)
+    axes.set_title(visible(picture.study), parse_math=False)
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right", fontsize=8)
     if marks is not None:

@@ -31,6 +31,7 @@ COMMANDS = [
     "front",
     "show",
     "explain",
+    "report",
     "export",
     "apply",
     "verify",

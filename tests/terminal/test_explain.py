@@ -7,25 +7,19 @@ from typing import Any
 
 import pytest
 import yaml
+from studies import SPACE, metrics, studied
 from tiny import Ran, make_project, run
 
-from autocompress.config import SearchConfig
-from autocompress.outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped
+from autocompress.outcome import Completed, Failed, Infeasible, Stopped
 from autocompress.search import recorder
 from autocompress.search.explain import Found
 from autocompress.search.explanation import knee_picture
 from autocompress.search.prefixes import Known, Prefix
 from autocompress.search.results import Results
-from autocompress.search.samplers import make_sampler
-from autocompress.search.space_file import load_space
-from autocompress.search.store import StudyStore
 from autocompress.terminal.explaining import Asked, explained, trial_parts
 from autocompress.terminal.options import _complete_trial
 from autocompress.tracking.protocol import MemoryTracker
 from autocompress.trial import trial
-
-# No trial ends after its first step, so that this has to be measured.
-SPACE = {"version": 1, "steps": [{"technique": "svd", "energy": [0.3, 0.5], "variant": "channel"}, "float16"]}
 
 
 @pytest.fixture(scope="module")
@@ -150,40 +144,13 @@ def test_a_search_logs_the_steps_of_the_knee_where_they_are_known(
     assert run(searched, "search", "search.yaml", "--executor", "inline", "--resume").code == 0
     assert tracker.summary is not None
     assert tracker.summary.files["figures/knee_steps.png"].startswith(b"\x89PNG")
+    assert tracker.summary.files["report.html"].startswith(b"<!DOCTYPE html>")
+    assert tracker.summary.note is not None
+    assert [member.number for member in tracker.summary.note.members] == [0]
+    assert tracker.aliases == {}  # nobody asked for it
 
 
 # Studies in every state
-
-BASE: Metrics = {
-    "size_bytes": 1000.0,
-    "accuracy": 0.99,
-    "latency_ms": 1.0,
-    "speedup": 1.0,
-    "compression_ratio": 1.0,
-}
-
-
-def metrics(size: float, accuracy: float, speedup: float) -> Metrics:
-    found = {"size_bytes": size, "accuracy": accuracy, "speedup": speedup, "latency_ms": 1 / speedup}
-    return {**found, "compression_ratio": 1000 / size}
-
-
-def studied(folder: Path, *outcomes: Outcome) -> Results:
-    """A study of these trials with limits on size and accuracy."""
-    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    space = load_space(folder / "space.yaml")
-    limits = [
-        {"metric": "size_bytes", "sense": "at_most", "bound": 200.0, "label": "size"},
-        {"metric": "accuracy", "sense": "at_least", "bound": 0.95, "label": "accuracy_drop"},
-    ]
-    attributes = {"baseline": BASE, "limits": limits, "quality": "accuracy"}
-    config = SearchConfig(study="made", task="task.py:tiny", storage=f"sqlite:///{folder}/autocompress.db")
-    store = StudyStore.create(config, ("size_bytes", "accuracy", "latency_ms"), attributes)
-    store.use_sampler(make_sampler("random", 0, 0))
-    for outcome in outcomes:
-        number, _ = store.ask(space)
-        store.tell(number, outcome)
-    return Results(store)
 
 
 def text(results: Results, trial: int | None = None) -> str:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from autocompress.outcome import Limit, Metrics
-from autocompress.tracking.figures import Picture, Point, front_html, front_png
+from autocompress.tracking.figures import Picture, Point, front_figure, front_html, front_png, speed_figure
 
 BASELINE: Metrics = {"size_bytes": 1_725_550.0, "accuracy": 0.985, "latency_ms": 0.25}
 SIZE = Limit("size_bytes", "at_most", 60_000.0, "size")
@@ -114,6 +114,36 @@ def test_page_draws_the_budget_as_lines() -> None:
     assert (60.0, 60.0, 0, 1) in lines
     assert (0, 1, 0.975, 0.975) in lines
     assert {note["text"] for note in layout["annotations"]} == {"at most 60 KB", "at least 0.975"}
+
+
+def test_latencies_have_their_intervals_and_the_limit_that_a_speed_up_means() -> None:
+    near = {**POINTS[1].metrics, "latency_ms": 0.1, "latency_ms_low": 0.09, "latency_ms_high": 0.13}
+    rows = (Point(7, near, "svd", True, True), *POINTS)
+    made = speed_figure(Picture("lenet", "accuracy", rows, BASELINE, (SIZE, Limit("speedup", "at_least", 2.5, "s"))))
+    front = next(trace for trace in made.data if trace.name.startswith("front"))
+    at = list(front.customdata).index(7)
+    assert (front.x[at], front.y[at]) == (50.0, 0.1)
+    assert front.error_y.array[at] == pytest.approx(0.03)
+    assert front.error_y.arrayminus[at] == pytest.approx(0.01)
+    others = [error for index, error in enumerate(front.error_y.array) if index != at]
+    assert others == [0.0] * len(others)  # nothing is known of their intervals
+    assert 0.1 in [shape.y0 for shape in made.layout.shapes]  # 0.25 ms, 2.5 times as fast
+    assert made.layout.xaxis.type == made.layout.yaxis.type == "log"
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_latencies_are_drawn_for_every_kind_of_search(name: str) -> None:
+    assert sum(len(trace.x) for trace in speed_figure(PICTURES[name]).data) == len(PICTURES[name].points) + 1
+
+
+def test_texts_of_a_figure_are_no_markup() -> None:
+    evil = Picture(
+        "<a href='http://evil'>", "accuracy", (Point(1, POINTS[0].metrics, "<b>x</b>", True, True),), BASELINE, ()
+    )
+    for made in (front_figure(evil), speed_figure(evil)):
+        assert "<a href" not in made.layout.title.text
+        assert "&lt;b&gt;x&lt;/b&gt;" in made.data[2].text[0]
+    assert front_png(evil).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["no limits", "other limits"])

@@ -1,0 +1,79 @@
+"""What commands print when they are done: documents, fronts, and what to type next."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AutocompressError, unwritten
+from .ending import NOTHING_FINISHED, NOTHING_FITS, OK
+from .options import DEFAULT_STORAGE
+from .plain import output
+
+if TYPE_CHECKING:
+    from ..search.results import Results
+
+
+def print_json(value: object) -> None:
+    """One JSON document and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def print_parts(document: object, as_json: bool, parts: Iterable[Any]) -> None:
+    """A document as JSON, or what there is to read of it: tables, and lines that are never broken."""
+    if as_json:
+        print_json(document)
+        return
+    for part in parts:
+        output().print(part, soft_wrap=isinstance(part, str))
+
+
+def code_of(results: "Results") -> int:
+    """The exit code of a study's verdict."""
+    return {"feasible": OK, "infeasible": NOTHING_FITS, "nothing_finished": NOTHING_FINISHED}[results.front.verdict]
+
+
+def print_front(results: "Results") -> None:
+    """The front with its warnings, and the verdict; where nothing finished, the first reasons."""
+    from ..wording import verdict_lines
+    from .views import front_table
+
+    out, document = output(), results.document()
+    if document["front"]:
+        out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
+    for row in document["front"]:
+        for text in row.get("remarks", ()):
+            out.print(f"warning: trial {row['trial']} {text}", markup=False, soft_wrap=True)
+    for line in verdict_lines(document, results.limits, results.quality):
+        out.print(line, soft_wrap=True)
+    if results.front.verdict == "nothing_finished":
+        for number, record in list(results.records.items())[:5]:
+            out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", soft_wrap=True)
+
+
+def print_next(results: "Results", storage: str, config: str, interrupted: bool) -> None:
+    """The commands to type next."""
+    out = output()
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    shown = results.front.trials[0] if results.front.trials else results.front.nearest_miss
+    rows = [f"autocompress ui{where}"]
+    rows += [f"autocompress show {results.name} {shown}{where}"] if shown is not None else []
+    rows += [f"autocompress export {results.name} --pick knee --out chosen{where}"] if results.front.trials else []
+    more = "" if interrupted else f" --trials {2 * len(results.records) or 20}"
+    rows += [f"autocompress search {config} --resume{more}"]
+    for row in ("next:", *(f"  {row}" for row in rows)):
+        out.print(row, soft_wrap=True)
+
+
+def write_page(page: bytes, out: Path) -> None:
+    """Write a page whole, or leave what was there; raises WriteError, and AutocompressError for a folder."""
+    if out.is_dir():
+        raise AutocompressError(f"--out {out}: is a folder: name a file in it, such as {out / 'report.html'}")
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        temporary.write_bytes(page)
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritten(error, out) from error
