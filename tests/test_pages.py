@@ -123,3 +123,66 @@ def test_the_front_is_a_table_with_columns_and_a_row_leads_to_its_trial(page: An
     table.get_by_text("autocompress.fingerprint").first.wait_for()
     table.get_by_text("svd(energy=").first.wait_for()
     table.close()
+
+
+@pytest.fixture(scope="module")
+def reported(searched: Path) -> str:
+    """The address of the report, as a file."""
+    assert run(searched, "report", "tiny").code == 0
+    return (searched / "report.html").as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_draws_its_figures_and_leads_from_a_point_to_its_recipe(
+    browser: Any, reported: str, scheme: str
+) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 1000}, color_scheme=scheme)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(reported)
+    page.wait_for_function("document.getElementById('still').hidden")
+    assert page.locator("#quality .main-svg").count() > 0
+    assert page.locator("#speed .errorbar").count() > 0
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 31)"}[scheme]
+    # The front is drawn before the uncompressed model, which is last.
+    point = page.locator("#quality .scatterlayer .trace").nth(-2).locator(".point").first.bounding_box()
+    place = (point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    page.mouse.move(*place)
+    page.mouse.click(*place)
+    page.wait_for_function("location.hash.startsWith('#trial-')")
+    name = page.evaluate("location.hash")
+    assert page.evaluate("document.activeElement.id") == name[1:]
+    assert "svd(" in page.locator(name).inner_text()
+    # Nothing was refused by the page's own policy, and nothing but the file itself was asked for.
+    assert said == []
+    assert [url.partition("#")[0] for url in asked if not url.startswith(("data:", "blob:"))] == [reported]
+    page.close()
+
+
+def test_the_report_is_readable_without_script_and_in_a_narrow_window(browser: Any, reported: str) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 400, "height": 800})
+    page = context.new_page()
+    page.goto(reported)
+    assert page.locator("#still").is_visible()
+    page.get_by_role("link").first.click()
+    assert "#trial-" in page.url
+    page.locator("summary", has_text="What each step did").first.click()
+    assert page.locator("section.recipe details[open]").count() == 1
+    assert page.get_by_text("autocompress export tiny --pick knee --out chosen").is_visible()
+    context.close()
+
+
+def test_no_script_of_somebody_else_s_runs_in_the_report(browser: Any, reported: str, searched: Path) -> None:
+    """As if a text had come through unescaped after all: the page's own policy is the second lock."""
+    broken = searched / "broken.html"
+    text = (searched / "report.html").read_text()
+    broken.write_text(text.replace("<main>", "<main><script>document.title = 'owned'</script>", 1))
+    page = browser.new_page()
+    page.goto(broken.as_uri())
+    page.wait_for_function("document.getElementById('still').hidden")
+    assert page.title() == "tiny: compression report"
+    page.close()
