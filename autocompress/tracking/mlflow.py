@@ -18,7 +18,7 @@ from .trouble import judging, status_of
 
 # By this its page opens where runs of trained models are looked at, and not the one for agents.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-PICTURE = "figures/front.png"
+PICTURE, REPORT = "figures/front.png", "report.html"
 
 
 def _silent(_: str) -> None:
@@ -45,7 +45,7 @@ class MlflowTracker:
         self._finished: set[int] = set()
         self._models: dict[int, str] = {}  # what MLflow calls the model of a trial
         self._texts: dict[int, str] = {}
-        self._drawn = False
+        self._files: set[str] = set()
         self._front: set[int] = set()
         self._points: set[int] = set()
 
@@ -247,7 +247,7 @@ class MlflowTracker:
         self._client.set_tag(self._parent, "autocompress.verdict", summary.verdict)
         for name, data in summary.files.items():
             self._log_bytes(name, data)
-        self._drawn = self._drawn or PICTURE in summary.files
+        self._files |= summary.files.keys()
         if summary.note is not None:
             note = study_note(self._known.study, summary.note, self._places())
             self._client.set_tag(self._parent, "mlflow.note.content", note)
@@ -260,8 +260,11 @@ class MlflowTracker:
             for number, model in self._models.items()
             if model
         }
-        picture = f"get-artifact?path={PICTURE}&run_uuid={self._parent}" if self._drawn else None
-        return Places(runs, files, table_page(self._experiment, self._parent), picture)
+        picture, report = (
+            f"get-artifact?path={name}&run_uuid={self._parent}" if name in self._files else None
+            for name in (PICTURE, REPORT)
+        )
+        return Places(runs, files, table_page(self._experiment, self._parent), picture, report)
 
     def _log_bytes(self, name: str, data: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -19,12 +19,13 @@ TRAINING = "workflowType=machine_learning"
 
 @dataclass(frozen=True)
 class Places:
-    """Where MLflow's page has what a description leads to: addresses by trial, the table's and the picture's."""
+    """Where MLflow's page has what a description leads to: by trial, and the table, the picture and the report."""
 
     runs: dict[int, str]
     models: dict[int, str]
     table: str | None = None
     picture: str | None = None
+    report: str | None = None
 
 
 def run_page(experiment: str, run_id: str) -> str:
@@ -110,6 +111,8 @@ def _study_note(study: str, note: Note, places: Places, shown: int) -> str:
         parts.append(f"... and {len(note.members) - shown} more, which carry the tag `autocompress.front`")
     if places.table:
         parts.append(f"[The front as a table to sort and compare]({places.table})")
+    if places.report:
+        parts.append(f"[The report]({places.report}): one page, for whoever has no MLflow")
     if places.picture:
         parts.append(f"![the front: quality against size]({places.picture})")
     if note.commands:

@@ -179,4 +179,4 @@ def test_nothing_gets_past_the_screen(path: Path) -> None:
     if path.name != "plain.py":
         assert not {"Console", "Text", "print", "Text.from_markup"} & set(calls)
         # What is printed as JSON has escapes of its own.
-        assert sum(call.endswith(("stdout.write", "stderr.write")) for call in calls) == (path.name == "cli.py")
+        assert sum(call.endswith(("stdout.write", "stderr.write")) for call in calls) == (path.name == "answers.py")

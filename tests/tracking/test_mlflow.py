@@ -203,13 +203,14 @@ def test_the_description_leads_to_runs_models_and_picture(store: Store) -> None:
     tracker.log_model(0, file(), EXAMPLE)
     cells = ("5.0 KB", "1.8x", "0.9000", "", "0.2", "2.00x")
     note = Note(("size",), ("1 trials", "feasible"), ("a", "b", "c", "d", "e", "f"), (Member(0, ("knee",), cells),), ())
-    tracker.refresh(Summary((0,), "feasible", {}, {"figures/front.png": b"png"}, note=note))
+    tracker.refresh(Summary((0,), "feasible", {}, {"figures/front.png": b"png", "report.html": b"<p>"}, note=note))
     parent, child = store.parent("described"), store.child("described", 0)
     text = parent.data.tags["mlflow.note.content"]
     assert f"[#0](#/experiments/{parent.info.experiment_id}/runs/{child.info.run_id}?" in text
     model = child.outputs.model_outputs[0].model_id
     assert f"logged-models/{model}/artifacts/files?artifact_file_path=model.onnx" in text
     assert f"get-artifact?path=figures/front.png&run_uuid={parent.info.run_id}" in text
+    assert f"get-artifact?path=report.html&run_uuid={parent.info.run_id}" in text
     assert parent.info.run_id in tracker.page()
     view = store.client.get_experiment(parent.info.experiment_id).tags[f"mlflow.sharedViewState.{parent.info.run_id}"]
     assert "described" in json.loads(view)["searchFilter"]

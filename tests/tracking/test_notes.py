@@ -68,7 +68,7 @@ def note(*members: Member) -> Note:
 
 
 def test_a_study_is_described_by_its_budget_verdict_and_front_with_what_one_would_pick_first() -> None:
-    places = Places({1: "#/run/1", 2: "#/run/2"}, {2: "file/2"}, "#/table", "front.png")
+    places = Places({1: "#/run/1", 2: "#/run/2"}, {2: "file/2"}, "#/table", "front.png", "report.html")
     lines = study_note("lenet", note(member(1), member(2, "smallest", "knee")), places).splitlines()
     assert lines[0] == "### lenet"
     assert "**feasible: 2**" in lines
@@ -80,6 +80,7 @@ def test_a_study_is_described_by_its_budget_verdict_and_front_with_what_one_woul
     assert rows[3] == ["", "[#1](#/run/1)", *cells, ""]
     assert "![the front: quality against size](front.png)" in lines
     assert "[The front as a table to sort and compare](#/table)" in lines
+    assert "[The report](report.html): one page, for whoever has no MLflow" in lines
     assert "autocompress x" in lines
 
 
