@@ -1,5 +1,6 @@
 """Why a recipe won or lost: what it beats, the runner-up, its neighbours and the limit that binds. Pure functions."""
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,12 @@ class Found:
     limits: tuple[Limit, ...] = ()
     lower: Names = ()
 
-    @property
+    @functools.cached_property
     def outcomes(self) -> dict[int, Outcome]:
         """How each trial ended."""
         return {number: row.outcome for number, row in self.records.items() if row.outcome is not None}
 
-    @property
+    @functools.cached_property
     def measured(self) -> dict[int, Metrics]:
         """The metrics of each trial that was measured in full."""
         found = {number: measured(outcome) for number, outcome in self.outcomes.items()}

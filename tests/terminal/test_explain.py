@@ -148,6 +148,11 @@ def test_a_search_logs_the_steps_of_the_knee_where_they_are_known(
     assert tracker.summary.note is not None
     assert [member.number for member in tracker.summary.note.members] == [0]
     assert tracker.aliases == {}  # nobody asked for it
+    assert tracker.info is not None
+    assert (tracker.info.source, tracker.info.quality) == ("search.yaml", "accuracy")
+    assert tracker.info.data is not None
+    assert tracker.info.data.name == "task.py:tiny"
+    assert tracker.info.data.examples == {"train": 64, "validation": 32, "test": 32}
 
 
 # Studies in every state
