@@ -68,7 +68,8 @@ def test_the_wheel_holds_the_package_its_spaces_and_its_experiments(wheel: zipfi
     spaces = {f"autocompress/search_spaces/{path.name}" for path in (ROOT / "search_spaces").glob("*.yaml")}
     assert "autocompress/search_spaces/hybrid.yaml" in spaces
     experiments = {f"autocompress/experiments/mnist5k_lenet/{name}" for name in ("search.yaml", "task.py")}
-    assert names >= sources | spaces | experiments
+    report = {f"autocompress/tracking/report.{name}" for name in ("html.j2", "css", "js")}
+    assert names >= sources | spaces | experiments | report
 
 
 def test_the_wheel_holds_nothing_that_searches_and_interpreters_left(wheel: zipfile.ZipFile) -> None:
