@@ -49,8 +49,7 @@ class Recorder:
         self._logged: set[int] = set()
         self._drawn: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
         self._saved = -math.inf
-        tracking = plan.setup.config.tracking
-        self._registers = tracking is not None and tracking.registers
+        self._tracking = plan.setup.config.tracking
         info = _study_info(plan)
         self._tracker.put(lambda tracker: tracker.begin(info), needed=True)
 
@@ -81,7 +80,7 @@ class Recorder:
         if not interrupted:
             self._log_models(state.front)
         self._summarize(state, figures=bool(state.records), steps=self._knee(state), last=True)
-        if not interrupted and self._registers:
+        if not interrupted and self._tracking is not None and self._tracking.registers:
             aliases = {how: number for number, names in picks(found_of(Results(self._store))).items() for how in names}
             self._tracker.put(_registering(aliases))
 
@@ -121,10 +120,9 @@ class Recorder:
         picture = Picture(
             state.study, state.quality, points(state.records, front.trials), state.baseline.metrics, state.limits
         )
-
         results = Results(self._store)
         note = study_words(results)
-        report = study_report(results, self._setup.config.storage) if last else None
+        report = study_report(results, self._setup.config.storage) if last and self._tracking else None
 
         def send(tracker: Tracker) -> None:
             """Draw, in the tracker's thread, and hand on."""

@@ -140,6 +140,9 @@ def test_a_search_logs_the_steps_of_the_knee_where_they_are_known(
     answered(searched, "tiny", "0")
     tracker = MemoryTracker()
     monkeypatch.setattr(recorder, "make_tracker", lambda plan, note: tracker)
+    config = yaml.safe_load((searched / "search.yaml").read_text())
+    tracking = {"tracking": {"uri": "sqlite:///mlflow.db", "register": True}}
+    (searched / "search.yaml").write_text(yaml.safe_dump({**config, **tracking}))
     monkeypatch.setattr(trial, "CONFIRM_SECONDS", 0.1)
     assert run(searched, "search", "search.yaml", "--executor", "inline", "--resume").code == 0
     assert tracker.summary is not None
@@ -147,7 +150,7 @@ def test_a_search_logs_the_steps_of_the_knee_where_they_are_known(
     assert tracker.summary.files["report.html"].startswith(b"<!DOCTYPE html>")
     assert tracker.summary.note is not None
     assert [member.number for member in tracker.summary.note.members] == [0]
-    assert tracker.aliases == {}  # nobody asked for it
+    assert tracker.aliases == dict.fromkeys(("smallest", "fastest", "most-accurate", "knee"), 0)
     assert tracker.info is not None
     assert (tracker.info.source, tracker.info.quality) == ("search.yaml", "accuracy")
     assert tracker.info.data is not None
