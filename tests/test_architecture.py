@@ -30,6 +30,7 @@ LAYERS = (
     ("trial",),
     ("executors", "testing"),
     ("search",),
+    ("service",),
     ("terminal",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -182,6 +183,11 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "plotly",
+    "alembic",
+    "fastapi",
+    "httpx2",
+    "prometheus_client",
+    "uvicorn",
 )
 
 
