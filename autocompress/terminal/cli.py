@@ -32,6 +32,7 @@ from .options import (
     storage_url,
 )
 from .plain import output, say, write_lines
+from .serving import serve, token
 
 if TYPE_CHECKING:
     from ..search.results import Results
@@ -44,6 +45,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.command()(serve)
+app.add_typer(token, name="token")
 
 
 def _print_json(value: object) -> None:

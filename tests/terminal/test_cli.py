@@ -37,6 +37,8 @@ COMMANDS = [
     "techniques",
     "ui",
     "doctor",
+    "serve",
+    "token",
 ]
 METRICS = {
     "size_bytes", "params", "nonzero_params", "accuracy", "compression_ratio", "space_saving",
