@@ -26,10 +26,10 @@ SEARCHES = (
 )  # fmt: skip
 # By what they take, those of half a minute and more before all others.
 LONGEST = (
-    "test_interruptions", "test_readme", "test_clusters", "test_own_models", "test_executors", "test_server", "test_own_technique",
-    "test_faults", "test_end_to_end", "test_contract", "test_identity", "test_qat", "test_masks", "test_outage",
-    "test_no_room", "test_cli", "test_apply", "test_coverage", "test_data_said", "test_trial", "test_odd_layers",
-    "test_leftovers", "test_weight_pruning", "test_low_bit", "test_install",
+    "test_interruptions", "test_readme", "test_clusters", "test_own_models", "test_executors", "test_own_technique",
+    "test_server", "test_faults", "test_end_to_end", "test_contract", "test_identity", "test_qat", "test_masks",
+    "test_outage", "test_no_room", "test_cli", "test_apply", "test_coverage", "test_data_said", "test_trial",
+    "test_odd_layers", "test_leftovers", "test_weight_pruning", "test_low_bit", "test_install",
 )  # fmt: skip
 TESTS_A_FILE = 3  # of the quick ones
 

@@ -32,6 +32,7 @@ from .options import (
     storage_url,
 )
 from .plain import output, say, write_lines
+from .remote import attach, cancel, or_at_server, pause, resume
 from .serving import serve, token
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.command()(serve)
+for command in (serve, attach, pause, resume, cancel):
+    app.command()(command)
 app.add_typer(token, name="token")
 
 
@@ -63,6 +65,7 @@ def _print(document: object, as_json: bool, parts: Iterable[Any]) -> None:
 
 
 @app.command()
+@or_at_server
 def search(
     config: ConfigArgument,
     trials: Annotated[int | None, typer.Option(help="How many recipes to try; overrides the config.")] = None,
@@ -106,16 +109,10 @@ def _code(results: "Results") -> int:
 
 
 def _print_front(results: "Results") -> None:
-    from .views import front_table, verdict_lines
+    from .views import front_parts
 
-    out, document = output(), results.document()
-    if document["front"]:
-        out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
-    for row in document["front"]:
-        for text in row.get("remarks", ()):
-            out.print(f"warning: trial {row['trial']} {text}", markup=False, soft_wrap=True)
-    for line in verdict_lines(document, results.limits, results.quality):
-        out.print(line, soft_wrap=True)
+    out = output()
+    _print(None, False, front_parts(results.document(), results.limits, results.quality))
     if results.front.verdict == "nothing_finished":
         for number, record in list(results.records.items())[:5]:
             out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", soft_wrap=True)
@@ -161,6 +158,7 @@ def plan(
 
 
 @app.command("list")
+@or_at_server
 def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List the studies of a storage."""
     from ..search.results import Results
@@ -191,6 +189,7 @@ def _results(study: str, storage: str | None) -> "Results":
 
 
 @app.command()
+@or_at_server
 def front(
     study: StudyArgument,
     storage: StorageOption = None,
@@ -203,22 +202,16 @@ def front(
     if as_json:
         _print_json(document)
     elif as_csv:
-        import pandas as pd
+        from .views import front_csv
 
-        from ..recipe import recipe_line
-
-        rows = [
-            {"case": "baseline", **document["baseline"]},
-            *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
-              for row in document["front"]),
-        ]  # fmt: skip
-        write_lines(sys.stdout, pd.DataFrame(rows).to_csv(index=False))
+        write_lines(sys.stdout, front_csv(document))
     else:
         _print_front(results)
     raise typer.Exit(_code(results))
 
 
 @app.command()
+@or_at_server
 def show(
     study: StudyArgument,
     trial: Annotated[int, typer.Argument(help="A trial's number.")],
@@ -257,6 +250,7 @@ def explain(
 
 
 @app.command()
+@or_at_server
 def export(
     study: StudyArgument,
     out: Annotated[Path, typer.Option(help="The folder to write.")],

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,20 +18,16 @@ if TYPE_CHECKING:
     from ..service.tokens import Tokens
 
 token = typer.Typer(help="Make, list and revoke the tokens of the service.", no_args_is_help=True)
-NEEDS = {"fastapi", "starlette", "uvicorn", "alembic", "multipart", "python_multipart", "prometheus_client", "httpx2"}
+NEEDS = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "uvicorn")
 
 
-@contextmanager
-def with_extra() -> Iterator[None]:
-    """What is missing without the service's extra, in words."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in NEEDS:
-            raise
+def need_extra() -> None:
+    """Raise ServiceError where what the service needs beside the rest is not installed."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
         raise ServiceError(
-            f"the service needs {error.name}, which is not installed: pip install 'autocompress[service]'"
-        ) from None
+            f"the service needs {', '.join(missing)}, not installed here: pip install 'autocompress[service]'"
+        )
 
 
 def serve(
@@ -51,9 +48,9 @@ def serve(
 
     Whoever has a token can run code here: keep it on loopback, or behind TLS.
     """
-    with with_extra():
-        from ..service.server import serve as run
-        from ..service.settings import Settings, default_folder
+    need_extra()
+    from ..service.server import serve as run
+    from ..service.settings import Settings, default_folder
     from ..urls import is_server, under
 
     url = under(storage_url(storage), Path.cwd())
@@ -75,9 +72,9 @@ def serve(
 
 @contextmanager
 def _tokens(storage: str | None) -> "Iterator[Tokens]":
-    with with_extra():
-        from ..service.database import Database
-        from ..service.tokens import Tokens
+    need_extra()
+    from ..service.database import Database
+    from ..service.tokens import Tokens
     from ..urls import under
 
     database = Database(under(storage_url(storage), Path.cwd()))
@@ -105,6 +102,7 @@ def list_tokens(storage: StorageOption = None, as_json: JsonOption = False) -> N
     """List tokens by id and name; none is shown."""
     import json
 
+    need_extra()
     from ..service.parts import moment
 
     with _tokens(storage) as tokens:

@@ -64,6 +64,28 @@ def _cells(metrics: dict[str, float], quality: str) -> list[str]:
     ]
 
 
+def front_parts(document: dict[str, Any], limits: Iterable[Any], quality: str) -> Iterator[Any]:
+    """The front as a table, what its metrics do not tell, and the answer of the search."""
+    if document["front"]:
+        title = f"{document['study']}: the front"
+        yield front_table(title, document["front"], document["baseline"], quality)
+    for row in document["front"]:
+        yield from (f"warning: trial {row['trial']} {text}" for text in row.get("remarks", ()))
+    yield from verdict_lines(document, limits, quality)
+
+
+def front_csv(document: dict[str, Any]) -> str:
+    """The baseline and the front as comma-separated values."""
+    import pandas as pd
+
+    rows = [
+        {"case": "baseline", **document["baseline"]},
+        *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
+          for row in document["front"]),
+    ]  # fmt: skip
+    return str(pd.DataFrame(rows).to_csv(index=False))
+
+
 def verdict_lines(document: dict[str, Any], limits: Iterable[Any], quality: str) -> list[str]:
     """The answer of a search, in sentences."""
     counts = document["counts"]

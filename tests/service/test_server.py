@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from served import Server, archive, controllers, served, until
+from tiny import Ran, make_project, run
 
 TRIALS = 12
 
@@ -111,7 +112,7 @@ def test_a_killed_controller_is_started_again_and_one_that_always_dies_fails(ser
 
 def test_a_killed_servers_searches_go_on_and_its_heir_starts_nothing_twice(tmp_path: Path) -> None:
     with served(tmp_path) as dead:
-        submit(dead, "alive", trials=30, seconds=0.15)
+        submit(dead, "alive", trials=25, seconds=0.15)
         submit(dead, "killed", trials=TRIALS, seconds=0.15)
         submit(dead, "queued")
         until(lambda: ran(dead, "alive") and ran(dead, "killed"))
@@ -123,7 +124,7 @@ def test_a_killed_servers_searches_go_on_and_its_heir_starts_nothing_twice(tmp_p
             for study in ("alive", "killed", "queued"):
                 heir.wait(study, "finished")
             assert [heir.get(study)["run"] for study in ("alive", "killed", "queued")] == [1, 2, 1]
-            check(heir, "alive", 30)
+            check(heir, "alive", 25)
             check(heir, "killed")
             check(heir, "queued")
 
@@ -139,25 +140,45 @@ def test_two_servers_on_one_database_share_its_searches(server: Server) -> None:
             assert server.get(study)["run"] == 1
 
 
-def test_a_server_that_is_told_to_stop_hands_its_searches_back(tmp_path: Path) -> None:
-    with served(tmp_path, slots=1) as server:
-        submit(server, "one", trials=30, seconds=0.1)
-        until(lambda: len(ran(server, "one")) > 1)
-        with server.client.stream("GET", "/api/v1/searches/one/events") as stream:
-            lines = stream.iter_lines()
-            next(lines)
-            server.process.send_signal(signal.SIGTERM)
-            assert any("running" in line for line in lines)  # and it ends by itself
-        assert server.process.wait(15) == 0
-        assert controllers(tmp_path) == []
-        with served(tmp_path, slots=1) as heir:
-            heir.wait("one", "finished")
-            told = [data["state"] for _, kind, data in events(heir, "one") if kind == "state"]
-            assert told == ["queued", "running", "queued", "running", "finished"]
-            check(heir, "one", 30)
+def remotely(server: Server, folder: Path, *arguments: str) -> Ran:
+    """A command on the server, as a person in a folder gives it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOCOMPRESS_TOKEN_FILE", str(server.folder / "service" / "admin.token"))
+        return run(folder, *arguments, "--server", server.url)
 
 
-def test_a_real_search_from_an_archive_to_an_exported_model(server: Server) -> None:
+def test_the_same_commands_work_on_a_server(server: Server, tmp_path: Path) -> None:
+    make_project(tmp_path, study="mine")
+    (tmp_path / "pretend.json").write_text("{}")
+    (tmp_path / "data.bin").write_text("large")
+    (tmp_path / ".autocompressignore").write_text("data.bin\n")
+    searched = remotely(server, tmp_path, "search", "search.yaml", "--trials", "5")
+    assert searched.code == 0, searched.err
+    assert "left out: data.bin: named in .autocompressignore" in searched.err
+    assert [f"trial {number} completed" in searched.err for number in range(6)] == [True] * 5 + [False]
+    assert "mine: the front" in searched.out
+    assert not (tmp_path / "autocompress.db").exists()
+    again = remotely(server, tmp_path, "search", "search.yaml")
+    assert (again.code, "this name is in use" in again.err) == (2, True)
+    more = remotely(server, tmp_path, "search", "search.yaml", "--resume", "--trials", "7", "--json")
+    assert more.json()["counts"]["completed"] == 7
+    attached = remotely(server, tmp_path, "attach", "mine")
+    assert attached.code == 0
+    assert [f"trial {number} completed" in attached.err for number in range(8)] == [True] * 7 + [False]
+    assert remotely(server, tmp_path, "front", "mine", "--json").json() == more.json()
+    assert "trial 6," in remotely(server, tmp_path, "front", "mine", "--csv").out
+    assert remotely(server, tmp_path, "show", "mine", "2", "--json").json()["metrics"]["size_bytes"] == 98.0
+    assert "mine" in remotely(server, tmp_path, "list").out
+    assert remotely(server, tmp_path, "pause", "mine").code == 2
+    assert remotely(server, tmp_path, "resume", "mine", "--trials", "1000").code == 0
+    server.wait("mine", "running")
+    assert "mine: pausing" in remotely(server, tmp_path, "pause", "mine").err
+    assert remotely(server, tmp_path, "attach", "mine").code == 130
+    assert "mine: cancelled" in remotely(server, tmp_path, "cancel", "mine").err
+    assert remotely(server, tmp_path, "search", "search.yaml", "--cold").code == 2
+
+
+def test_a_real_search_from_an_archive_to_an_exported_model(server: Server, tmp_path: Path) -> None:
     assert server.wait("tiny", "finished", "failed")["error"] is None
     kinds = [kind for _, kind, _ in events(server, "tiny")]
     assert kinds.count("trial") == 3
@@ -175,5 +196,27 @@ def test_a_real_search_from_an_archive_to_an_exported_model(server: Server) -> N
     sums = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())
     assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     assert {"model.onnx", "recipe.yaml"} <= sums.keys()
+    exported = remotely(server, tmp_path, "export", "tiny", "--pick", "smallest", "--out", "chosen", "--json")
+    assert exported.code == 0, exported.err
+    assert {
+        path.name: path.read_bytes() for path in (tmp_path / "chosen").iterdir() if path.name != "SHA256SUMS"
+    } == files
     part = server.client.get(url, params={"pick": "smallest"}, headers={"Range": "bytes=4-9"})
     assert (part.status_code, part.content) == (206, got.content[4:10])
+
+
+def test_a_server_that_is_told_to_stop_hands_its_searches_back(server: Server) -> None:
+    submit(server, "handed", trials=25, seconds=0.1)
+    until(lambda: len(ran(server, "handed")) > 1)
+    with server.client.stream("GET", "/api/v1/searches/handed/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        assert any("running" in line for line in lines)  # and it ends by itself
+    assert server.process.wait(15) == 0
+    assert controllers(server.folder) == []
+    with served(server.folder) as heir:
+        heir.wait("handed", "finished")
+        told = [data["state"] for _, kind, data in events(heir, "handed") if kind == "state"]
+        assert told == ["queued", "running", "queued", "running", "finished"]
+        check(heir, "handed", 25)

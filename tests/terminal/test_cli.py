@@ -39,6 +39,10 @@ COMMANDS = [
     "doctor",
     "serve",
     "token",
+    "attach",
+    "pause",
+    "resume",
+    "cancel",
 ]
 METRICS = {
     "size_bytes", "params", "nonzero_params", "accuracy", "compression_ratio", "space_saving",
