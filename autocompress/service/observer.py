@@ -33,7 +33,10 @@ class Observer:
         except StudyError:
             self._store = None
             return
-        for number in sorted(records.keys() - self.told):
+        new = sorted(records.keys() - self.told)
+        if not new and not anew:
+            return
+        for number in new:
             yield "trial", trial_data(number, records[number])
             self.told.add(number)
         found = front_data(self._store, records)

@@ -1,6 +1,7 @@
 """The HTTP API in this process: who is let in, what is refused and how."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,20 @@ def test_a_bundled_experiment_is_searched_by_its_name(api: Api) -> None:
     assert made.json()["study"] == "mnist5k-lenet"
     found = api.call("POST", "/api/v1/searches", files={"experiment": (None, "../mnist5k_lenet")})
     assert "is no name" in problem(found, 400)["detail"]
+
+
+def test_a_plan_leaves_nothing_behind(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; print('{\"config\": \"' + sys.argv[2] + '\"}')"
+    monkeypatch.setattr("autocompress.service.exports.COMMAND", (sys.executable, "-S", "-c", code))
+    planned = api.call("POST", "/api/v1/plans", files={"archive": archive()})
+    assert planned.status_code == 200, planned.text
+    assert planned.json()["config"].endswith("/project/.autocompress-service.yaml")
+    monkeypatch.setattr(
+        "autocompress.service.exports.COMMAND", (sys.executable, "-S", "-c", "raise SystemExit('error: a: b: c')")
+    )
+    assert problem(api.call("POST", "/api/v1/plans", files={"archive": archive()}), 400)["detail"] == "a: b: c"
+    assert list((api.parts.settings.folder / "searches").iterdir()) == []
+    assert api.call("GET", "/api/v1/searches").json()["searches"] == []
 
 
 def test_a_name_in_use_by_somebody_else_is_refused(api: Api) -> None:
