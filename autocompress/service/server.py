@@ -14,6 +14,7 @@ from .database import Database
 from .jobs import COMMAND
 from .parts import parts_of
 from .runner import Runner
+from .runs_store import make_runs_store
 from .settings import Settings
 from .tokens import Tokens, keep_admin_token
 
@@ -32,10 +33,11 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
     app = make_app(parts_of(settings, runner, database, bell))
     server = uvicorn.Server(_uvicorn(app, settings))
     bell.closing = lambda: server.should_exit
-    # uvicorn raises the signal again once it stopped, which must not end what comes after.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     with _listening(settings) as listening:
+        make_runs_store(settings.tracking)
+        # uvicorn raises the signal again once it stopped, which must not end what comes after.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         port = listening.getsockname()[1]
         runner.start()
         try:
