@@ -31,7 +31,7 @@ from .options import (
     Workers,
     storage_url,
 )
-from .plain import output, say, write_lines
+from .plain import output, print_json, say, write_lines
 from .remote import attach, cancel, or_at_server, pause, resume
 from .serving import serve, token
 
@@ -51,14 +51,10 @@ for command in (serve, attach, pause, resume, cancel):
 app.add_typer(token, name="token")
 
 
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
 def _print(document: object, as_json: bool, parts: Iterable[Any]) -> None:
     """A document as JSON, or what there is to read of it: tables, and lines that are never broken."""
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     for part in parts:
         output().print(part, soft_wrap=isinstance(part, str))
@@ -95,7 +91,7 @@ def search(
 
     results = Results(result.store)
     if as_json:
-        _print_json(results.document())
+        print_json(results.document())
     else:
         _print_front(results)
         if result.ended:
@@ -151,7 +147,7 @@ def plan(
 
     document = plan_document(planned)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     config_lines = json.dumps(document["config"], indent=2, ensure_ascii=False).split("\n")
     _print(document, False, [*config_lines, *document["lines"]])
@@ -171,7 +167,7 @@ def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> 
         counts = results.front.counts
         rows.append({"study": name, "verdict": results.front.verdict, "front": len(results.front.trials), **counts})
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         table = Table("study", "verdict", "front", "completed", "infeasible", "stopped", "failed", box=None)
         for row in rows:
@@ -200,7 +196,7 @@ def front(
     results = _results(study, storage)
     document = results.document()
     if as_json:
-        _print_json(document)
+        print_json(document)
     elif as_csv:
         from .views import front_csv
 
@@ -376,7 +372,7 @@ def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
 
     rows = diagnose(storage_url(storage))
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         table = Table(box=None, show_header=False)
         for row in rows:

@@ -18,7 +18,7 @@ from rich.table import Table
 from ..errors import AutocompressError, ServiceError
 from .ending import INTERRUPTED, NOTHING_FINISHED, NOTHING_FITS, OK
 from .options import JsonOption
-from .plain import output, say, write_lines
+from .plain import output, print_json, say, write_lines
 from .serving import need_extra
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _show_front(document: dict[str, Any], as_json: bool, as_csv: bool = False) -
     from .views import front_csv, front_parts
 
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        print_json(document)
     elif as_csv:
         write_lines(sys.stdout, front_csv(document))
     else:
@@ -182,7 +182,7 @@ def _show_front(document: dict[str, Any], as_json: bool, as_csv: bool = False) -
 def _list(client: "Client", given: dict[str, Any]) -> None:
     rows = list(client.searches())
     if given["as_json"]:
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        print_json(rows)
         return
     if not rows:
         say(f"no searches of yours at {client.url}: start one with autocompress search CONFIG")
@@ -201,7 +201,7 @@ def _front(client: "Client", given: dict[str, Any]) -> None:
 def _show(client: "Client", given: dict[str, Any]) -> None:
     document = client.trial(given["study"], given["trial"])
     if given["as_json"]:
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        print_json(document)
         return
     from .details import trial_lines
 
@@ -228,7 +228,7 @@ def _export(client: "Client", given: dict[str, Any]) -> None:
     check_sums(out)
     measurement = json.loads(files["measurement.json"])
     if given["as_json"]:
-        sys.stdout.write(json.dumps(measurement, indent=1) + "\n")
+        print_json(measurement)
         return
     for part in delivery_parts(measurement, out):
         output().print(part, soft_wrap=isinstance(part, str))

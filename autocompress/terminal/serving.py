@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import ServiceError
 from .options import JsonOption, StorageOption, Workers, storage_url
-from .plain import output, say
+from .plain import output, print_json, say, write_lines
 
 if TYPE_CHECKING:
     from ..service.tokens import Tokens
@@ -94,14 +94,12 @@ def create_token(
 ) -> None:
     """Make a token, and print it: it is shown this once."""
     with _tokens(storage) as tokens:
-        sys.stdout.write(tokens.create(name, admin, days) + "\n")
+        write_lines(sys.stdout, tokens.create(name, admin, days) + "\n")
 
 
 @token.command("list")
 def list_tokens(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List tokens by id and name; none is shown."""
-    import json
-
     need_extra()
     from ..service.parts import moment
 
@@ -118,7 +116,7 @@ def list_tokens(storage: StorageOption = None, as_json: JsonOption = False) -> N
             for row in tokens.list()
         ]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        print_json(rows)
         return
     table = Table("id", "name", "admin", "created", "expires", "revoked", box=None)
     for row in rows:
