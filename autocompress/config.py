@@ -16,7 +16,7 @@ from .urls import checked_url, is_server, same_database, shown
 
 SIZES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1, "s": 1e3}
-DURATIONS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+DURATIONS: dict[str, float] = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
 # What every candidate is measured by, and whether less is better; a task's own metrics are better when higher.
 MEASURED = {

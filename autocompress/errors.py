@@ -9,7 +9,8 @@
     ├── ArtifactError      an exported file is missing, damaged or computes something else
     ├── StudyError         no such study or trial, or a study that belongs to another config
     ├── WriteError         a folder or database takes no more: no room, or no permission
-    └── ExecutorError      no workers could be had
+    ├── ExecutorError      no workers could be had
+    └── ServiceError       the service cannot do what it was asked for, or cannot be reached
 
 Every message names the value, the rule and the fix.
 """
@@ -57,6 +58,10 @@ class WriteError(AutocompressError):
 
 class ExecutorError(AutocompressError):
     """No workers could be started or reached."""
+
+
+class ServiceError(AutocompressError):
+    """The service cannot do what it was asked for, or cannot be reached."""
 
 
 RESUMES = "a search goes on from there with --resume"

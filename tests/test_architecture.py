@@ -30,6 +30,7 @@ LAYERS = (
     ("trial",),
     ("executors", "testing"),
     ("search",),
+    ("service",),
     ("terminal",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -185,6 +186,11 @@ HEAVY = (
     "matplotlib",
     "plotly",
     "jinja2",
+    "alembic",
+    "fastapi",
+    "httpx2",
+    "prometheus_client",
+    "uvicorn",
 )
 
 

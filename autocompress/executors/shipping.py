@@ -17,7 +17,7 @@ def stage_code(folder: Path) -> Path:
     stage = Room().folder / SHIPPED_FOLDER
     stage.mkdir()
     total = count = 0
-    for path in _files(folder):
+    for path in may_travel(folder):
         size = path.stat().st_size
         if total + size > SHIPPED_BYTES or count >= SHIPPED_FILES:
             continue
@@ -28,7 +28,7 @@ def stage_code(folder: Path) -> Path:
     return stage
 
 
-def _files(folder: Path) -> list[Path]:
+def may_travel(folder: Path) -> list[Path]:
     """The files that may be sent along, all code before any data."""
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):

@@ -1,23 +1,17 @@
 """What commands print when they are done: documents, fronts, and what to type next."""
 
-import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AutocompressError, unwritten
 from .ending import NOTHING_FINISHED, NOTHING_FITS, OK
 from .options import DEFAULT_STORAGE
-from .plain import output
+from .plain import output, print_json
 
 if TYPE_CHECKING:
+    from ..outcome import Limit
     from ..search.results import Results
-
-
-def print_json(value: object) -> None:
-    """One JSON document and nothing else."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 def print_parts(document: object, as_json: bool, parts: Iterable[Any]) -> None:
@@ -29,24 +23,41 @@ def print_parts(document: object, as_json: bool, parts: Iterable[Any]) -> None:
         output().print(part, soft_wrap=isinstance(part, str))
 
 
-def code_of(results: "Results") -> int:
+def code_of(verdict: str) -> int:
     """The exit code of a study's verdict."""
-    return {"feasible": OK, "infeasible": NOTHING_FITS, "nothing_finished": NOTHING_FINISHED}[results.front.verdict]
+    return {"feasible": OK, "infeasible": NOTHING_FITS, "nothing_finished": NOTHING_FINISHED}[verdict]
+
+
+def front_parts(document: dict[str, Any], limits: Iterable["Limit"], quality: str) -> Iterator[Any]:
+    """The front as a table, what its metrics do not tell, and the answer of the search."""
+    from ..wording import verdict_lines
+    from .views import front_table
+
+    if document["front"]:
+        yield front_table(f"{document['study']}: the front", document["front"], document["baseline"], quality)
+    for row in document["front"]:
+        yield from (f"warning: trial {row['trial']} {text}" for text in row.get("remarks", ()))
+    yield from verdict_lines(document, limits, quality)
+
+
+def front_csv(document: dict[str, Any]) -> str:
+    """The baseline and the front as comma-separated values."""
+    import pandas as pd
+
+    from ..recipe import recipe_line
+
+    rows = [
+        {"case": "baseline", **document["baseline"]},
+        *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
+          for row in document["front"]),
+    ]  # fmt: skip
+    return str(pd.DataFrame(rows).to_csv(index=False))
 
 
 def print_front(results: "Results") -> None:
     """The front with its warnings, and the verdict; where nothing finished, the first reasons."""
-    from ..wording import verdict_lines
-    from .views import front_table
-
-    out, document = output(), results.document()
-    if document["front"]:
-        out.print(front_table(f"{results.name}: the front", document["front"], document["baseline"], results.quality))
-    for row in document["front"]:
-        for text in row.get("remarks", ()):
-            out.print(f"warning: trial {row['trial']} {text}", markup=False, soft_wrap=True)
-    for line in verdict_lines(document, results.limits, results.quality):
-        out.print(line, soft_wrap=True)
+    out = output()
+    print_parts(None, False, front_parts(results.document(), results.limits, results.quality))
     if results.front.verdict == "nothing_finished":
         for number, record in list(results.records.items())[:5]:
             out.print(f"  trial {number}: {getattr(record.outcome, 'reason', '')}", soft_wrap=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..errors import AutocompressError
 from ..urls import is_server, shown
 from ..wording import size
-from .answers import code_of, print_front, print_json, print_next, print_parts, write_page
+from .answers import code_of, print_front, print_next, print_parts, write_page
 from .ending import BAD, INTERRUPTED, NOTHING_FITS, OK, exit_code
 from .options import (
     ColdOption,
@@ -32,7 +32,9 @@ from .options import (
     Workers,
     storage_url,
 )
-from .plain import output, say, write_lines
+from .plain import output, print_json, say, write_lines
+from .remote import attach, cancel, or_at_server, pause, resume
+from .serving import serve, token
 
 if TYPE_CHECKING:
     from ..search.results import Results
@@ -45,9 +47,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+for command in (serve, attach, pause, resume, cancel):
+    app.command()(command)
+app.add_typer(token, name="token")
 
 
 @app.command()
+@or_at_server
 def search(
     config: ConfigArgument,
     trials: Annotated[int | None, typer.Option(help="How many recipes to try; overrides the config.")] = None,
@@ -83,7 +89,7 @@ def search(
         if result.ended:
             output().print(result.ended, soft_wrap=True)
         print_next(results, checked.storage, config, result.interrupted)
-    raise typer.Exit(INTERRUPTED if result.interrupted else code_of(results))
+    raise typer.Exit(INTERRUPTED if result.interrupted else code_of(results.front.verdict))
 
 
 @app.command()
@@ -113,6 +119,7 @@ def plan(
 
 
 @app.command("list")
+@or_at_server
 def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List the studies of a storage."""
     from ..search.results import Results
@@ -143,6 +150,7 @@ def _results(study: str, storage: str | None) -> "Results":
 
 
 @app.command()
+@or_at_server
 def front(
     study: StudyArgument,
     storage: StorageOption = None,
@@ -155,22 +163,16 @@ def front(
     if as_json:
         print_json(document)
     elif as_csv:
-        import pandas as pd
+        from .answers import front_csv
 
-        from ..recipe import recipe_line
-
-        rows = [
-            {"case": "baseline", **document["baseline"]},
-            *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
-              for row in document["front"]),
-        ]  # fmt: skip
-        write_lines(sys.stdout, pd.DataFrame(rows).to_csv(index=False))
+        write_lines(sys.stdout, front_csv(document))
     else:
         print_front(results)
-    raise typer.Exit(code_of(results))
+    raise typer.Exit(code_of(results.front.verdict))
 
 
 @app.command()
+@or_at_server
 def show(
     study: StudyArgument,
     trial: Annotated[int, typer.Argument(help="A trial's number.")],
@@ -228,6 +230,7 @@ def report(
 
 
 @app.command()
+@or_at_server
 def export(
     study: StudyArgument,
     out: Annotated[Path, typer.Option(help="The folder to write.")],

@@ -3,6 +3,7 @@
 Everything is written through a Screen, and nothing else in this package makes a rich Console or Text.
 """
 
+import json
 import sys
 from typing import TextIO
 
@@ -51,6 +52,11 @@ def messages() -> Screen:
 def write_lines(file: TextIO, text: str) -> None:
     """Lines for other programs, such as comma-separated values, as they are but for what would steer a terminal."""
     file.write("\n".join(visible(line) for line in text.split("\n")))
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output; it has escapes of its own."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 def say(line: str) -> None:

@@ -38,6 +38,12 @@ COMMANDS = [
     "techniques",
     "ui",
     "doctor",
+    "serve",
+    "token",
+    "attach",
+    "pause",
+    "resume",
+    "cancel",
 ]
 METRICS = {
     "size_bytes", "params", "nonzero_params", "accuracy", "compression_ratio", "space_saving",

@@ -1,0 +1,1 @@
+"""The HTTP service: searches as jobs of many people, kept in the database that holds the studies."""

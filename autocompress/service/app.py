@@ -1,0 +1,83 @@
+"""The HTTP API as an application."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..errors import AutocompressError
+from .archives import Caps
+from .gate import Gate, answer, away
+from .parts import Parts, bearer
+from .problems import Refusal, refusal
+from .routes import health, results, searches, stream
+
+FORM_BYTES = 100_000  # of a body beside its archive
+
+
+def make_app(parts: Parts) -> FastAPI:
+    """The application of a server."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ringing = asyncio.create_task(parts.bell.ring())
+        yield
+        ringing.cancel()
+        with suppress(asyncio.CancelledError):
+            await ringing
+
+    app = FastAPI(
+        title="autocompress",
+        description="Searches of compression recipes as jobs.",
+        version="1",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.parts = parts
+    api = APIRouter(prefix="/api/v1", dependencies=[Depends(bearer)])
+    for router in (results.router, stream.router, searches.router):
+        api.include_router(router)
+    app.include_router(api)
+    app.include_router(health.router)
+    app.add_middleware(Gate, tokens=parts.tokens, body_bytes=Caps().packed_bytes + FORM_BYTES)
+    app.add_exception_handler(AutocompressError, _ours)
+    app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(404, _plain)
+    app.add_exception_handler(405, _plain)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(SQLAlchemyError, _away)
+    app.add_exception_handler(Exception, _defect)
+    return app
+
+
+def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AutocompressError)
+    # The store tells so that its database is away.
+    return answer(away() if str(error).startswith("storage ") else refusal(error))
+
+
+def _plain(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException) or hasattr(error, "status_code")
+    status, detail = int(getattr(error, "status_code", 500)), str(getattr(error, "detail", ""))
+    return answer(Refusal(status, detail, f"{request.method} {request.url.path}", "", "see /api/v1/openapi.json"))
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return answer(Refusal(422, f"{str(first.get('input'))[:60]!r}", where, first["msg"], "see /api/v1/openapi.json"))
+
+
+def _away(request: Request, error: Exception) -> JSONResponse:
+    return answer(away())
+
+
+def _defect(request: Request, error: Exception) -> JSONResponse:
+    return answer(Refusal(500, "the server made a mistake", "server", "its log says which", "tell who runs it"))

@@ -1,0 +1,127 @@
+"""Artifact directories made once, as archives to download; and plans. Both run the user's code, each in a process."""
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ServiceError, unwritten
+from .database import Search
+from .settings import Settings
+from .submission import Places
+
+COMMAND = (sys.executable, "-P", "-c", "from autocompress.terminal.cli import main; main()")
+AT_ONCE = threading.BoundedSemaphore(2)  # commands beside the searches
+PLAN_S, EXPORT_S = 600.0, 900.0
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that a .zip can say
+FORMATS = {"zip": "application/zip", "tar.gz": "application/gzip"}
+
+
+class Exports:
+    """The exports of a server's searches, each beside what its search is made of."""
+
+    def __init__(self, settings: Settings, places: Places) -> None:
+        self._settings, self._places = settings, places
+
+    def archive(self, search: Search, trial: int, kind: str) -> Path:
+        """The archive of a trial's artifact directory, made if it is not there. Raises ServiceError."""
+        folder = self._places.search(search.id) / "exports"
+        path = folder / f"{search.study}-{trial}.{kind}"
+        made = folder / str(trial)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / "lock"):
+                if not path.is_file():
+                    if not made.is_dir():
+                        arguments = ["export", search.study, "--trial", str(trial), "--out", str(made), "--json"]
+                        self.run(arguments, self._places.project(search), EXPORT_S)
+                    _write(path, lambda new: _pack(made, new, kind, f"{search.study}-{trial}"))
+        except OSError as error:
+            raise unwritten(error, path) from error
+        return path
+
+    def plan(self, config: Path) -> dict[str, Any]:
+        """What `autocompress plan` says of a config. Raises ServiceError."""
+        arguments = ["plan", str(config), "--executor", self._settings.executor, "--json"]
+        found: dict[str, Any] = json.loads(self.run(arguments, config.parent, PLAN_S))
+        return found
+
+    def run(self, arguments: Sequence[str], cwd: Path, most_s: float) -> str:
+        """Standard output of a command. Raises ServiceError with its last words."""
+        environment: Mapping[str, str] = {**os.environ, "AUTOCOMPRESS_STORAGE": self._settings.storage}
+        try:
+            with AT_ONCE:
+                done = subprocess.run(
+                    [*COMMAND, *arguments],
+                    cwd=cwd,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=most_s,
+                    check=False,
+                )
+        except subprocess.TimeoutExpired:
+            raise ServiceError(f"{arguments[0]}: took longer than {most_s:.0f} s: run it where the data is") from None
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+            raise ServiceError(lines[-1].removeprefix("error: "))
+        return done.stdout
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for others who make an export of this search, in this process or another."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        write(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _pack(folder: Path, path: Path, kind: str, name: str) -> None:
+    """The files of a folder, below one of that name in an archive; equal files give an equal .zip."""
+    files = sorted(found for found in folder.iterdir() if found.is_file())
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                entry = zipfile.ZipInfo(f"{name}/{file.name}", EPOCH)
+                entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+                archive.writestr(entry, file.read_bytes())
+        return
+    with tarfile.open(path, "w:gz") as tar:
+        for file in files:
+            tar.add(file, f"{name}/{file.name}", filter=_plain)
+
+
+def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    info.mode = 0o644
+    return info

@@ -1,0 +1,109 @@
+"""What the routes work with, and how they ask for it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from ..errors import StudyError
+from ..search.results import Results
+from ..search.store import StudyStore
+from .bell import Bell
+from .database import Database, Search
+from .exports import Exports
+from .problems import Refusal
+from .queue import Queue
+from .runner import Runner
+from .settings import Settings
+from .submission import Places
+from .tokens import Person, Tokens
+
+bearer = HTTPBearer(auto_error=False, description="A token made by `autocompress token create NAME`.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One server's parts."""
+
+    settings: Settings
+    database: Database
+    queue: Queue
+    tokens: Tokens
+    places: Places
+    runner: Runner
+    exports: Exports
+    bell: Bell
+
+    def results(self, search: Search) -> Results:
+        """What the storage holds of a search. Raises Refusal (409) where it was not begun yet."""
+        try:
+            return Results(StudyStore.open(self.settings.storage, search.study))
+        except StudyError as error:
+            if not str(error).startswith("no study"):
+                raise
+            raise Refusal(
+                409,
+                "it has no trials yet",
+                f"search {search.study!r}",
+                f"it is {search.state}",
+                "wait for its first trial, or see its log",
+            ) from None
+
+    def log(self, search: Search, run: int) -> Path:
+        """The log of a run."""
+        return self.runner.job(search).log(run)
+
+
+def _parts(request: Request) -> Parts:
+    found: Parts = request.app.state.parts
+    return found
+
+
+def _person(request: Request) -> Person:
+    """Whom the gate let in."""
+    found: Person = request.state.person
+    return found
+
+
+def _search(request: Request, study: str) -> Search:
+    return _parts(request).queue.find(_person(request), study)
+
+
+WithParts = Annotated[Parts, Depends(_parts)]
+WithPerson = Annotated[Person, Depends(_person)]
+WithSearch = Annotated[Search, Depends(_search)]
+
+
+def search_document(search: Search) -> dict[str, Any]:
+    """A search as people see it."""
+    return {
+        "study": search.study,
+        "owner": search.owner,
+        "state": search.state,
+        "verdict": search.verdict,
+        "error": search.error,
+        "priority": search.priority,
+        "created": moment(search.created),
+        "config": search.config,
+        "trials": search.trials,
+        "timeout_s": search.timeout_s,
+        "workers": search.workers,
+        "spent_s": round(search.spent_s, 1),
+        "run": search.run,
+        "events": search.events,
+        "id": search.id,
+    }
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def parts_of(settings: Settings, runner: Runner, database: Database, bell: Bell) -> Parts:
+    """The parts of a server."""
+    places = Places(settings)
+    return Parts(settings, database, Queue(database), Tokens(database), places, runner, Exports(settings, places), bell)

@@ -1,0 +1,84 @@
+"""What came of a search: its front, trials, explanations, logs and files."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, PlainTextResponse
+
+from ...front import pick as pick_from
+from ...search.results import Results
+from ..exports import FORMATS, sha256
+from ..parts import WithParts, WithSearch
+from ..problems import Refusal
+
+router = APIRouter(prefix="/searches/{study}", tags=["results"])
+LOG_BYTES = 1_000_000
+Pick = Literal["smallest", "fastest", "most-accurate", "knee"]
+
+
+@router.get("/front")
+def front(parts: WithParts, search: WithSearch) -> dict[str, Any]:
+    """The front, the verdict on the budget, the nearest miss and the limit that binds."""
+    return _with_limits(parts.results(search))
+
+
+def _with_limits(results: Results) -> dict[str, Any]:
+    limits = [vars(limit) for limit in results.limits]
+    return {**results.document(), "quality": results.quality, "limits": limits}
+
+
+@router.get("/trials/{trial}")
+def trial(parts: WithParts, search: WithSearch, trial: int) -> dict[str, Any]:
+    """One trial: its recipe, what was done to each layer, its measurements and where its time went."""
+    results = parts.results(search)
+    return {**results.trial(trial), "baseline": results.baseline}
+
+
+@router.get("/explain")
+def explain(parts: WithParts, search: WithSearch, trial: int | None = None) -> dict[str, Any]:
+    """Why the study came to its front; or why a trial is on it or not, from what is known: nothing is measured."""
+    # Late, as they take longer to import than all else here together, and most servers are never asked.
+    from ...search.explanation import explain_study, explain_trial
+    from ...search.prefixes import Known
+
+    results = parts.results(search)
+    if trial is None:
+        return explain_study(results)
+    results.record(trial)
+    return explain_trial(results, trial, Known.of(results).prefixes(trial, results.baseline))
+
+
+@router.get("/logs")
+def logs(parts: WithParts, search: WithSearch, run: Annotated[int | None, Query(ge=1)] = None) -> PlainTextResponse:
+    """What a run of its controller, or the last one, wrote: the end of it where it is long."""
+    path = parts.log(search, search.run if run is None else run)
+    if not path.is_file():
+        raise Refusal(404, "there is no such run", f"search {search.study!r}", f"it had {search.run}", "name another")
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_BYTES))
+        return PlainTextResponse(file.read().decode(errors="replace"))
+
+
+@router.get("/export")
+def export(
+    parts: WithParts,
+    search: WithSearch,
+    trial: int | None = None,
+    pick: Pick | None = None,
+    kind: Annotated[Literal["zip", "tar.gz"], Query(alias="format")] = "zip",
+) -> FileResponse:
+    """The artifact directory of a trial, or of one picked from the front, as an archive; made when first asked for."""
+    if trial is not None and pick is not None:
+        raise Refusal(422, "trial and pick both choose a trial", "query", "one trial is exported", "give one of them")
+    number = _chosen(parts.results(search), trial, pick or "knee")
+    path = parts.exports.archive(search, number, kind)
+    headers = {"X-Checksum-Sha256": sha256(path)}
+    return FileResponse(path, media_type=FORMATS[kind], filename=path.name, headers=headers)
+
+
+def _chosen(results: Results, trial: int | None, how: str) -> int:
+    if trial is not None:
+        results.record(trial)
+        return trial
+    metrics = {number: results.metrics(number) for number in results.front.trials}
+    return pick_from(results.front.trials, metrics, how, results.quality, results.store.lower)

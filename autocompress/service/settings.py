@@ -1,0 +1,41 @@
+"""What a server is told when it starts."""
+
+import socket
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..urls import sqlite_file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a server keeps things, where it listens and how it runs searches.
+
+    folder holds what searches are made of, write and export: servers that share a database share it too. slots is how
+    many controllers run here at once; lease_s, after how long without a sign of life another server takes over.
+    """
+
+    storage: str
+    folder: Path
+    tracking: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    ray: str = "auto"
+    executor: str = "ray"
+    slots: int = 2
+    lease_s: float = 15.0
+    poll_s: float = 0.5
+    grace_s: float = 20.0
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}")
+
+    @property
+    def token_file(self) -> Path:
+        """Where the first token is, which is an admin's."""
+        return self.folder / "admin.token"
+
+
+def default_folder(storage: str) -> Path:
+    """The folder `.autocompress/service` beside a SQLite file, or in the current folder for other storages."""
+    path = sqlite_file(storage)
+    return (Path.cwd() if path is None else path.resolve().parent) / ".autocompress" / "service"

@@ -1,0 +1,134 @@
+"""The commands of who runs the service: serve, and token."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import ServiceError
+from .options import JsonOption, StorageOption, Workers, storage_url
+from .plain import output, print_json, say, write_lines
+
+if TYPE_CHECKING:
+    from ..service.tokens import Tokens
+
+token = typer.Typer(help="Make, list and revoke the tokens of the service.", no_args_is_help=True)
+NEEDS = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "uvicorn")
+
+
+def need_extra() -> None:
+    """Raise ServiceError where what the service needs beside the rest is not installed."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise ServiceError(
+            f"the service needs {', '.join(missing)}, not installed here: pip install 'autocompress[service]'"
+        )
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Where to listen; other machines reach it by theirs.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    storage: StorageOption = None,
+    tracking: Annotated[
+        str | None, typer.Option(metavar="URL", help="MLflow's store; mlflow.db beside the studies if none is given.")
+    ] = None,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="auto, local, or a cluster's HOST:PORT.")] = "auto",
+    folder: Annotated[
+        Path | None, typer.Option(help="What searches are made of and export; servers of one database share it.")
+    ] = None,
+    searches: Annotated[int, typer.Option(min=1, max=1000, help="How many searches run at once.")] = 2,
+    executor: Annotated[Workers, typer.Option(help="Ray workers, or each search's own process.")] = Workers.ray,
+) -> None:
+    """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
+
+    Whoever has a token can run code here: keep it on loopback, or behind TLS.
+    """
+    need_extra()
+    from ..service.server import serve as run
+    from ..service.settings import Settings, default_folder
+    from ..urls import is_server, under
+
+    url = under(storage_url(storage), Path.cwd())
+    where = (folder or default_folder(url)).resolve()
+    beside = f"sqlite:///{where.parent.parent / 'mlflow.db'}"
+    store = tracking or beside
+    settings = Settings(
+        storage=url,
+        folder=where,
+        tracking=store if is_server(store) else under(store, Path.cwd()),
+        host=host,
+        port=port,
+        ray=ray,
+        executor=executor.value,
+        slots=searches,
+    )
+    run(settings, say)
+
+
+@contextmanager
+def _tokens(storage: str | None) -> "Iterator[Tokens]":
+    need_extra()
+    from ..service.database import Database
+    from ..service.tokens import Tokens
+    from ..urls import under
+
+    database = Database(under(storage_url(storage), Path.cwd()))
+    try:
+        database.upgrade()
+        yield Tokens(database)
+    finally:
+        database.close()
+
+
+@token.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is: searches belong to this name.")],
+    admin: Annotated[bool, typer.Option("--admin", help="Sees and steers everybody's searches.")] = False,
+    days: Annotated[float, typer.Option(min=0.01, help="When it expires.")] = 365.0,
+    storage: StorageOption = None,
+) -> None:
+    """Make a token, and print it: it is shown this once."""
+    with _tokens(storage) as tokens:
+        write_lines(sys.stdout, tokens.create(name, admin, days) + "\n")
+
+
+@token.command("list")
+def list_tokens(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """List tokens by id and name; none is shown."""
+    need_extra()
+    from ..service.parts import moment
+
+    with _tokens(storage) as tokens:
+        rows = [
+            {
+                "id": row.id,
+                "name": row.name,
+                "admin": row.admin,
+                "created": moment(row.created),
+                "expires": row.expires and moment(row.expires),
+                "revoked": row.revoked and moment(row.revoked),
+            }
+            for row in tokens.list()
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("id", "name", "admin", "created", "expires", "revoked", box=None)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    output().print(table)
+
+
+@token.command("revoke")
+def revoke_token(
+    name: Annotated[str, typer.Argument(metavar="NAME|ID", help="All tokens of a name, or one by its id.")],
+    storage: StorageOption = None,
+) -> None:
+    """End a token, or all of a name: its requests are refused from now on."""
+    with _tokens(storage) as tokens:
+        say(f"revoked: {tokens.revoke(name)}")

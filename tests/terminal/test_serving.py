@@ -1,0 +1,56 @@
+"""The commands of who runs the service, and what they and --server say where something is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import run
+
+from autocompress.terminal import serving
+
+
+def test_a_token_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> None:
+    made = run(tmp_path, "token", "create", "ann")
+    assert made.code == 0
+    assert made.out.startswith("act_")
+    assert run(tmp_path, "token", "create", "ada", "--admin", "--days", "1").code == 0
+    listed = run(tmp_path, "token", "list", "--json")
+    rows = listed.json()
+    assert [(row["name"], row["admin"], row["revoked"]) for row in rows] == [("ann", False, None), ("ada", True, None)]
+    assert made.out.strip().rpartition("_")[2] not in json.dumps(rows)
+    assert rows[0]["id"] in made.out
+    assert run(tmp_path, "token", "revoke", "ann").code == 0
+    assert "ann" in run(tmp_path, "token", "list").out
+    assert run(tmp_path, "token", "revoke", "carl").err == (
+        "error: token 'carl': there is none of that name or id: see `autocompress token list`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve"], ["token", "create", "ann"], ["token", "list"], ["list", "--server", "http://h"]]
+)
+def test_without_the_extra_it_is_said_what_to_install(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "NEEDS", ("not_there",))
+    ran = run(tmp_path, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == ("error: the service needs not_there, not installed here: pip install 'autocompress[service]'\n")
+
+
+def test_a_port_in_use_is_an_answer(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = run(tmp_path, "serve", "--port", str(port))
+    assert ran.code == 2
+    assert f"error: 127.0.0.1:{port}: cannot be listened on: address already in use" in ran.err
+
+
+def test_a_server_that_is_not_there_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_TOKEN", "none")
+    ran = run(tmp_path, "front", "one", "--server", "http://127.0.0.1:9")
+    assert ran.code == 2
+    assert "error: http://127.0.0.1:9: cannot be reached" in ran.err
+    assert "give --server URL" in run(tmp_path, "attach", "one").err
