@@ -113,7 +113,7 @@ class Terrain:
         if names:
             for index in generator.choice(len(names), size=min(count, len(names)), replace=False):
                 name = names[int(index)]
-                changed[name] = _nudged(self.domains[name], row[name], self.grids[name], generator)
+                changed[name] = _nudged(self.domains[name], row[name], self.grids[name], self.codes[name], generator)
         return changed
 
     def key(self, row: Row) -> tuple[Any, ...]:
@@ -241,8 +241,8 @@ def _draw(domain: Any, generator: np.random.Generator) -> Any:
     return value_at(domain, float(generator.random()))
 
 
-def _nudged(domain: Any, value: Any, grid: list[Any], generator: np.random.Generator) -> Any:
-    """Another value: a number near, mostly, or any other."""
+def _nudged(domain: Any, value: Any, grid: list[Any], codes: Array, generator: np.random.Generator) -> Any:
+    """Another value: a number near, mostly, or any other; codes: those of the grid."""
     if not _numeric(domain):
         others = [choice for choice in domain.choices if choice != value]
         return others[int(generator.integers(len(others)))] if others else value
@@ -252,6 +252,6 @@ def _nudged(domain: Any, value: Any, grid: list[Any], generator: np.random.Gener
     moved = min(max(share + generator.normal() * NEAR, 0.0), 1.0)
     found = value_at(domain, moved)
     if found == value:  # a coarse step: the next one
-        at = int(np.argmin([abs(_scaled(domain, one) - _scaled(domain, value)) for one in grid]))
+        at = int(np.abs(codes - _scaled(domain, value)).argmin())
         found = grid[min(max(at + (1 if moved >= share else -1), 0), len(grid) - 1)]
     return found

@@ -196,7 +196,7 @@ class Silent:
         print(text)
 
 
-def make_plan(folder: Path, trials: int, mlflow: bool) -> Plan:
+def make_plan(folder: Path, trials: int, mlflow: bool, workers: int = 2) -> Plan:
     """The plan of a study in a folder of its own."""
     config = {
         "study": "controller",
@@ -204,7 +204,7 @@ def make_plan(folder: Path, trials: int, mlflow: bool) -> Plan:
         "search_space": "hybrid",
         "storage": f"sqlite:///{folder}/studies.db",
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"} if mlflow else None,
-        "search": {"trials": trials, "workers": 2, "sampler": "auto", "cold": True},
+        "search": {"trials": trials, "workers": workers, "sampler": "auto", "cold": True},
     }
     (folder / "search.yaml").write_text(yaml.safe_dump(config))
     setup = set_up(load_config(folder / "search.yaml"))
