@@ -13,7 +13,13 @@ from .store import StudyStore
 from .terrain import Row
 
 SHARE = 3  # of the trials: a short search does not spend its time on what it will never choose from
+FEWEST = 8  # or as many as it takes to know what fits, where that is less than two for each trial
 KEPT = "facts"  # the study's attribute
+
+
+def most_ahead(trials: int) -> int:
+    """How many rows' facts are found ahead at most."""
+    return max(trials // SHARE, min(2 * trials, FEWEST))
 
 
 class Ahead:
@@ -33,7 +39,7 @@ class Ahead:
             for row, facts in self._known:
                 sampler.know(row, facts)
             done = [row for row, _ in self._known]
-            most = plan.setup.config.search.trials // SHARE
+            most = most_ahead(plan.setup.config.search.trials)
             self._left = [row for row in sampler.survey()[:most] if row not in done]
 
     @property

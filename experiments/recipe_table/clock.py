@@ -18,7 +18,7 @@ from table import SPACE, TABLE, choices
 
 from autocompress.outcome import Completed, Infeasible, Limit, Metrics, Outcome, Stopped, violations
 from autocompress.recipe import Recipe
-from autocompress.search.ahead import SHARE
+from autocompress.search.ahead import most_ahead
 from autocompress.search.facts_first import FactsFirst
 from autocompress.search.lessons import LEAST, facts_off
 from autocompress.search.space import Space
@@ -175,7 +175,7 @@ class Search:
     def run(self, trials: int, share: float, seconds: float = math.inf) -> Progress:
         """Search until so many trials ended, that share of the true front is reached, or CPU-seconds are spent."""
         progress, used_up = self.progress, False
-        self._survey = self._survey[: trials // SHARE]
+        self._survey = self._survey[: most_ahead(trials)]
         while True:
             while not used_up and len(self._busy) < self._rules.workers:
                 used_up = not self._begin(trials)

@@ -10,6 +10,7 @@ import pytest
 from autocompress.config import FOLDERS
 from autocompress.outcome import Completed, Infeasible, Limit, Metrics, Outcome, violations
 from autocompress.recipe import Recipe
+from autocompress.search.ahead import most_ahead
 from autocompress.search.facts_first import FactsFirst, distributions
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import Space
@@ -238,3 +239,8 @@ def test_any_objectives_and_limits_can_be_aimed_at(
             store.tell(number, Completed(found.metrics, past, facts=found.facts))
         else:
             store.tell(number, Infeasible(found.metrics, past, "past a limit", facts=found.facts))
+
+
+@pytest.mark.parametrize(("trials", "most"), [(1, 2), (3, 6), (4, 8), (24, 8), (27, 9), (200, 66)])
+def test_a_short_search_still_learns_what_fits(trials: int, most: int) -> None:
+    assert most_ahead(trials) == most
