@@ -57,15 +57,18 @@ def initialize(data: Path, password: str) -> None:
         given.unlink()
 
 
-def start(data: Path, port: int, log: Path, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start a server on a port of loopback; SIGINT ends it and whoever is connected."""
+def start(
+    data: Path, log: Path, options: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server on loopback, with options of `postgres`; SIGINT ends it and whoever is connected."""
     found = program("postgres")
     assert found is not None
     here = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
     with log.open("ab") as file:
         return subprocess.Popen(
-            [str(found), "-D", str(data), "-p", str(port), *here, *options],
+            [str(found), "-D", str(data), *here, *options],
             cwd=data,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

@@ -50,7 +50,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self._process = postgres.start(self.folder / "data", self.port, self.folder / "log", FAST)
+        self._process = postgres.start(self.folder / "data", self.folder / "log", ["-p", str(self.port), *FAST])
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
