@@ -12,6 +12,7 @@ from pathlib import Path
 AUTH = """[mlflow]
 default_permission = READ
 database_uri = postgresql+psycopg://mlflow@/mlflow_auth
+auth_cache_ttl_seconds = 60
 admin_username = admin
 admin_password = {password}
 """

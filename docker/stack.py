@@ -76,6 +76,7 @@ class Process:
     check: Sequence[str]
     environment: Mapping[str, str]
     node: bool = False  # of Ray
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -115,11 +116,19 @@ class Stack:
         return self.folder / "searches" / "admin.token"
 
     def up(self) -> None:
-        """Start every service, each once those are healthy that it depends on."""
+        """Start every service, each once those are healthy that it depends on, and several of one after another."""
         services = read_services(self.variables)
-        for name in ordered(services):
-            for _ in range(services[name].get("deploy", {}).get("replicas", 1)):
-                self.wait(self.start(name))
+        left = {name: int(service.get("deploy", {}).get("replicas", 1)) for name, service in services.items()}
+        coming: list[Process] = []
+        while coming or any(left.values()):
+            busy = {process.name for process in coming}
+            done = {name for name, count in left.items() if count == 0} - busy
+            for name, service in services.items():
+                if left[name] and name not in busy and set(service.get("depends_on", ())) <= done:
+                    coming.append(self.start(name))
+                    left[name] -= 1
+            coming = [process for process in coming if not self.came(process)]
+            time.sleep(LOOK_S)
 
     def start(self, name: str, **variables: str) -> Process:
         """Start a service, or another one of it with other variables."""
@@ -146,27 +155,32 @@ class Stack:
         return process
 
     def wait(self, process: Process) -> None:
-        """Wait until a service is healthy, by its own check. Raises SystemExit with its log where it ends before."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not healthy(process):
-            if process.popen.poll() is not None or time.monotonic() > deadline:
-                end = process.log.read_text(errors="replace")[-3000:]
-                raise SystemExit(f"{process.name}: it does not become healthy; the end of {process.log}:\n{end}")
+        """Wait until a service is healthy. Raises SystemExit as `came` does."""
+        while not self.came(process):
             time.sleep(LOOK_S)
+
+    def came(self, process: Process) -> bool:
+        """Whether a service is healthy, by its own check. Raises SystemExit where it ended, or takes too long."""
+        if not healthy(process):
+            if process.popen.poll() is not None or time.monotonic() > process.since + PATIENCE_S:
+                log = process.log.read_text(errors="replace")[-3000:]
+                raise SystemExit(f"{process.name}: it does not become healthy; the end of {process.log}:\n{log}")
+            return False
         # What tells other programs of this machine of a Ray cluster that they might join.
         (self.folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
+        return True
 
     def down(self) -> None:
         """End all that was started here, the last first, and nothing else; remove the folder."""
         for process in reversed(self.processes):
             end(process.popen, signal.SIGINT if process.name == "postgres" else signal.SIGTERM)
-        for left in self._left():
+        for left in self.left():
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()
-        psutil.wait_procs(self._left(), timeout=GRACE_S)
+        psutil.wait_procs(self.left(), timeout=GRACE_S)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _left(self) -> list[psutil.Process]:
+    def left(self) -> list[psutil.Process]:
         """What still runs of all that was started here, whoever its parent is by now."""
         found = []
         for process in psutil.process_iter():
@@ -259,6 +273,8 @@ def main() -> None:
     """Run a stack until a signal comes."""
 
     def stop(number: int, _: object) -> None:
+        for later in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(later, signal.SIG_IGN)  # ending is not to be cut short
         raise SystemExit(0)
 
     for number in (signal.SIGINT, signal.SIGTERM):
