@@ -5,7 +5,7 @@ export OMP_NUM_THREADS = 1
 # Bytecode is kept: without it every worker and every command compiles torch anew, which takes half of its time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick check format install install-dev clean
+.PHONY: demo test quick check stack test-stack format install install-dev clean
 
 # A stamp is newer than the files that decide what is installed, so that a second call installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,13 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+# The services of docker/compose.yaml as processes of this machine, until Ctrl-C; Postgres has to be installed.
+stack: install-dev
+	$(BIN)/python docker/stack.py
+
+test-stack: install-dev
+	$(BIN)/python -m pytest -m stack tests/docker
 
 format: install-dev
 	$(BIN)/ruff format .

@@ -216,6 +216,14 @@ class SearchConfig(_Strict):
     _root: Path = PrivateAttr(default=Path("."))
     _document: Document = PrivateAttr(default=Document("config", {}))
 
+    def shown(self) -> dict[str, Any]:
+        """The values as people may see them: URLs without their passwords."""
+        data = self.model_dump(mode="json")
+        data["storage"] = shown(self.storage)
+        if self.tracking is not None:
+            data["tracking"]["uri"] = shown(self.tracking.uri)
+        return data
+
     @field_validator("objectives")
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@
     │   └── NothingToDo    it finds nothing that its settings would change
     ├── ArtifactError      an exported file is missing, damaged or computes something else
     ├── StudyError         no such study or trial, or a study that belongs to another config
+    │   └── StorageAway    the server of the storage's database does not answer
     ├── WriteError         a folder or database takes no more: no room, or no permission
     ├── ExecutorError      no workers could be had
     └── ServiceError       the service cannot do what it was asked for, or cannot be reached
@@ -50,6 +51,10 @@ class ArtifactError(AutocompressError):
 
 class StudyError(AutocompressError):
     """A study or trial does not exist, is in use, or belongs to another config."""
+
+
+class StorageAway(StudyError):
+    """The server of a storage's database does not answer, or stopped doing so; a search can be resumed once it does."""
 
 
 class WriteError(AutocompressError):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 WAIT_SECONDS = 60.0  # for others who hold a database locked
+KNOCK_SECONDS = 10  # for a server that does not answer at all
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 # Tables that only these have; a database may hold both.
 OWNERS = {"Optuna": {"studies", "trials", "study_directions"}, "MLflow": {"experiments", "runs", "experiment_tags"}}
@@ -81,6 +82,8 @@ def _place(url: str) -> tuple[Any, ...]:
 def connect_arguments(url: str, wait: float = WAIT_SECONDS) -> dict[str, Any]:
     """What to connect with: SQLite waits this long for locks of others, unless the URL says how long."""
     parsed = _parsed(url, "storage")
+    if parsed.get_backend_name() == "postgresql" and "connect_timeout" not in parsed.query:
+        return {"connect_timeout": KNOCK_SECONDS}
     plain = parsed.get_backend_name() == "sqlite" and "timeout" not in parsed.query
     return {"timeout": wait} if plain else {}
 

@@ -40,9 +40,14 @@ class Clock:
         return self.now
 
 
-def make_database(folder: Path) -> Database:
-    """A database with all tables, in a folder."""
-    database = Database(f"sqlite:///{folder / 'autocompress.db'}")
+def sqlite_in(folder: Path) -> str:
+    """The URL of the usual SQLite file in a folder."""
+    return f"sqlite:///{folder / 'autocompress.db'}"
+
+
+def make_database(folder: Path, storage: str | None = None) -> Database:
+    """A database with all tables, in a folder unless it has a URL."""
+    database = Database(storage or sqlite_in(folder))
     database.upgrade()
     return database
 
@@ -72,7 +77,7 @@ def archive(files: dict[str, bytes | str] | None = None, **config: Any) -> bytes
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
     """Settings of a server in a folder, which waits for nothing long."""
-    usual = {"storage": f"sqlite:///{folder / 'autocompress.db'}", "folder": folder / "service", "executor": "inline",
+    usual = {"storage": sqlite_in(folder), "folder": folder / "service", "executor": "inline",
              "lease_s": 1.5, "poll_s": 0.1, "grace_s": 5.0, "port": 0}  # fmt: skip
     return Settings(**{**usual, **changes})
 
@@ -99,10 +104,11 @@ class Server:
     url: str
     client: httpx2.Client
     folder: Path
+    storage: str
 
     def tokens(self) -> Tokens:
         """The tokens of its database."""
-        return Tokens(Database(f"sqlite:///{self.folder / 'autocompress.db'}"))
+        return Tokens(Database(self.storage))
 
     def submit(self, study: str, **config: Any) -> dict[str, Any]:
         """Submit the tiny project under a name."""
@@ -136,21 +142,26 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 SERVE = """
-import sys
+import os, sys
 from served import PRETENDER, settings_for
 from autocompress.service.server import serve
 from pathlib import Path
-settings = settings_for(Path(sys.argv[1]), slots=int(sys.argv[2]))
+settings = settings_for(Path(sys.argv[1]), slots=int(sys.argv[2]), storage=os.environ["AUTOCOMPRESS_STORAGE"])
 serve(settings, lambda line: print(line, flush=True), (sys.executable, str(PRETENDER)))
 """
 
 
 @contextlib.contextmanager
-def served(folder: Path, slots: int = 2) -> Iterator[Server]:
-    """A real server on a free port; what it left running is killed in the end."""
+def served(folder: Path, slots: int = 2, storage: str | None = None) -> Iterator[Server]:
+    """A real server on a free port, with a SQLite file in its folder or another storage.
+
+    What it left running is killed in the end.
+    """
+    storage = storage or sqlite_in(folder)
     arguments = [sys.executable, "-c", SERVE, str(folder), str(slots)]
     paths = [str(PRETENDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment["AUTOCOMPRESS_STORAGE"] = storage
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert process.stdout is not None
@@ -160,7 +171,7 @@ def served(folder: Path, slots: int = 2) -> Iterator[Server]:
         process.stdout.readline()
         token = (folder / "service" / "admin.token").read_text().strip()
         with client_for(url, token) as client:
-            yield Server(process, url, client, folder)
+            yield Server(process, url, client, folder, storage)
     finally:
         if process.poll() is None:
             process.terminate()

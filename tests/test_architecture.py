@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Lowest first. A module imports from rows above its own, or from its own package.
 LAYERS = (
     ("errors", "reading"),
-    ("documents", "outcome", "urls"),
+    ("documents", "environment", "outcome", "urls"),
     ("writing_out",),
     ("recipe",),
     ("config", "wording"),

@@ -140,6 +140,15 @@ def test_a_password_is_not_shown() -> None:
         study_names("unknown://me:secret@host/a")
 
 
+def test_a_config_is_shown_without_the_passwords_of_its_urls() -> None:
+    tracking = {"uri": "http://me:secret@host:5000", "experiment": "e"}
+    made = config(storage="postgresql://me:secret@host/a", tracking=tracking)
+    found = made.shown()
+    assert (found["storage"], found["tracking"]["uri"]) == ("postgresql://me:***@host/a", "http://me:***@host:5000")
+    assert found.keys() == made.model_dump().keys()
+    assert config(tracking=None).shown()["tracking"] is None
+
+
 def test_a_relative_file_is_looked_for_in_a_folder() -> None:
     assert under("sqlite:///a.db?timeout=5", Path("/b")) == "sqlite:////b/a.db?timeout=5"
     assert under("sqlite:////c/a.db", Path("/b")) == "sqlite:////c/a.db"

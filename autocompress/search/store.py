@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..config import SearchConfig
-from ..errors import NO_PERMISSION, NO_ROOM, RESUMES, StudyError, suggest
+from ..errors import NO_PERMISSION, NO_ROOM, RESUMES, StorageAway, StudyError, suggest
 from ..front import signs
 from ..outcome import (
     Completed,
@@ -54,6 +54,11 @@ SQLITE_RULES = {
     "SQLITE_NOTADB": "name a file of SQLite",
     "SQLITE_CORRUPT": "the file is damaged: put back a copy",
 }
+# What drivers of servers raise where there is no connection, or where it or the transaction was ended from afar.
+AWAY = {"OperationalError", "InterfaceError"}
+BACK = f"start its server, or check the URL and its password; {RESUMES}"
+# The storages in databases of servers: all that a process reads and writes there shares one pool of connections.
+_POOLS: dict[str, optuna.storages.RDBStorage] = {}
 
 
 def open_storage(url: str, make: bool = False, wait: float = WAIT_SECONDS) -> optuna.storages.RDBStorage | None:
@@ -64,19 +69,29 @@ def open_storage(url: str, make: bool = False, wait: float = WAIT_SECONDS) -> op
     """
     try:
         url = checked_url(url, "storage")
+        if url in _POOLS:
+            return _POOLS[url]
         found = owners(url, wait)
         if found and "Optuna" not in found:
             raise ValueError(_foreign(found))
         if not found and not make:
             return None
-        arguments = {"connect_args": connect_arguments(url, wait)}
+        arguments = {"connect_args": connect_arguments(url, wait), "pool_pre_ping": True}
         # Optuna fills in braces.
         template = url.replace("{", "{{").replace("}", "}}")
         storage = optuna.storages.RDBStorage(template, arguments, skip_table_creation="Optuna" in found)
     except Exception as error:
         raise _trouble(url, "opened", getattr(error, "orig", None) or error) from None
     event.listen(storage.engine, "handle_error", _teller(url), retval=True)
+    if sqlite_file(url) is None:
+        storage = _POOLS.setdefault(url, storage)
     return storage
+
+
+def close_storages() -> None:
+    """Give back the connections to servers that this process holds."""
+    while _POOLS:
+        _POOLS.popitem()[1].engine.dispose()
 
 
 def check_tracking(uri: str, there: bool = False) -> None:
@@ -102,8 +117,11 @@ def _foreign(found: set[str]) -> str:
 def _teller(url: str) -> Callable[[Any], Exception | None]:
     def tell(context: Any) -> Exception | None:
         """Every error of the database that people can act on, in words, wherever it comes up."""
-        known = _sqlite_rule(context.original_exception) is not None
-        return _trouble(url, "used", context.original_exception) if known or context.is_disconnect else None
+        if context.is_pre_ping:
+            return None  # a connection of the pool was lost: another one is opened in its place
+        error = context.original_exception
+        known = _sqlite_rule(error) is not None
+        return _trouble(url, "used", error) if known or _away(url, error) or context.is_disconnect else None
 
     return tell
 
@@ -114,9 +132,16 @@ def _sqlite_rule(error: BaseException) -> str | None:
     return next((rule for code, rule in SQLITE_RULES.items() if name.startswith(code)), None)
 
 
+def _away(url: str, error: BaseException) -> bool:
+    """Whether an error means that the server of a database is away."""
+    return any(kind.__name__ in AWAY for kind in type(error).__mro__) and sqlite_file(url) is None
+
+
 def _trouble(url: str, what: str, error: BaseException) -> StudyError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     rule = _sqlite_rule(error)
+    if _away(url, error):
+        return StorageAway(f"storage {shown(url)}: cannot be {what}: {first}: {BACK}")
     return StudyError(f"storage {shown(url)}: cannot be {what}: {first}" + (f": {rule}" if rule else ""))
 
 

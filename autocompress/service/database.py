@@ -11,7 +11,7 @@ from typing import Any
 from alembic.command import upgrade
 from alembic.config import Config
 from sqlalchemy import JSON, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint, create_engine, text
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
@@ -113,11 +113,13 @@ class Database:
 
     def upgrade(self) -> None:
         """Make the tables of the studies and our own, or bring ours up to date; several servers may do so at once."""
-        open_storage(self.url, make=True)  # first: it refuses a SQLite file of others' tables
         try:
-            with self.engine.begin() as connection:
-                _alone(connection)
-                upgrade(migrations(connection), "head")
+            with _alone(self.engine):
+                open_storage(self.url, make=True)  # first: it refuses a SQLite file of others' tables
+                with self.engine.begin() as connection:
+                    if connection.dialect.name == "sqlite":
+                        connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    upgrade(migrations(connection), "head")
         except SQLAlchemyError as error:
             raise _away(self.url, error) from error
 
@@ -136,13 +138,15 @@ def migrations(connection: Connection) -> Config:
     return config
 
 
-def _alone(connection: Connection) -> None:
-    """Wait for other servers that make tables; the lock goes with the transaction."""
-    match connection.dialect.name:
-        case "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        case "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+@contextlib.contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Wait for other servers that make tables in a Postgres, and let others wait; a SQLite file has a lock itself."""
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.begin() as connection:  # the lock goes with its transaction
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+        yield
 
 
 def _away(url: str, error: BaseException) -> ServiceError:

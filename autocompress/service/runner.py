@@ -22,10 +22,11 @@ from .jobs import COMMAND, ProcessJob
 from .leases import Leases
 from .observer import Observer
 from .settings import Settings
-from .states import Deed, State, next_deed
+from .states import AWAY, Deed, State, next_deed
 from .submission import Places, command
 
 MOST_LOSSES = 3  # controllers in a row that were killed before a trial ended
+AGAIN_S = 10.0  # until a controller is started again whose storage was away
 OVERDUE_S = 60.0  # without a look at the searches, a server is not ready
 
 
@@ -107,6 +108,8 @@ class Runner:
                 self._settle(search, job, deed, code)
 
     def _start(self, search: Search, job: ProcessJob, code: int | None) -> None:
+        if search.begun and code == AWAY and self.clock() - (job.ended_at(search.run) or 0.0) < AGAIN_S:
+            return
         lost = search.begun and code is None
         losses = search.losses + 1 if lost else 0
         if losses > MOST_LOSSES:

@@ -85,6 +85,7 @@ class Deed(StrEnum):
 
 ANSWERED = (0, 3, 4)  # codes of a search that ended with an answer: feasible, infeasible, nothing finished
 INTERRUPTED = 130
+AWAY = 75  # of a controller whose storage's server was away: EX_TEMPFAIL of sysexits.h
 
 
 def next_deed(state: State, begun: bool, alive: bool, code: int | None, outdated: bool) -> Deed:
@@ -100,6 +101,6 @@ def next_deed(state: State, begun: bool, alive: bool, code: int | None, outdated
         return Deed.release
     if begun and code in ANSWERED:
         return Deed.start if outdated and state is State.running else Deed.finish
-    if begun and code is not None and code != INTERRUPTED:
+    if begun and code not in (None, INTERRUPTED, AWAY):
         return Deed.fail
     return Deed.pause if state is State.pausing else Deed.start

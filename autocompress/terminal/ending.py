@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..errors import AutocompressError, unwritten
+from ..errors import AutocompressError, StorageAway, unwritten
 from ..wording import visible
 from .plain import say
 
@@ -14,12 +14,16 @@ OK, BAD, NOTHING_FITS, NOTHING_FINISHED, INTERRUPTED = 0, 2, 3, 4, 130
 NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """Run a command; errors of ours are one line on standard error and code 2, and defects keep their traceback."""
+def exit_code(command: Callable[[], object], away: int = BAD) -> int:
+    """Run a command; errors of ours are one line on standard error and code 2, and defects keep their traceback.
+
+    away is the code where the server of the storage does not answer.
+    """
     try:
         code = command()
     except AutocompressError as error:
-        return _refused(error)
+        refused = _refused(error)
+        return away if isinstance(error, StorageAway) else refused
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -13,6 +13,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from ..service.states import AWAY
+
 
 def main() -> None:
     """Run the command; an exit file is written for every end but a violent one."""
@@ -65,7 +67,7 @@ def _run(command: list[str]) -> int:
         from .cli import app
         from .ending import INTERRUPTED, exit_code
 
-        return exit_code(lambda: app(command, prog_name="autocompress", standalone_mode=False))
+        return exit_code(lambda: app(command, prog_name="autocompress", standalone_mode=False), AWAY)
     except KeyboardInterrupt:  # while the command line was being imported
         return INTERRUPTED
     except SystemExit as end:

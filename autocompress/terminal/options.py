@@ -1,6 +1,5 @@
 """What the commands' arguments and options are, and how a shell completes them."""
 
-import os
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..environment import from_environment
 from ..errors import AutocompressError
 
 DEFAULT_STORAGE = "sqlite:///autocompress.db"
@@ -121,5 +121,8 @@ JsonOption = Annotated[
 
 
 def storage_url(url: str | None) -> str:
-    """The storage that a command means: the one it is given, else the environment's, else the usual one."""
-    return url or os.environ.get("AUTOCOMPRESS_STORAGE") or DEFAULT_STORAGE
+    """The storage that a command means: the one it is given, else the environment's or its file's, else the usual one.
+
+    Raises ConfigError where AUTOCOMPRESS_STORAGE_FILE cannot be read.
+    """
+    return url or from_environment("AUTOCOMPRESS_STORAGE") or DEFAULT_STORAGE

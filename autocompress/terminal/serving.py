@@ -1,7 +1,8 @@
 """The commands of who runs the service: serve, and token."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..errors import ServiceError
+from ..environment import from_environment
+from ..errors import ConfigError, ServiceError
 from .options import JsonOption, StorageOption, Workers, storage_url
 from .plain import output, print_json, say, write_lines
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ..service.tokens import Tokens
 
 token = typer.Typer(help="Make, list and revoke the tokens of the service.", no_args_is_help=True)
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 NEEDS = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "uvicorn")
 
 
@@ -35,7 +38,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     storage: StorageOption = None,
     tracking: Annotated[
-        str | None, typer.Option(metavar="URL", help="MLflow's store; mlflow.db beside the studies if none is given.")
+        str | None,
+        typer.Option(
+            envvar="AUTOCOMPRESS_TRACKING",
+            metavar="URL",
+            help="MLflow's store; mlflow.db beside the studies if none is given.",
+        ),
     ] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="auto, local, or a cluster's HOST:PORT.")] = "auto",
     folder: Annotated[
@@ -46,9 +54,14 @@ def serve(
 ) -> None:
     """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
 
-    Whoever has a token can run code here: keep it on loopback, or behind TLS.
+    Whoever has a token can run code here: keep it on loopback, or behind TLS. Passwords come by environment or file:
+    AUTOCOMPRESS_STORAGE, AUTOCOMPRESS_TRACKING, MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and
+    MLFLOW_TRACKING_TOKEN, or each with _FILE behind it for a file that holds it; Postgres' own PGPASSFILE; Ray's
+    RAY_AUTH_TOKEN_PATH.
     """
     need_extra()
+    _no_secrets({"--storage": storage, "--tracking": tracking})
+    take_secrets()
     from ..service.server import serve as run
     from ..service.settings import Settings, default_folder
     from ..urls import is_server, under
@@ -56,7 +69,7 @@ def serve(
     url = under(storage_url(storage), Path.cwd())
     where = (folder or default_folder(url)).resolve()
     beside = f"sqlite:///{where.parent.parent / 'mlflow.db'}"
-    store = tracking or beside
+    store = tracking or from_environment("AUTOCOMPRESS_TRACKING") or beside
     settings = Settings(
         storage=url,
         folder=where,
@@ -68,6 +81,27 @@ def serve(
         slots=searches,
     )
     run(settings, say)
+
+
+def _no_secrets(given: Mapping[str, str | None]) -> None:
+    """Raise ConfigError for a URL with a password among the arguments, which every user of the machine can see."""
+    from ..urls import shown
+
+    for option, url in given.items():
+        if url and shown(url) != url and any(argument.endswith(url) for argument in sys.argv):
+            name = option.removeprefix("--").upper()
+            raise ConfigError(
+                f"{option} {shown(url)}: holds a password, and arguments are seen by everybody on the machine: set "
+                f"AUTOCOMPRESS_{name}, or AUTOCOMPRESS_{name}_FILE to a file with it"
+            )
+
+
+def take_secrets() -> None:
+    """Hand on to the controllers what MLflow itself reads from no file. Raises ConfigError."""
+    for name in LOGIN:
+        value = from_environment(name)
+        if value is not None:
+            os.environ[name] = value
 
 
 @contextmanager

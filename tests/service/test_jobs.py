@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from databases import free_port
 from served import until
+from tiny import TASK
 
 from autocompress.service.jobs import COMMAND, ProcessJob
+from autocompress.service.states import AWAY, Deed, State, next_deed
 
 # Like the command line's own first steps, and then it sleeps, or does as it is told.
 CHILD = """
@@ -73,3 +76,15 @@ def test_a_command_line_leaves_its_code_and_says_who_it_is(tmp_path: Path) -> No
     assert job.code(1) == 2
     assert "error: none.yaml: no such config file" in job.log(1).read_text()
     assert '"run": 1' in (job.folder / "lock").read_text()
+
+
+def test_a_controller_whose_storage_is_away_says_so_by_its_code(tmp_path: Path) -> None:
+    storage = f"postgresql+psycopg://me@127.0.0.1:{free_port()}/a"
+    (tmp_path / "search.yaml").write_text(f"task: task.py:tiny\nsearch_space: hybrid\nstorage: {storage}\n")
+    (tmp_path / "task.py").write_text(TASK)
+    job = ProcessJob(tmp_path / "runs", COMMAND)
+    assert job.start(1, ["search", "search.yaml", "--executor", "inline"], tmp_path, {})
+    until(lambda: not job.alive())
+    assert job.code(1) == AWAY, job.log(1).read_text()
+    assert "start its server, or check the URL" in job.log(1).read_text()
+    assert next_deed(State.running, True, False, AWAY, False) is Deed.start

@@ -1,5 +1,6 @@
 """The queue: what people ask of it, and servers that share it."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return make_database(tmp_path)
+def database(tmp_path: Path, storage: str) -> Iterator[Database]:
+    made = make_database(tmp_path, storage)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -110,8 +110,8 @@ def test_a_killed_controller_is_started_again_and_one_that_always_dies_fails(ser
     assert "was killed 4 times" in server.wait("dying", "failed")["error"]
 
 
-def test_a_killed_servers_searches_go_on_and_its_heir_starts_nothing_twice(tmp_path: Path) -> None:
-    with served(tmp_path) as dead:
+def test_a_killed_servers_searches_go_on_and_its_heir_starts_nothing_twice(tmp_path: Path, storage: str) -> None:
+    with served(tmp_path, storage=storage) as dead:
         submit(dead, "alive", trials=25, seconds=0.15)
         submit(dead, "killed", trials=TRIALS, seconds=0.15)
         submit(dead, "queued")
@@ -120,7 +120,7 @@ def test_a_killed_servers_searches_go_on_and_its_heir_starts_nothing_twice(tmp_p
         dead.kill()
         os.kill(killed, signal.SIGKILL)
         assert controllers(tmp_path, "alive") == [alive]
-        with served(tmp_path) as heir:
+        with served(tmp_path, storage=storage) as heir:
             for study in ("alive", "killed", "queued"):
                 heir.wait(study, "finished")
             assert [heir.get(study)["run"] for study in ("alive", "killed", "queued")] == [1, 2, 1]

@@ -1,6 +1,7 @@
 """The commands of who runs the service, and what they and --server say where something is missing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,30 @@ def test_without_the_extra_it_is_said_what_to_install(
     ran = run(tmp_path, *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == ("error: the service needs not_there, not installed here: pip install 'autocompress[service]'\n")
+
+
+def test_no_password_is_an_argument(tmp_path: Path) -> None:
+    for given in (["--storage", "postgresql://me:secret@here/a"], ["--tracking=http://me:secret@here:5000"]):
+        ran = run(tmp_path, "serve", *given)
+        assert (ran.code, "secret" in ran.err) == (2, False)
+        assert "me:***@here" in ran.err
+        assert "holds a password" in ran.err
+
+
+def test_a_storage_is_named_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "storage").write_text("sqlite:///other.db\n")
+    monkeypatch.setenv("AUTOCOMPRESS_STORAGE_FILE", str(tmp_path / "storage"))
+    assert run(tmp_path, "token", "create", "ann").code == 0
+    assert (tmp_path / "other.db").is_file()
+    assert not (tmp_path / "autocompress.db").exists()
+
+
+def test_what_mlflow_is_told_may_lie_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(tmp_path / "password"))
+    serving.take_secrets()
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
 
 
 def test_a_port_in_use_is_an_answer(tmp_path: Path) -> None:
