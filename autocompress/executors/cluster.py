@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExecutorError
+from ..errors import ClusterAway, ExecutorError
 from .base import Note
 from .rooms import Room
 from .shipping import stage_code
@@ -69,7 +69,8 @@ class Cluster:
             raise
         except Exception as error:
             which = "started" if self.joined is None else f"reached at {self.joined}"
-            raise ExecutorError(f"Ray cannot be {which}: {str(error).splitlines()[0]}") from error
+            away = ExecutorError if self.joined is None else ClusterAway
+            raise away(f"Ray cannot be {which}: {str(error).splitlines()[0]}") from error
         self._ends = self._find_ends()
         self._looked = time.monotonic()
         self._silent_since: float | None = None
@@ -115,7 +116,7 @@ class Cluster:
     def renew(self) -> None:
         """Start a private cluster anew that was lost. ExecutorError where it was joined, or is lost too often."""
         if self.joined is not None:
-            raise ExecutorError(
+            raise ClusterAway(
                 f"the Ray cluster at {self.joined} was lost: start it again, then go on with --resume; "
                 "`ray: {address: local}` needs no other cluster"
             )
@@ -223,7 +224,7 @@ def _knock(address: str) -> None:
     own = str(get_node_ip_address())  # type: ignore[no-untyped-call]
     hosts = [host, own] if host in ("127.0.0.1", "localhost", "[::1]") else [host]
     if not any(_listens(name.strip("[]"), int(port), KNOCK_SECONDS) for name in hosts):
-        raise ExecutorError(f"ray.address: nothing listens at {address}: start a cluster there, or write auto or local")
+        raise ClusterAway(f"ray.address: nothing listens at {address}: start a cluster there, or write auto or local")
 
 
 def _use_token(address: str, mode: str | None) -> None:
