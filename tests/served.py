@@ -136,21 +136,21 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 SERVE = """
-import sys
+import json, sys
 from served import PRETENDER, settings_for
 from autocompress.service.server import serve
 from pathlib import Path
-settings = settings_for(Path(sys.argv[1]), slots=int(sys.argv[2]))
+settings = settings_for(Path(sys.argv[1]), **json.loads(sys.argv[2]))
 serve(settings, lambda line: print(line, flush=True), (sys.executable, str(PRETENDER)))
 """
 
 
 @contextlib.contextmanager
-def served(folder: Path, slots: int = 2) -> Iterator[Server]:
-    """A real server on a free port; what it left running is killed in the end."""
-    arguments = [sys.executable, "-c", SERVE, str(folder), str(slots)]
+def served(folder: Path, slots: int = 2, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Server]:
+    """A real server on a free port, with changes to its settings; what it left running is killed in the end."""
+    arguments = [sys.executable, "-c", SERVE, str(folder), json.dumps({"slots": slots, **changes})]
     paths = [str(PRETENDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment = {**(env or os.environ), "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert process.stdout is not None
