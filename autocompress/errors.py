@@ -11,6 +11,7 @@
     │   └── StorageAway    the server of the storage's database does not answer
     ├── WriteError         a folder or database takes no more: no room, or no permission
     ├── ExecutorError      no workers could be had
+    │   └── ClusterAway    the cluster that was named does not answer, or was lost
     └── ServiceError       the service cannot do what it was asked for, or cannot be reached
 
 Every message names the value, the rule and the fix.
@@ -63,6 +64,10 @@ class WriteError(AutocompressError):
 
 class ExecutorError(AutocompressError):
     """No workers could be started or reached."""
+
+
+class ClusterAway(ExecutorError):
+    """A cluster that was named does not answer, or was lost; the same search goes on once it is back."""
 
 
 class ServiceError(AutocompressError):

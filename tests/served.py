@@ -142,25 +142,28 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 SERVE = """
-import os, sys
+import json, os, sys
 from served import PRETENDER, settings_for
 from autocompress.service.server import serve
 from pathlib import Path
-settings = settings_for(Path(sys.argv[1]), slots=int(sys.argv[2]), storage=os.environ["AUTOCOMPRESS_STORAGE"])
+changes = {"storage": os.environ["AUTOCOMPRESS_STORAGE"], **json.loads(sys.argv[2])}
+settings = settings_for(Path(sys.argv[1]), **changes)
 serve(settings, lambda line: print(line, flush=True), (sys.executable, str(PRETENDER)))
 """
 
 
 @contextlib.contextmanager
-def served(folder: Path, slots: int = 2, storage: str | None = None) -> Iterator[Server]:
-    """A real server on a free port, with a SQLite file in its folder or another storage.
+def served(
+    folder: Path, slots: int = 2, storage: str | None = None, env: dict[str, str] | None = None, **changes: Any
+) -> Iterator[Server]:
+    """A real server on a free port, with changes to its settings, and a SQLite file in its folder or another storage.
 
     What it left running is killed in the end.
     """
     storage = storage or sqlite_in(folder)
-    arguments = [sys.executable, "-c", SERVE, str(folder), str(slots)]
+    arguments = [sys.executable, "-c", SERVE, str(folder), json.dumps({"slots": slots, **changes})]
     paths = [str(PRETENDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment = {**(env or os.environ), "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     environment["AUTOCOMPRESS_STORAGE"] = storage
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)

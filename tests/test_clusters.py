@@ -1,14 +1,12 @@
 """Clusters: two searches side by side, clusters that are lost, and a shared one of two nodes that wants a token."""
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import psutil
 import pytest
 from commandline import PATIENCE, Project, Running, Trial
 from faulty import faulty_project
+from nodes import clean_environment, free_ports, keep_token, start
 from tiny import Ran
 
 from autocompress.errors import ExecutorError
@@ -203,16 +202,10 @@ class Shared:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Shared]:
     """`ray start --head` where the user has a token, which Ray then asks everybody for, and a second node."""
-    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-        probe.close()
-        unwanted = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-        clean = {key: value for key, value in os.environ.items() if key not in unwanted}
-        environment = {**clean, "HOME": folder, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        token = Path(folder, ".ray", "auth_token")
-        token.parent.mkdir()
-        token.write_text("0123456789abcdef" * 4)
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as folder:
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        environment = clean_environment(Path(folder))
+        keep_token(Path(folder))
         with ExitStack() as stack:
             head = start(
                 stack, Path(folder, "a"), environment, "--head", f"--port={address.split(':')[1]}", "--num-cpus=0"
@@ -220,32 +213,6 @@ def shared() -> Iterator[Shared]:
             joining = {**environment, "RAY_AUTH_MODE": "token"}
             start(stack, Path(folder, "b"), joining, f"--address={address}", "--num-cpus=1", '--resources={"bench": 1}')
             yield Shared(address, environment, head)
-
-
-def start(stack: ExitStack, folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a node, which stops with the stack."""
-    command = [sys.executable, "-W", "ignore", "-m", "ray.scripts.scripts", "start", "--block", *arguments]
-    folder.mkdir()
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen([*command, f"--temp-dir={folder}"], env=environment, stdout=log, stderr=log)
-    stack.callback(stop, process)
-    while not (folder / "ray_current_cluster").exists():
-        assert process.poll() is None, (folder / "log.txt").read_text()
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-    return process
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a node with all of its processes."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.kill()
-    for one in family:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
-    process.wait(PATIENCE)
 
 
 def test_a_cluster_that_wants_a_token_says_so_to_who_has_none_or_another(shared: Shared, tmp_path: Path) -> None:

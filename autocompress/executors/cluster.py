@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExecutorError
+from ..errors import ClusterAway, ExecutorError
 from .base import Note
 from .rooms import Room
 from .shipping import stage_code
@@ -34,7 +34,9 @@ class Cluster:
     will ever have a resource: tasks would wait for ever.
     """
 
-    def __init__(self, address: str, workers: int, code: Path | None, resource: str | None, note: Note) -> None:
+    def __init__(
+        self, address: str, workers: int, code: Path | None, resource: str | None, note: Note, image: str | None = None
+    ) -> None:
         self.ray = _imported()
         self.joined = _find(address)
         if self.joined is None and resource is not None:
@@ -44,7 +46,8 @@ class Cluster:
             )
         self.room = Room()
         self._workers, self._note, self._renewals = workers, note, 0
-        self._code = None if code is None else stage_code(code)
+        self._code = None if code is None or image else stage_code(code)
+        self._image = image
         self._token_mode = os.environ.get(TOKEN_MODE)
         try:
             self._connect()
@@ -57,7 +60,11 @@ class Cluster:
             note(f"target.resource: no node of the cluster has {resource!r} yet: measurements wait for one")
 
     def _connect(self) -> None:
-        common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _environment(self._code)}
+        common = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "runtime_env": environment(self._code, self._image),
+        }
         try:
             if self.joined is None:
                 local = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
@@ -69,7 +76,8 @@ class Cluster:
             raise
         except Exception as error:
             which = "started" if self.joined is None else f"reached at {self.joined}"
-            raise ExecutorError(f"Ray cannot be {which}: {str(error).splitlines()[0]}") from error
+            away = ExecutorError if self.joined is None else ClusterAway
+            raise away(f"Ray cannot be {which}: {str(error).splitlines()[0]}") from error
         self._ends = self._find_ends()
         self._looked = time.monotonic()
         self._silent_since: float | None = None
@@ -115,7 +123,7 @@ class Cluster:
     def renew(self) -> None:
         """Start a private cluster anew that was lost. ExecutorError where it was joined, or is lost too often."""
         if self.joined is not None:
-            raise ExecutorError(
+            raise ClusterAway(
                 f"the Ray cluster at {self.joined} was lost: start it again, then go on with --resume; "
                 "`ray: {address: local}` needs no other cluster"
             )
@@ -152,15 +160,19 @@ def _imported() -> Any:
     return ray
 
 
-def _environment(code: Path | None) -> dict[str, Any]:
-    """Ray's runtime environment: one thread a worker, an end to what it may print, and the user's code.
+def environment(code: Path | None, image: str | None = None) -> dict[str, Any]:
+    """Ray's runtime environment: one thread a worker, an end to what it may print, and the user's code or an image.
 
     A py_module, not a working_dir, so that workers stay in the folder that the user started from. Made anew for each
-    cluster, since Ray writes into it where in that cluster the code lies.
+    cluster, since Ray writes into it where in that cluster the code lies. Ray takes a module or an image, not both.
     """
     printed = {"RAY_ROTATION_MAX_BYTES": str(PRINTED_BYTES), "RAY_ROTATION_BACKUP_COUNT": "1"}
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **printed}}
-    return environment if code is None else {**environment, "py_modules": [str(code)]}
+    made: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **printed}}
+    if image is not None:
+        made["image_uri"] = image
+    elif code is not None:
+        made["py_modules"] = [str(code)]
+    return made
 
 
 def _find(address: str) -> str | None:
@@ -223,7 +235,7 @@ def _knock(address: str) -> None:
     own = str(get_node_ip_address())  # type: ignore[no-untyped-call]
     hosts = [host, own] if host in ("127.0.0.1", "localhost", "[::1]") else [host]
     if not any(_listens(name.strip("[]"), int(port), KNOCK_SECONDS) for name in hosts):
-        raise ExecutorError(f"ray.address: nothing listens at {address}: start a cluster there, or write auto or local")
+        raise ClusterAway(f"ray.address: nothing listens at {address}: start a cluster there, or write auto or local")
 
 
 def _use_token(address: str, mode: str | None) -> None:

@@ -4,6 +4,7 @@ What is to be done with a search follows from its row and its controller alone (
 that takes over goes on exactly where a dead one stopped.
 """
 
+import contextlib
 import signal
 import sys
 import threading
@@ -18,15 +19,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..errors import AutocompressError
 from . import events
 from .database import Database, Search
-from .jobs import COMMAND, ProcessJob
+from .jobs import COMMAND, Job, JobsAway, ProcessJob
 from .leases import Leases
 from .observer import Observer
+from .ray_jobs import RayJob, RayJobs
 from .settings import Settings
 from .states import AWAY, Deed, State, next_deed
 from .submission import Places, command
 
 MOST_LOSSES = 3  # controllers in a row that were killed before a trial ended
-AGAIN_S = 10.0  # until a controller is started again whose storage was away
+AGAIN_S = 10.0  # until a controller is started again whose storage or cluster was away
 OVERDUE_S = 60.0  # without a look at the searches, a server is not ready
 
 
@@ -40,12 +42,14 @@ class Runner:
     clock: Callable[[], float] = time.time
     _observers: dict[str, Observer] = field(default_factory=dict)
     _terminated: dict[str, float] = field(default_factory=dict)
+    _said: dict[str, str] = field(default_factory=dict)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _seen: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._leases = Leases(self.database, self.settings.name, self.settings.lease_s, self.clock)
         self._places = Places(self.settings)
+        self._ray = RayJobs(self.settings.ray) if self.settings.controllers == "ray" else None
         self._thread = threading.Thread(target=self._loop, name="runner")
 
     def start(self) -> None:
@@ -82,13 +86,24 @@ class Runner:
         if room > 0 and self._leases.claim(room):
             held = self._leases.held()
         for search in held:
-            self._tend(search)
+            try:
+                self._tend(search)
+            except JobsAway as error:
+                self._say_once(search.study, f"search {search.study!r}: waits: {error}")
         for gone in self._observers.keys() - {search.id for search in held}:
             del self._observers[gone]
 
-    def job(self, search: Search) -> ProcessJob:
+    def job(self, search: Search) -> Job:
         """The controller of a search."""
-        return ProcessJob(self._places.search(search.id) / "runs", self.job_command)
+        folder = self._places.search(search.id) / "runs"
+        if self._ray is None:
+            return ProcessJob(folder, self.job_command)
+        return RayJob(folder, self._ray, self.job_command, self.settings.grace_s)
+
+    def _say_once(self, study: str, text: str) -> None:
+        if self._said.get(study) != text:
+            _log(text)
+        self._said[study] = text
 
     def _tend(self, search: Search) -> None:
         job = self.job(search)
@@ -107,7 +122,7 @@ class Runner:
             case Deed.release | Deed.pause | Deed.finish | Deed.fail:
                 self._settle(search, job, deed, code)
 
-    def _start(self, search: Search, job: ProcessJob, code: int | None) -> None:
+    def _start(self, search: Search, job: Job, code: int | None) -> None:
         if search.begun and code == AWAY and self.clock() - (job.ended_at(search.run) or 0.0) < AGAIN_S:
             return
         lost = search.begun and code is None
@@ -130,15 +145,19 @@ class Runner:
             return
         search.run, search.spent_s = search.run + 1, values["spent_s"]
         arguments = command(search, self._places.derived(search), self.settings.executor)
-        if not job.start(search.run, arguments, self._places.project(search), {}):
-            _log(f"search {search.study!r}: another controller of it lives: waiting for it")
+        try:
+            if not job.start(search.run, arguments, self._places.project(search), {}):
+                _log(f"search {search.study!r}: another controller of it lives: waiting for it")
+        except JobsAway:
+            self._leases.write(search, losses=search.losses)  # not the controller's doing
+            raise
 
-    def _terminate(self, search: Search, job: ProcessJob) -> None:
+    def _terminate(self, search: Search, job: Job) -> None:
         since = self._terminated.setdefault(search.id, time.monotonic())
         late = time.monotonic() - since > self.settings.grace_s
         job.signal(search.run, signal.SIGKILL if late else signal.SIGTERM)
 
-    def _settle(self, search: Search, job: ProcessJob, deed: Deed, code: int | None) -> None:
+    def _settle(self, search: Search, job: Job, deed: Deed, code: int | None) -> None:
         """Tell how a search's run ended, and let go of it."""
         self._terminated.pop(search.id, None)
         new = {Deed.pause: State.paused, Deed.finish: State.finished, Deed.fail: State.failed}.get(deed)
@@ -154,7 +173,7 @@ class Runner:
             values |= {"error": _reason(job, search.run, code)}
         self._leases.settle(search, new, **values)
 
-    def _spent(self, search: Search, job: ProcessJob) -> float:
+    def _spent(self, search: Search, job: Job) -> float:
         ended = job.ended_at(search.run)
         if not search.begun or search.run_started is None or ended is None:
             return 0.0
@@ -179,14 +198,28 @@ class Runner:
     def _hand_back(self) -> None:
         deadline = time.monotonic() + self.settings.grace_s
         held = list(self._leases.held())
+        held = [search for search in held if not self._left_running(search)]
         while held and time.monotonic() < deadline + 5.0:
             late = time.monotonic() > deadline
             for search in held:
-                self.job(search).signal(search.run, signal.SIGKILL if late else signal.SIGTERM)
+                with contextlib.suppress(JobsAway):
+                    self.job(search).signal(search.run, signal.SIGKILL if late else signal.SIGTERM)
             time.sleep(0.1)
-            for search in [search for search in held if not self.job(search).alive()]:
+            for search in [search for search in held if self._dead(search)]:
                 held.remove(search)
                 self._leave(search)
+
+    def _left_running(self, search: Search) -> bool:
+        """Let go of a search whose controller needs no server: whoever takes it finds it as it is."""
+        if not self.job(search).outlives or search.state == State.cancelled:
+            return False
+        return self._leases.settle(search, None)
+
+    def _dead(self, search: Search) -> bool:
+        try:
+            return not self.job(search).alive()
+        except JobsAway:
+            return False
 
     def _leave(self, search: Search) -> None:
         """Give a search back whose controller ended, or was ended, in a state that says so."""
@@ -201,7 +234,7 @@ class Runner:
             self._settle(search, job, deed, code)
 
 
-def _reason(job: ProcessJob, run: int, code: int | None) -> str:
+def _reason(job: Job, run: int, code: int | None) -> str:
     if code is None:
         return f"its controller was killed {MOST_LOSSES + 1} times before a trial ended: see its log for the cause"
     try:

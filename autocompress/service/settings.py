@@ -4,6 +4,7 @@ import socket
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..urls import sqlite_file
 
@@ -13,7 +14,8 @@ class Settings:
     """Where a server keeps things, where it listens and how it runs searches.
 
     folder holds what searches are made of, write and export: servers that share a database share it too. slots is how
-    many controllers run here at once; lease_s, after how long without a sign of life another server takes over.
+    many controllers run here at once; controllers says as what: a process of this machine each, or a job of the cluster
+    `ray`, whose head has the folder too. lease_s is after how long without a sign of life another server takes over.
     """
 
     storage: str
@@ -23,6 +25,7 @@ class Settings:
     port: int = 8000
     ray: str = "auto"
     executor: str = "ray"
+    controllers: Literal["process", "ray"] = "process"
     slots: int = 2
     lease_s: float = 15.0
     poll_s: float = 0.5

@@ -85,7 +85,7 @@ class Deed(StrEnum):
 
 ANSWERED = (0, 3, 4)  # codes of a search that ended with an answer: feasible, infeasible, nothing finished
 INTERRUPTED = 130
-AWAY = 75  # of a controller whose storage's server was away: EX_TEMPFAIL of sysexits.h
+AWAY = 75  # of a controller whose storage's server or whose cluster was away: EX_TEMPFAIL of sysexits.h
 
 
 def next_deed(state: State, begun: bool, alive: bool, code: int | None, outdated: bool) -> Deed:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..errors import AutocompressError, StorageAway, unwritten
+from ..errors import AutocompressError, ClusterAway, StorageAway, unwritten
 from ..wording import visible
 from .plain import say
 
@@ -17,13 +17,13 @@ NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def exit_code(command: Callable[[], object], away: int = BAD) -> int:
     """Run a command; errors of ours are one line on standard error and code 2, and defects keep their traceback.
 
-    away is the code where the server of the storage does not answer.
+    away is the code where a cluster or the server of the storage does not answer.
     """
     try:
         code = command()
     except AutocompressError as error:
         refused = _refused(error)
-        return away if isinstance(error, StorageAway) else refused
+        return away if isinstance(error, ClusterAway | StorageAway) else refused
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

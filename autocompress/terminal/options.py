@@ -20,6 +20,13 @@ class Workers(StrEnum):
     inline = "inline"
 
 
+class Controllers(StrEnum):
+    """What the service runs searches as."""
+
+    process = "process"
+    ray = "ray"
+
+
 class Pick(StrEnum):
     """How to choose from a front."""
 

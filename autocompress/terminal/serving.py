@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from ..environment import from_environment
 from ..errors import ConfigError, ServiceError
-from .options import JsonOption, StorageOption, Workers, storage_url
+from .options import Controllers, JsonOption, StorageOption, Workers, storage_url
 from .plain import output, print_json, say, write_lines
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def serve(
     ] = None,
     searches: Annotated[int, typer.Option(min=1, max=1000, help="How many searches run at once.")] = 2,
     executor: Annotated[Workers, typer.Option(help="Ray workers, or each search's own process.")] = Workers.ray,
+    controllers: Annotated[
+        Controllers | None,
+        typer.Option(help="A process here for each search, or a job of the cluster, as is usual for HOST:PORT."),
+    ] = None,
 ) -> None:
     """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
 
@@ -78,6 +82,7 @@ def serve(
         port=port,
         ray=ray,
         executor=executor.value,
+        controllers=_controllers(controllers, ray),
         slots=searches,
     )
     run(settings, say)
@@ -102,6 +107,14 @@ def take_secrets() -> None:
         value = from_environment(name)
         if value is not None:
             os.environ[name] = value
+
+
+def _controllers(chosen: Controllers | None, ray: str) -> Literal["process", "ray"]:
+    """What searches run as. Raises ServiceError for jobs of a cluster that would end with the server's own process."""
+    named = ray not in ("auto", "local") and not ray.startswith("ray://")
+    if chosen is Controllers.ray and not named:
+        raise ServiceError(f"--controllers ray: --ray {ray} is no cluster of its own: name one by --ray HOST:PORT")
+    return "ray" if (chosen or (Controllers.ray if named else None)) is Controllers.ray else "process"
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def test_a_killed_controller_is_started_again_unless_its_search_was_to_pause() -
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, Deed.finish), (3, Deed.finish), (4, Deed.finish), (2, Deed.fail),
-                                                (1, Deed.fail), (130, Deed.start)])  # fmt: skip
+                                                (1, Deed.fail), (130, Deed.start), (75, Deed.start)])  # fmt: skip
 def test_exit_codes_of_a_running_search(code: int, expected: Deed) -> None:
     assert deed(State.running, code=code) is expected
 
@@ -68,4 +68,5 @@ def test_new_settings_drain_a_controller_and_start_it_again() -> None:
 def test_a_search_that_is_to_pause_drains_and_then_is_paused() -> None:
     assert deed(State.pausing, alive=True) is Deed.interrupt
     assert deed(State.pausing, code=130) is Deed.pause
+    assert deed(State.pausing, code=75) is Deed.pause
     assert deed(State.pausing, code=0) is Deed.finish

@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import make_project
 
 from autocompress.terminal import job
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [(["techniques", "--json"], 0), (["search", "none.yaml"], 2), (["fly"], 2)]
+    ("command", "code"),
+    [(["techniques", "--json"], 0), (["search", "none.yaml"], 2), (["fly"], 2), (["search", "search.yaml"], 75)],
 )
 def test_the_exit_code_is_left_in_a_file(
     command: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make_project(tmp_path, ray={"address": "127.0.0.1:1"})  # where nothing listens
+    monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
     lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     monkeypatch.setattr(sys, "argv", ["job", str(lock), "3", str(tmp_path / "3.exit"), *command])
