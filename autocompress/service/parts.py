@@ -85,6 +85,8 @@ def search_document(search: Search) -> dict[str, Any]:
         "state": search.state,
         "verdict": search.verdict,
         "error": search.error,
+        "reason": search.reason,
+        "resumes": None if search.resumes is None else moment(search.resumes),
         "priority": search.priority,
         "created": moment(search.created),
         "config": search.config,

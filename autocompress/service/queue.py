@@ -123,9 +123,13 @@ class Queue:
             found = self.find(person, study)
             old = State(found.state)
             new = after(request, old, study)
-            fresh = {"error": None, "losses": 0} if new is State.queued else {}
+            values: dict[str, Any] = {"reason": None, "resumes": None}  # from now on it is as somebody asked
+            values |= {"error": None, "losses": 0} if new is State.queued and new is not old else {}
             with self._database.transaction() as session:
-                if new is old or change(session, found.id, old, new, self._clock(), **fresh):
+                if new is old:
+                    session.execute(update(Search).where(Search.id == found.id, Search.state == old).values(values))
+                    break
+                if change(session, found.id, old, new, self._clock(), **values):
                     break
         return self.find(person, study)
 
@@ -166,6 +170,6 @@ def change(session: Session, search: str, old: State, new: State, now: float, **
     moved = update(Search).where(Search.id == search, Search.state == old).values(state=new, **values)
     if session.execute(moved.returning(Search.id)).scalar() is None:
         return False
-    told = {name: values[name] for name in ("error", "verdict") if values.get(name) is not None}
+    told = {name: values[name] for name in ("error", "verdict", "reason") if values.get(name) is not None}
     events.append(session, search, "state", {"state": new, **told}, now)
     return True

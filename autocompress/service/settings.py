@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..urls import sqlite_file
+from .quotas import Quota
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Settings:
     """Where a server keeps things, where it listens and how it runs searches.
 
     folder holds what searches are made of, write and export: servers that share a database share it too. slots is how
-    many controllers run here at once; lease_s, after how long without a sign of life another server takes over.
+    many controllers run here at once; lease_s, after how long without a sign of life another server takes over. quota
+    is what people may have of whom nothing else is set.
     """
 
     storage: str
@@ -27,6 +29,7 @@ class Settings:
     lease_s: float = 15.0
     poll_s: float = 0.5
     grace_s: float = 20.0
+    quota: Quota = field(default_factory=Quota)
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}")
 
     @property

@@ -15,9 +15,15 @@ from .options import JsonOption, StorageOption, Workers, storage_url
 from .plain import output, print_json, say, write_lines
 
 if TYPE_CHECKING:
+    from ..service.database import Database
     from ..service.tokens import Tokens
 
 token = typer.Typer(help="Make, list and revoke the tokens of the service.", no_args_is_help=True)
+SearchesOption = Annotated[int | None, typer.Option(min=0, help="How many searches a person may run at once.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="How many workers a search of theirs gets at most.")]
+SecondsOption = Annotated[
+    float | None, typer.Option(min=0, metavar="T", help="How many seconds of trials a day; then searches wait.")
+]
 NEEDS = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "uvicorn")
 
 
@@ -43,12 +49,17 @@ def serve(
     ] = None,
     searches: Annotated[int, typer.Option(min=1, max=1000, help="How many searches run at once.")] = 2,
     executor: Annotated[Workers, typer.Option(help="Ray workers, or each search's own process.")] = Workers.ray,
+    quota_searches: SearchesOption = None,
+    quota_workers: WorkersOption = None,
+    quota_trial_seconds: SecondsOption = None,
 ) -> None:
     """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
 
-    Whoever has a token can run code here: keep it on loopback, or behind TLS.
+    Whoever has a token can run code here: keep it on loopback, or behind TLS. Quotas are each person's, where
+    `autocompress token quota` says nothing else.
     """
     need_extra()
+    from ..service.quotas import Quota
     from ..service.server import serve as run
     from ..service.settings import Settings, default_folder
     from ..urls import is_server, under
@@ -66,23 +77,31 @@ def serve(
         ray=ray,
         executor=executor.value,
         slots=searches,
+        quota=Quota(quota_searches, quota_workers, quota_trial_seconds),
     )
     run(settings, say)
 
 
 @contextmanager
-def _tokens(storage: str | None) -> "Iterator[Tokens]":
+def _database(storage: str | None) -> "Iterator[Database]":
     need_extra()
     from ..service.database import Database
-    from ..service.tokens import Tokens
     from ..urls import under
 
     database = Database(under(storage_url(storage), Path.cwd()))
     try:
         database.upgrade()
-        yield Tokens(database)
+        yield database
     finally:
         database.close()
+
+
+@contextmanager
+def _tokens(storage: str | None) -> "Iterator[Tokens]":
+    with _database(storage) as database:
+        from ..service.tokens import Tokens
+
+        yield Tokens(database)
 
 
 @token.command("create")
@@ -90,11 +109,51 @@ def create_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is: searches belong to this name.")],
     admin: Annotated[bool, typer.Option("--admin", help="Sees and steers everybody's searches.")] = False,
     days: Annotated[float, typer.Option(min=0.01, help="When it expires.")] = 365.0,
+    searches: SearchesOption = None,
+    workers: WorkersOption = None,
+    trial_seconds: SecondsOption = None,
     storage: StorageOption = None,
 ) -> None:
-    """Make a token, and print it: it is shown this once."""
-    with _tokens(storage) as tokens:
-        write_lines(sys.stdout, tokens.create(name, admin, days) + "\n")
+    """Make a token, and print it: it is shown this once. What is said of quotas is for all of that name."""
+    with _database(storage) as database:
+        from ..service.allowances import Allowances
+        from ..service.quotas import Quota
+        from ..service.tokens import Tokens
+
+        made = Tokens(database).create(name, admin, days)
+        quota = Quota(searches, workers, trial_seconds)
+        if quota != Quota():
+            Allowances(database, Quota()).give(name, quota)
+    write_lines(sys.stdout, made + "\n")
+
+
+@token.command("quota")
+def change_quota(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose: the name of their tokens.")],
+    searches: SearchesOption = None,
+    workers: WorkersOption = None,
+    trial_seconds: SecondsOption = None,
+    reset: Annotated[bool, typer.Option("--reset", help="First back to what `autocompress serve` says.")] = False,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or change what a person may have; running searches get other workers when they are next started."""
+    with _database(storage) as database:
+        from ..service.allowances import Allowances
+        from ..service.quotas import Quota
+
+        allowances = Allowances(database, Quota())
+        if reset:
+            allowances.reset(name)
+        quota = Quota(searches, workers, trial_seconds)
+        own = allowances.own(name) if quota == Quota() else allowances.give(name, quota)
+        standing = allowances.standing(name)
+    document = {"name": name, **vars(own), "running": standing.running, "used_seconds": standing.used_s}
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        output().print(f"{key.replace('_', ' ')}: {'as the server says' if value is None else value}")
 
 
 @token.command("list")
