@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..errors import AutocompressError
 from .archives import Caps
 from .gate import Gate, answer, away
+from .metrics import API, Measured
 from .parts import Parts, bearer
 from .problems import Refusal, refusal
 from .routes import health, results, searches, stream
@@ -34,18 +35,20 @@ def make_app(parts: Parts) -> FastAPI:
         title="autocompress",
         description="Searches of compression recipes as jobs.",
         version="1",
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=f"{API}/openapi.json",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.parts = parts
-    api = APIRouter(prefix="/api/v1", dependencies=[Depends(bearer)])
+    api = APIRouter(prefix=API, dependencies=[Depends(bearer)])
     for router in (results.router, stream.router, searches.router):
         api.include_router(router)
     app.include_router(api)
     app.include_router(health.router)
-    app.add_middleware(Gate, tokens=parts.tokens, body_bytes=Caps().packed_bytes + FORM_BYTES)
+    most = Caps().packed_bytes + FORM_BYTES
+    app.add_middleware(Gate, tokens=parts.tokens, guard=parts.guard, body_bytes=most)
+    app.add_middleware(Measured, metrics=parts.metrics)
     app.add_exception_handler(AutocompressError, _ours)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(404, _plain)

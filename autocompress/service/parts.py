@@ -1,5 +1,6 @@
 """What the routes work with, and how they ask for it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,10 @@ from ..search.store import StudyStore
 from .bell import Bell
 from .database import Database, Search
 from .exports import Exports
+from .metrics import Metrics
 from .problems import Refusal
 from .queue import Queue
+from .rates import Guard
 from .runner import Runner
 from .settings import Settings
 from .submission import Places
@@ -36,6 +39,8 @@ class Parts:
     runner: Runner
     exports: Exports
     bell: Bell
+    guard: Guard
+    metrics: Metrics
 
     def results(self, search: Search) -> Results:
         """What the storage holds of a search. Raises Refusal (409) where it was not begun yet."""
@@ -72,6 +77,24 @@ def _search(request: Request, study: str) -> Search:
     return _parts(request).queue.find(_person(request), study)
 
 
+def _admin(request: Request) -> Person:
+    """An admin whom the gate let in. Raises Refusal (403) for others."""
+    person = _person(request)
+    if not person.admin:
+        raise Refusal(
+            403, "this is for admins", request.url.path, "it tells of everybody's searches", "use an admin's token"
+        )
+    return person
+
+
+def _listener(request: Request) -> Iterator[None]:
+    """A person's place among those who listen to events, until their stream ends."""
+    with _parts(request).guard.stream(_person(request).name):
+        yield
+
+
+AdminOnly = Depends(_admin)
+Listening = Depends(_listener)
 WithParts = Annotated[Parts, Depends(_parts)]
 WithPerson = Annotated[Person, Depends(_person)]
 WithSearch = Annotated[Search, Depends(_search)]
@@ -108,4 +131,5 @@ def moment(seconds: float) -> str:
 def parts_of(settings: Settings, runner: Runner, database: Database, bell: Bell) -> Parts:
     """The parts of a server."""
     places = Places(settings)
-    return Parts(settings, database, Queue(database), Tokens(database), places, runner, Exports(settings, places), bell)
+    exports, guard = Exports(settings, places), Guard(settings)
+    return Parts(settings, database, Queue(database), Tokens(database), places, runner, exports, bell, guard, Metrics())

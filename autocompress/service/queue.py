@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -146,11 +146,16 @@ class Queue:
 
     def counts(self) -> dict[str, int]:
         """How many searches are in each state."""
-        found = dict.fromkeys(State, 0)
         with self._database.transaction() as session:
-            for state in session.scalars(select(Search.state)):
-                found[State(state)] += 1
-        return {str(state): count for state, count in found.items()}
+            rows = session.execute(select(Search.state, func.count()).group_by(Search.state)).all()
+        return {**dict.fromkeys(map(str, State), 0), **{state: int(count) for state, count in rows}}
+
+    def leases(self) -> dict[str, int]:
+        """How many searches a server holds, and how many one held that gave no sign of life since."""
+        with self._database.transaction() as session:
+            ends = session.scalars(select(Search.lease_expires).where(Search.lease_owner.is_not(None))).all()
+        held = sum(end is not None and end >= self._clock() for end in ends)
+        return {"held": held, "lapsed": len(ends) - held}
 
 
 def taken(study: str) -> Refusal:

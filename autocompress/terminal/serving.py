@@ -52,6 +52,10 @@ def serve(
     quota_searches: SearchesOption = None,
     quota_workers: WorkersOption = None,
     quota_trial_seconds: SecondsOption = None,
+    rate: Annotated[
+        float, typer.Option(min=0.1, help="Requests a second by one token; twice as many at once.")
+    ] = 100.0,
+    streams: Annotated[int, typer.Option(min=0, help="Open streams of events by one person.")] = 250,
 ) -> None:
     """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
 
@@ -78,6 +82,9 @@ def serve(
         executor=executor.value,
         slots=searches,
         quota=Quota(quota_searches, quota_workers, quota_trial_seconds),
+        rate=rate,
+        burst=max(1, round(2 * rate)),
+        streams=streams,
     )
     run(settings, say)
 

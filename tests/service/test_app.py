@@ -36,7 +36,7 @@ class Api:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    parts = parts_for(tmp_path)
+    parts = parts_for(tmp_path, failures=10_000)
     with TestClient(make_app(parts), raise_server_exceptions=False) as client:
         yield Api(parts, client)
     parts.database.close()
@@ -255,9 +255,23 @@ def test_a_database_that_is_away_is_an_answer_and_not_the_end(api: Api, tmp_path
     assert api.call("GET", "/api/v1/searches").status_code == 200
 
 
-def test_metrics_count_searches(api: Api) -> None:
+def test_metrics_count_requests_searches_and_leases_for_admins_and_name_nobody(api: Api) -> None:
     api.submit("one")
-    assert 'autocompress_searches{state="queued"} 1.0' in api.call("GET", "/metrics").text
+    api.call("GET", "/api/v1/searches/one")
+    api.call("GET", "/api/v1/searches/one/trials/3")
+    api.call("GET", "/nowhere")
+    api.client.get("/api/v1/searches")
+    assert problem(api.call("GET", "/metrics"), 403)["what"] == "this is for admins"
+    text = api.call("GET", "/metrics", "ada").text
+    assert 'autocompress_searches{state="queued"} 1.0' in text
+    assert 'autocompress_leases{state="held"} 0.0' in text
+    for method, route, status in (("POST", "/api/v1/searches", 201), ("GET", "/api/v1/searches/{study}", 200),
+                                  ("GET", "/api/v1/searches/{study}/trials/{trial}", 409), ("GET", "none", 404),
+                                  ("GET", "none", 401), ("GET", "/metrics", 403)):  # fmt: skip
+        labels = f'method="{method}",route="{route}",status="{status}"'
+        assert f"autocompress_requests_total{{{labels}}} 1.0" in text, labels
+        assert f"autocompress_request_seconds_count{{{labels}}} 1.0" in text
+    assert not [line for line in text.splitlines() if "ann" in line or '"one"' in line or "/one" in line]
 
 
 def test_errors_of_the_kind_that_the_terminal_prints_keep_their_parts(api: Api) -> None:

@@ -8,14 +8,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from .. import events
-from ..parts import WithParts, WithPerson, WithSearch, moment
+from ..parts import Listening, WithParts, WithPerson, WithSearch, moment
 from ..states import State
 
 router = APIRouter(tags=["events"])
 LAST = frozenset({State.finished, State.failed, State.cancelled})
 
 
-@router.get("/searches/{study}/events", response_class=EventSourceResponse)
+@router.get("/searches/{study}/events", response_class=EventSourceResponse, dependencies=[Listening])
 async def stream(
     parts: WithParts,
     person: WithPerson,
