@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
-from ..errors import AutocompressError
+from ..errors import NO_SPACE, AutocompressError, unwritten
 from .archives import Caps
-from .gate import Gate, answer, away
+from .described import describe
+from .gate import Gate, answer, away, full
 from .metrics import API, Measured
 from .parts import Parts, bearer
 from .problems import Refusal, refusal
-from .routes import health, results, searches, stream
+from .routes import health, people, results, searches, stream
 
 FORM_BYTES = 100_000  # of a body beside its archive
 
@@ -41,8 +42,9 @@ def make_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
+    describe(app, API)
     api = APIRouter(prefix=API, dependencies=[Depends(bearer)])
-    for router in (results.router, stream.router, searches.router):
+    for router in (results.router, stream.router, searches.router, people.router):
         api.include_router(router)
     app.include_router(api)
     app.include_router(health.router)
@@ -54,15 +56,17 @@ def make_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(404, _plain)
     app.add_exception_handler(405, _plain)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(SQLAlchemyError, _away)
+    for trouble in (OperationalError, InterfaceError, TimeoutError):
+        app.add_exception_handler(trouble, _away)
+    app.add_exception_handler(OSError, _unwritten)
     app.add_exception_handler(Exception, _defect)
     return app
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AutocompressError)
-    # The store tells so that its database is away.
-    return answer(away() if str(error).startswith("storage ") else refusal(error))
+    # The store tells so that its database is away, or takes no more.
+    return answer(full(error) or away() if str(error).startswith("storage ") else refusal(error))
 
 
 def _plain(request: Request, error: Exception) -> JSONResponse:
@@ -79,7 +83,15 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 def _away(request: Request, error: Exception) -> JSONResponse:
-    return answer(away())
+    return answer(full(error) or away())
+
+
+def _unwritten(request: Request, error: Exception) -> JSONResponse:
+    """What a request's own parts could not be written to, such as an archive while it arrives."""
+    assert isinstance(error, OSError)
+    if error.errno not in NO_SPACE:
+        raise error
+    return answer(refusal(unwritten(error)))
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:

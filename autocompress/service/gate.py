@@ -13,6 +13,7 @@ from .problems import MEDIA_TYPE, Refusal
 from .rates import Guard
 from .tokens import Person, Tokens
 
+FULL = ("database or disk is full", "No space left on device")  # SQLite's words, and Postgres'
 OPEN = frozenset({"/healthz", "/readyz"})
 
 
@@ -93,6 +94,15 @@ def unknown() -> Refusal:
 def away() -> Refusal:
     """The refusal while the database is away."""
     return Refusal(503, "the database does not answer", "server", "nothing was changed", "try again in a while")
+
+
+def full(error: Exception) -> Refusal | None:
+    """The refusal of what the database has no room for; None where that is not what an error says."""
+    if not any(words in str(error) for words in FULL):
+        return None
+    return Refusal(
+        507, "the database has no room", "server", "nothing was changed", "make room on its disk, and ask again"
+    )
 
 
 def too_large(most: int) -> Refusal:

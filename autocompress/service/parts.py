@@ -12,6 +12,7 @@ from fastapi.security import HTTPBearer
 from ..errors import StudyError
 from ..search.results import Results
 from ..search.store import StudyStore
+from .allowances import Allowances
 from .bell import Bell
 from .database import Database, Search
 from .exports import Exports
@@ -40,6 +41,7 @@ class Parts:
     exports: Exports
     bell: Bell
     guard: Guard
+    allowances: Allowances
     metrics: Metrics
 
     def results(self, search: Search) -> Results:
@@ -131,5 +133,16 @@ def moment(seconds: float) -> str:
 def parts_of(settings: Settings, runner: Runner, database: Database, bell: Bell) -> Parts:
     """The parts of a server."""
     places = Places(settings)
-    exports, guard = Exports(settings, places), Guard(settings)
-    return Parts(settings, database, Queue(database), Tokens(database), places, runner, exports, bell, guard, Metrics())
+    return Parts(
+        settings,
+        database,
+        Queue(database),
+        Tokens(database),
+        places,
+        runner,
+        Exports(settings, places),
+        bell,
+        Guard(settings),
+        Allowances(database, settings.quota),
+        Metrics(),
+    )

@@ -37,10 +37,8 @@ def refusal(error: AutocompressError, status: int | None = None) -> Refusal:
     """An error of ours as a refusal; its message reads `where: what: rule: fix`, of which some may be missing."""
     if isinstance(error, Refusal):
         return error
-    where, *rest = str(error).split(": ")
-    if not rest:
-        where, rest = "", [where]
-    what, *rest = rest
+    parts = str(error).split(": ")
+    where, what, *rest = parts if len(parts) > 2 else ["", *parts]
     *rules, fix = rest or [""]
     return Refusal(status or _status(error), what, where, ": ".join(rules), fix)
 

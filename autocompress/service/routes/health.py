@@ -3,11 +3,19 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..parts import AdminOnly, WithParts
 
 router = APIRouter(tags=["health"])
+
+
+class Ready(BaseModel):
+    """What a server needs: its database answers, and its searches were looked at of late."""
+
+    database: bool
+    runner: bool
 
 
 @router.get("/healthz")
@@ -16,7 +24,7 @@ def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Ready, responses={503: {"model": Ready, "description": "One is not."}})
 def ready(parts: WithParts) -> JSONResponse:
     """Whether the database answers and searches are looked after."""
     try:
@@ -28,7 +36,7 @@ def ready(parts: WithParts) -> JSONResponse:
     return JSONResponse(found, 200 if all(found.values()) else 503)
 
 
-@router.get("/metrics", dependencies=[AdminOnly])
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[AdminOnly])
 def metrics(parts: WithParts) -> PlainTextResponse:
     """Requests of this server, and searches and leases of its database, for Prometheus; for admins."""
     counts, leases = parts.queue.counts(), parts.queue.leases()

@@ -12,6 +12,7 @@ from ..parts import Listening, WithParts, WithPerson, WithSearch, moment
 from ..states import State
 
 router = APIRouter(tags=["events"])
+MOST = 2**31 - 1  # that the database counts to
 LAST = frozenset({State.finished, State.failed, State.cancelled})
 
 
@@ -20,8 +21,8 @@ async def stream(
     parts: WithParts,
     person: WithPerson,
     search: WithSearch,
-    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0)] = 0,
-    after: Annotated[int, Query(ge=0)] = 0,
+    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, le=MOST)] = 0,
+    after: Annotated[int, Query(ge=0, le=MOST)] = 0,
 ) -> AsyncIterable[ServerSentEvent]:
     """Trials that end, changes of the front, and changes of state, from the first or past Last-Event-ID.
 
