@@ -90,6 +90,9 @@ FIXES = {
 }
 
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 def unwritten(error: OSError, path: object = None) -> WriteError:
     """What a system's refusal to write means, in words; path is what was to be written, if the error does not say."""
     place, rule = path or error.filename or "a file", (error.strerror or str(error)).lower()

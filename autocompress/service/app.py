@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
-from ..errors import AutocompressError
+from ..errors import NO_SPACE, AutocompressError, unwritten
 from .archives import Caps
-from .gate import Gate, answer, away
+from .described import describe
+from .gate import Gate, answer, away, full
+from .metrics import API, Measured
 from .parts import Parts, bearer
 from .problems import Refusal, refusal
-from .routes import health, results, searches, stream
+from .routes import health, people, results, searches, stream
 
 FORM_BYTES = 100_000  # of a body beside its archive
 
@@ -34,32 +36,37 @@ def make_app(parts: Parts) -> FastAPI:
         title="autocompress",
         description="Searches of compression recipes as jobs.",
         version="1",
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=f"{API}/openapi.json",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.parts = parts
-    api = APIRouter(prefix="/api/v1", dependencies=[Depends(bearer)])
-    for router in (results.router, stream.router, searches.router):
+    describe(app, API)
+    api = APIRouter(prefix=API, dependencies=[Depends(bearer)])
+    for router in (results.router, stream.router, searches.router, people.router):
         api.include_router(router)
     app.include_router(api)
     app.include_router(health.router)
-    app.add_middleware(Gate, tokens=parts.tokens, body_bytes=Caps().packed_bytes + FORM_BYTES)
+    most = Caps().packed_bytes + FORM_BYTES
+    app.add_middleware(Gate, tokens=parts.tokens, guard=parts.guard, body_bytes=most)
+    app.add_middleware(Measured, metrics=parts.metrics)
     app.add_exception_handler(AutocompressError, _ours)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(404, _plain)
     app.add_exception_handler(405, _plain)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(SQLAlchemyError, _away)
+    for trouble in (OperationalError, InterfaceError, TimeoutError):
+        app.add_exception_handler(trouble, _away)
+    app.add_exception_handler(OSError, _unwritten)
     app.add_exception_handler(Exception, _defect)
     return app
 
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AutocompressError)
-    # The store tells so that its database is away.
-    return answer(away() if str(error).startswith("storage ") else refusal(error))
+    # The store tells so that its database is away, or takes no more.
+    return answer(full(error) or away() if str(error).startswith("storage ") else refusal(error))
 
 
 def _plain(request: Request, error: Exception) -> JSONResponse:
@@ -76,7 +83,15 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 def _away(request: Request, error: Exception) -> JSONResponse:
-    return answer(away())
+    return answer(full(error) or away())
+
+
+def _unwritten(request: Request, error: Exception) -> JSONResponse:
+    """What a request's own parts could not be written to, such as an archive while it arrives."""
+    assert isinstance(error, OSError)
+    if error.errno not in NO_SPACE:
+        raise error
+    return answer(refusal(unwritten(error)))
 
 
 def _defect(request: Request, error: Exception) -> JSONResponse:

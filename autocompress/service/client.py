@@ -69,9 +69,7 @@ class Client:
 
     def submit(self, archive: bytes | None, form: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Submit a search; sent again with the same key where no answer came."""
-        fields: dict[str, Any] = {name: (None, str(value)) for name, value in form.items() if value is not None}
-        if archive is not None:
-            fields["archive"] = ("project.tar.gz", archive, "application/gzip")
+        fields = _fields(archive, form)
         for wait in (*AGAIN_S[:2], None):
             try:
                 return self._json("POST", "/searches", files=fields, headers={"Idempotency-Key": key})
@@ -80,6 +78,10 @@ class Client:
                     raise
                 time.sleep(wait)
         raise AssertionError("unreachable")
+
+    def plan(self, archive: bytes, form: Mapping[str, Any]) -> dict[str, Any]:
+        """What a search would do: its config, the baseline, the limits and the time, and the same as lines."""
+        return self._json("POST", "/plans", files=_fields(archive, form), timeout=MAKING_S)
 
     def searches(self) -> Iterator[dict[str, Any]]:
         """Every search that the person sees, newest first."""
@@ -102,6 +104,18 @@ class Client:
     def trial(self, study: str, number: int) -> dict[str, Any]:
         """One trial, with the baseline."""
         return self._json("GET", f"/searches/{study}/trials/{number}")
+
+    def explain(self, study: str, trial: int | None) -> dict[str, Any]:
+        """Why a study came to its front, or why a trial is on it or not."""
+        return self._json("GET", f"/searches/{study}/explain", params={} if trial is None else {"trial": trial})
+
+    def figure(self, study: str, name: str, trial: int) -> bytes:
+        """A picture of a trial."""
+        return self._answer("GET", f"/searches/{study}/figures/{name}", params={"trial": trial}).content
+
+    def logs(self, study: str, run: int | None) -> str:
+        """What a run of a search's controller wrote, or the last one."""
+        return self._answer("GET", f"/searches/{study}/logs", params={} if run is None else {"run": run}).text
 
     def ask(self, study: str, request: str) -> dict[str, Any]:
         """Pause, resume or cancel a search."""
@@ -156,6 +170,11 @@ class Client:
             answer = self._http.request(method, path, **more)
         _check(answer)
         return answer
+
+
+def _fields(archive: bytes | None, form: Mapping[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: (None, str(value)) for name, value in form.items() if value is not None}
+    return fields if archive is None else {**fields, "archive": ("project.tar.gz", archive, "application/gzip")}
 
 
 def parse_events(lines: Iterator[str]) -> Iterator[Happened]:

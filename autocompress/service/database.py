@@ -33,7 +33,8 @@ class Search(Base):
 
     run counts how often its controller was started; begun says that how the last one ended was not told yet, and
     run_revision what it was started with: revision counts changes of trials, timeout and workers. interrupted is the
-    last run that was told to drain. spent_s is the time of earlier runs, events the number of the last event.
+    last run that was told to drain. spent_s is the time of earlier runs, events the number of the last event. reason
+    says why it waits or was paused by itself, and resumes, when it goes on by itself.
     """
 
     __tablename__ = "service_searches"
@@ -67,6 +68,8 @@ class Search(Base):
     events: Mapped[int] = mapped_column(Integer, default=0)
     verdict: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    resumes: Mapped[float | None] = mapped_column(Double)
 
 
 class Event(Base):
@@ -92,6 +95,22 @@ class Token(Base):
     created: Mapped[float] = mapped_column(Double)
     expires: Mapped[float | None] = mapped_column(Double)
     revoked: Mapped[float | None] = mapped_column(Double)
+
+
+class Allowance(Base):
+    """What one person may have, where it is not what is usual (None), and has had.
+
+    used_s are seconds of trials on a day, which is in days since 1970; begun is when a search of theirs last was.
+    """
+
+    __tablename__ = "service_allowances"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    searches: Mapped[int | None] = mapped_column(Integer)
+    workers: Mapped[int | None] = mapped_column(Integer)
+    trial_seconds: Mapped[float | None] = mapped_column(Double)
+    day: Mapped[int] = mapped_column(Integer, default=0)
+    used_s: Mapped[float] = mapped_column(Double, default=0.0)
+    begun: Mapped[float] = mapped_column(Double, default=0.0)
 
 
 class Database:

@@ -1,6 +1,7 @@
 """What stands before every route: nobody without a token comes in, and no body is larger than it may be."""
 
 import asyncio
+import math
 from typing import Any
 
 from fastapi import HTTPException
@@ -9,16 +10,18 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import MEDIA_TYPE, Refusal
-from .tokens import Tokens
+from .rates import Guard
+from .tokens import Person, Tokens
 
+FULL = ("database or disk is full", "No space left on device")  # SQLite's words, and Postgres'
 OPEN = frozenset({"/healthz", "/readyz"})
 
 
 class Gate:
     """Asks for a token before a byte of the body is read, and counts the body's bytes while it is."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, body_bytes: int) -> None:
-        self._app, self._tokens, self._most = app, tokens, body_bytes
+    def __init__(self, app: ASGIApp, tokens: Tokens, guard: Guard, body_bytes: int) -> None:
+        self._app, self._tokens, self._guard, self._most = app, tokens, guard, body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request."""
@@ -26,19 +29,30 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        try:
-            scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-            person = await asyncio.to_thread(self._tokens.person, token.strip() if scheme.lower() == "bearer" else "")
-        except SQLAlchemyError:
-            await answer(away())(scope, receive, send)
-            return
-        if person is None:
-            await answer(unknown())(scope, receive, send)
-        elif int(headers.get(b"content-length", b"0") or 0) > self._most:
+        scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        address = (scope.get("client") or ("",))[0]
+        person = await self._person(address, token.strip() if scheme.lower() == "bearer" else "")
+        if isinstance(person, Refusal):
+            await answer(person)(scope, receive, send)
+        elif _length(headers.get(b"content-length", b"0")) > self._most:
             await answer(too_large(self._most))(scope, receive, send)
         else:
             scope.setdefault("state", {})["person"] = person
             await self._app(scope, self._counting(receive), send)
+
+    async def _person(self, address: str, token: str) -> Person | Refusal:
+        """Who comes with a token, or why they are not let in."""
+        refused = self._guard.stranger(address, token)
+        if refused is not None:
+            return refused
+        try:
+            person = await asyncio.to_thread(self._tokens.person, token)
+        except SQLAlchemyError:
+            return away()
+        if person is None:
+            self._guard.failed(address)
+            return unknown()
+        return self._guard.let_in(token) or person
 
     def _counting(self, receive: Receive) -> Receive:
         left = self._most
@@ -57,8 +71,13 @@ class Gate:
 def answer(problem: Refusal) -> JSONResponse:
     """A refusal as a response."""
     headers: dict[str, Any] = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-    headers |= {"Retry-After": "5"} if problem.status == 503 else {}
+    retry_s = 5.0 if problem.status == 503 else problem.retry_s
+    headers |= {} if retry_s is None else {"Retry-After": str(max(1, math.ceil(retry_s)))}
     return JSONResponse(problem.document(), problem.status, headers, MEDIA_TYPE)
+
+
+def _length(header: bytes) -> int:
+    return int(header) if header.isdigit() else 0
 
 
 def unknown() -> Refusal:
@@ -75,6 +94,15 @@ def unknown() -> Refusal:
 def away() -> Refusal:
     """The refusal while the database is away."""
     return Refusal(503, "the database does not answer", "server", "nothing was changed", "try again in a while")
+
+
+def full(error: Exception) -> Refusal | None:
+    """The refusal of what the database has no room for; None where that is not what an error says."""
+    if not any(words in str(error) for words in FULL):
+        return None
+    return Refusal(
+        507, "the database has no room", "server", "nothing was changed", "make room on its disk, and ask again"
+    )
 
 
 def too_large(most: int) -> Refusal:

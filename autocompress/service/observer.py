@@ -61,6 +61,7 @@ def trial_data(number: int, record: Record) -> dict[str, Any]:
         "feasible": isinstance(outcome, Completed),
         "recipe": recipe_line(record.recipe_data),
         "metrics": getattr(outcome, "metrics", {}),
+        "seconds": round(sum(getattr(outcome, "seconds", {}).values()), 3),
     }
 
 

@@ -1,5 +1,6 @@
 """What the routes work with, and how they ask for it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +12,14 @@ from fastapi.security import HTTPBearer
 from ..errors import StudyError
 from ..search.results import Results
 from ..search.store import StudyStore
+from .allowances import Allowances
 from .bell import Bell
 from .database import Database, Search
 from .exports import Exports
+from .metrics import Metrics
 from .problems import Refusal
 from .queue import Queue
+from .rates import Guard
 from .runner import Runner
 from .settings import Settings
 from .submission import Places
@@ -36,6 +40,9 @@ class Parts:
     runner: Runner
     exports: Exports
     bell: Bell
+    guard: Guard
+    allowances: Allowances
+    metrics: Metrics
 
     def results(self, search: Search) -> Results:
         """What the storage holds of a search. Raises Refusal (409) where it was not begun yet."""
@@ -72,6 +79,24 @@ def _search(request: Request, study: str) -> Search:
     return _parts(request).queue.find(_person(request), study)
 
 
+def _admin(request: Request) -> Person:
+    """An admin whom the gate let in. Raises Refusal (403) for others."""
+    person = _person(request)
+    if not person.admin:
+        raise Refusal(
+            403, "this is for admins", request.url.path, "it tells of everybody's searches", "use an admin's token"
+        )
+    return person
+
+
+def _listener(request: Request) -> Iterator[None]:
+    """A person's place among those who listen to events, until their stream ends."""
+    with _parts(request).guard.stream(_person(request).name):
+        yield
+
+
+AdminOnly = Depends(_admin)
+Listening = Depends(_listener)
 WithParts = Annotated[Parts, Depends(_parts)]
 WithPerson = Annotated[Person, Depends(_person)]
 WithSearch = Annotated[Search, Depends(_search)]
@@ -85,6 +110,8 @@ def search_document(search: Search) -> dict[str, Any]:
         "state": search.state,
         "verdict": search.verdict,
         "error": search.error,
+        "reason": search.reason,
+        "resumes": None if search.resumes is None else moment(search.resumes),
         "priority": search.priority,
         "created": moment(search.created),
         "config": search.config,
@@ -106,4 +133,16 @@ def moment(seconds: float) -> str:
 def parts_of(settings: Settings, runner: Runner, database: Database, bell: Bell) -> Parts:
     """The parts of a server."""
     places = Places(settings)
-    return Parts(settings, database, Queue(database), Tokens(database), places, runner, Exports(settings, places), bell)
+    return Parts(
+        settings,
+        database,
+        Queue(database),
+        Tokens(database),
+        places,
+        runner,
+        Exports(settings, places),
+        bell,
+        Guard(settings),
+        Allowances(database, settings.quota),
+        Metrics(),
+    )

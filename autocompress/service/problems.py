@@ -9,10 +9,14 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Refusal(ServiceError):
-    """A request that is refused: with the status of HTTP, and in words what, where, by which rule, and the fix."""
+    """A request that is refused: with the status of HTTP, and in words what, where, by which rule, and the fix.
 
-    def __init__(self, status: int, what: str, where: str, rule: str, fix: str) -> None:
+    retry_s is after how many seconds the same request may be taken.
+    """
+
+    def __init__(self, status: int, what: str, where: str, rule: str, fix: str, retry_s: float | None = None) -> None:
         self.status, self.what, self.where, self.rule, self.fix = status, what, where, rule, fix
+        self.retry_s = retry_s
         super().__init__(": ".join(part for part in (where, what, rule, fix) if part))
 
     def document(self) -> dict[str, Any]:
@@ -33,10 +37,8 @@ def refusal(error: AutocompressError, status: int | None = None) -> Refusal:
     """An error of ours as a refusal; its message reads `where: what: rule: fix`, of which some may be missing."""
     if isinstance(error, Refusal):
         return error
-    where, *rest = str(error).split(": ")
-    if not rest:
-        where, rest = "", [where]
-    what, *rest = rest
+    parts = str(error).split(": ")
+    where, what, *rest = parts if len(parts) > 2 else ["", *parts]
     *rules, fix = rest or [""]
     return Refusal(status or _status(error), what, where, ": ".join(rules), fix)
 

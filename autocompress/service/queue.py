@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -123,9 +123,13 @@ class Queue:
             found = self.find(person, study)
             old = State(found.state)
             new = after(request, old, study)
-            fresh = {"error": None, "losses": 0} if new is State.queued else {}
+            values: dict[str, Any] = {"reason": None, "resumes": None}  # from now on it is as somebody asked
+            values |= {"error": None, "losses": 0} if new is State.queued and new is not old else {}
             with self._database.transaction() as session:
-                if new is old or change(session, found.id, old, new, self._clock(), **fresh):
+                if new is old:
+                    session.execute(update(Search).where(Search.id == found.id, Search.state == old).values(values))
+                    break
+                if change(session, found.id, old, new, self._clock(), **values):
                     break
         return self.find(person, study)
 
@@ -142,11 +146,16 @@ class Queue:
 
     def counts(self) -> dict[str, int]:
         """How many searches are in each state."""
-        found = dict.fromkeys(State, 0)
         with self._database.transaction() as session:
-            for state in session.scalars(select(Search.state)):
-                found[State(state)] += 1
-        return {str(state): count for state, count in found.items()}
+            rows = session.execute(select(Search.state, func.count()).group_by(Search.state)).all()
+        return {**dict.fromkeys(map(str, State), 0), **{state: int(count) for state, count in rows}}
+
+    def leases(self) -> dict[str, int]:
+        """How many searches a server holds, and how many one held that gave no sign of life since."""
+        with self._database.transaction() as session:
+            ends = session.scalars(select(Search.lease_expires).where(Search.lease_owner.is_not(None))).all()
+        held = sum(end is not None and end >= self._clock() for end in ends)
+        return {"held": held, "lapsed": len(ends) - held}
 
 
 def taken(study: str) -> Refusal:
@@ -166,6 +175,6 @@ def change(session: Session, search: str, old: State, new: State, now: float, **
     moved = update(Search).where(Search.id == search, Search.state == old).values(state=new, **values)
     if session.execute(moved.returning(Search.id)).scalar() is None:
         return False
-    told = {name: values[name] for name in ("error", "verdict") if values.get(name) is not None}
+    told = {name: values[name] for name in ("error", "verdict", "reason") if values.get(name) is not None}
     events.append(session, search, "state", {"state": new, **told}, now)
     return True

@@ -23,6 +23,7 @@ from .jobs import COMMAND, Job, JobsAway, ProcessJob
 from .leases import Leases
 from .observer import Observer
 from .ray_jobs import RayJob, RayJobs
+from .quotas import workers
 from .settings import Settings
 from .states import AWAY, Deed, State, next_deed
 from .submission import Places, command
@@ -47,7 +48,7 @@ class Runner:
     _seen: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self._leases = Leases(self.database, self.settings.name, self.settings.lease_s, self.clock)
+        self._leases = Leases(self.database, self.settings.name, self.settings.lease_s, self.clock, self.settings.quota)
         self._places = Places(self.settings)
         self._ray = RayJobs(self.settings.ray) if self.settings.controllers == "ray" else None
         self._thread = threading.Thread(target=self._loop, name="runner")
@@ -82,9 +83,10 @@ class Runner:
     def turn(self) -> None:
         """Look once at every search that is held, and take more where there is room."""
         held = self._leases.held()
-        room = self.settings.slots - len(held)
-        if room > 0 and self._leases.claim(room):
+        self._leases.wake()
+        if self._leases.claim(max(0, self.settings.slots - len(held))):
             held = self._leases.held()
+        self._leases.suspend(held)
         for search in held:
             try:
                 self._tend(search)
@@ -144,7 +146,8 @@ class Runner:
         if not self._leases.write(search, **values):
             return
         search.run, search.spent_s = search.run + 1, values["spent_s"]
-        arguments = command(search, self._places.derived(search), self.settings.executor)
+        most = workers(search.workers, self._leases.standing(search.owner).quota)
+        arguments = command(search, self._places.derived(search), self.settings.executor, most)
         try:
             if not job.start(search.run, arguments, self._places.project(search), {}):
                 _log(f"search {search.study!r}: another controller of it lives: waiting for it")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..urls import sqlite_file
+from .quotas import Quota
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Settings:
     folder holds what searches are made of, write and export: servers that share a database share it too. slots is how
     many controllers run here at once; controllers says as what: a process of this machine each, or a job of the cluster
     `ray`, whose head has the folder too. lease_s is after how long without a sign of life another server takes over.
+    quota is what people may have of whom nothing else is set. rate is requests a second by one token, burst how many may
+    come at once; failures, wrong tokens a minute from one address; streams, how many streams of events a person has open.
     """
 
     storage: str
@@ -30,6 +33,11 @@ class Settings:
     lease_s: float = 15.0
     poll_s: float = 0.5
     grace_s: float = 20.0
+    rate: float = 100.0
+    burst: int = 200
+    failures: int = 30
+    streams: int = 250
+    quota: Quota = field(default_factory=Quota)
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}")
 
     @property

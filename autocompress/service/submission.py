@@ -112,7 +112,7 @@ def prepare(form: Form, project: Path, content: str, identity: str, settings: Se
         form.priority,
         form.trials,
         form.timeout_s or config.search.timeout,
-        form.workers,
+        config.search.workers,
         identity,
     )
 
@@ -159,9 +159,9 @@ def _write(path: Path, text: str) -> None:
         raise unwritten(error, path) from error
 
 
-def command(search: Search, config: Path, executor: str) -> list[str]:
+def command(search: Search, config: Path, executor: str, workers: int | None) -> list[str]:
     """The search command of a run: it goes on with what there is, within the time that is left."""
-    options: dict[str, object] = {"--trials": search.trials, "--workers": search.workers, "--executor": executor}
+    options: dict[str, object] = {"--trials": search.trials, "--workers": workers, "--executor": executor}
     if search.timeout_s is not None:
         options["--timeout"] = f"{max(1.0, search.timeout_s - search.spent_s):.0f}s"
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]

@@ -1,7 +1,6 @@
 """The command line: parses, calls and prints."""
 
 import contextlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -33,7 +32,7 @@ from .options import (
     storage_url,
 )
 from .plain import output, print_json, say, write_lines
-from .remote import attach, cancel, or_at_server, pause, resume
+from .remote import attach, cancel, logs, or_at_server, pause, resume
 from .serving import serve, token
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (serve, attach, pause, resume, cancel):
+for command in (serve, attach, logs, pause, resume, cancel):
     app.command()(command)
 app.add_typer(token, name="token")
 
@@ -93,6 +92,7 @@ def search(
 
 
 @app.command()
+@or_at_server
 def plan(
     config: ConfigArgument,
     executor: Annotated[Workers, typer.Option(help="Where to train the baseline.")] = Workers.inline,
@@ -108,14 +108,10 @@ def plan(
         from ..search.run import plan as make_plan
 
         planned = make_plan(checked, executor.value, view)
-    from .planning import plan_document
+    from .planning import plan_document, plan_parts
 
     document = plan_document(planned)
-    if as_json:
-        print_json(document)
-        return
-    config_lines = json.dumps(document["config"], indent=2, ensure_ascii=False).split("\n")
-    print_parts(document, False, [*config_lines, *document["lines"]])
+    print_parts(document, as_json, plan_parts(document))
 
 
 @app.command("list")
@@ -188,6 +184,7 @@ def show(
 
 
 @app.command()
+@or_at_server
 def explain(
     study: StudyArgument,
     trial: TrialArgument = None,

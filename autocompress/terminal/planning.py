@@ -1,5 +1,6 @@
 """What a search would do, and which task an artifact directory belongs to."""
 
+import json
 import math
 from typing import Any
 
@@ -36,6 +37,11 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "estimated_seconds": seconds,
         "lines": lines,
     }
+
+
+def plan_parts(document: dict[str, Any]) -> list[str]:
+    """A plan's document as lines to read."""
+    return [*json.dumps(document["config"], indent=2, ensure_ascii=False).split("\n"), *document["lines"]]
 
 
 def estimate_seconds(plan: Plan) -> float:

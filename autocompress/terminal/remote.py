@@ -7,7 +7,7 @@ import json
 import sys
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,9 @@ ServerOption = Annotated[
     typer.Option(
         envvar="AUTOCOMPRESS_SERVER", metavar="URL", help="A server that does it, in the place of this machine."
     ),
+]
+RunOption = Annotated[
+    int | None, typer.Option(min=1, help="Which run of its controller; the last one if none is given.")
 ]
 RemoteStudy = Annotated[str, typer.Argument(metavar="STUDY", help="A search of yours on the server.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="How many recipes to try, with those that were tried.")]
@@ -91,7 +94,19 @@ def _search(client: "Client", given: dict[str, Any]) -> None:
 
 
 def _upload(client: "Client", path: Path, config: "SearchConfig", given: dict[str, Any]) -> None:
-    """Submit the folder of a config: what would travel to workers."""
+    """Submit the folder of a config."""
+    form = {
+        "config": path.name,
+        "study": config.study,
+        "trials": given["trials"],
+        "timeout_s": config.search.timeout,
+        "workers": given["workers"],
+    }
+    client.submit(_packed(client, path), form, uuid.uuid4().hex)
+
+
+def _packed(client: "Client", path: Path) -> bytes:
+    """The folder of a config as an archive: what would travel to workers."""
     from ..service.archives import pack
 
     packed = pack(path.resolve().parent)
@@ -100,14 +115,53 @@ def _upload(client: "Client", path: Path, config: "SearchConfig", given: dict[st
     if len(packed.left_out) > 20:
         say(f"left out: {len(packed.left_out) - 20} more")
     say(f"uploading {path.resolve().parent} ({len(packed.data) / 1e6:.1f} MB) to {client.url}")
-    form = {
-        "config": path.name,
-        "study": config.study,
-        "trials": given["trials"],
-        "timeout_s": config.search.timeout,
-        "workers": given["workers"],
-    }
-    client.submit(packed.data, form, uuid.uuid4().hex)
+    return packed.data
+
+
+def _plan(client: "Client", given: dict[str, Any]) -> None:
+    from ..config import find_config, load_config
+    from .planning import plan_parts
+
+    path = find_config(given["config"])
+    study = load_config(path).study
+    archive = _packed(client, path)
+    say("the server measures the baseline: this takes a while")
+    document = client.plan(archive, {"config": path.name, "study": study})
+    print_parts(document, given["as_json"], plan_parts(document))
+
+
+def _explain(client: "Client", given: dict[str, Any]) -> None:
+    _refuse(given, config="a search on a server has its own")
+    figure, study, trial = given["figure"], given["study"], given["trial"]
+    document = client.explain(study, trial)
+    if figure is not None:
+        _draw(client, study, trial, figure)
+    from ..search.reasons import study_lines
+    from .explaining import trial_parts
+
+    if trial is not None:
+        parts: Iterable[Any] = trial_parts(document)
+    else:
+        from ..outcome import Limit
+
+        front = client.front(study)
+        parts = study_lines(document, [Limit(**row) for row in front["limits"]], front["quality"])
+    print_parts(document, given["as_json"], parts)
+
+
+def _draw(client: "Client", study: str, trial: int | None, figure: Path) -> None:
+    from ..errors import unwritten
+
+    if trial is None:
+        raise AutocompressError("--figure draws what the steps of one trial did: give a trial's number")
+    if figure.suffix.lower() != ".png":
+        raise AutocompressError(f"--figure {figure}: servers draw .png files: write a name that ends so")
+    data = client.figure(study, "steps.png", trial)
+    try:
+        figure.write_bytes(data)
+    except OSError as error:
+        raise unwritten(error, figure) from error
+    say(f"drawn: {figure}")
 
 
 def _change(client: "Client", study: str, given: dict[str, Any]) -> None:
@@ -227,6 +281,8 @@ def _export(client: "Client", given: dict[str, Any]) -> None:
 
 REMOTELY: dict[str, "Callable[[Client, dict[str, Any]], None]"] = {
     "search": _search,
+    "plan": _plan,
+    "explain": _explain,
     "list_studies": _list,
     "front": _front,
     "show": _show,
@@ -238,6 +294,18 @@ def attach(study: RemoteStudy, server: ServerOption = None, as_json: JsonOption 
     """Show a search on a server, from its beginning to its end; Ctrl-C detaches, and it goes on."""
     with _client(server) as client:
         _watch(client, study, 0, as_json)
+
+
+def logs(
+    study: RemoteStudy,
+    run: Annotated[
+        int | None, typer.Option(min=1, help="Which run of its controller; the last if none is given.")
+    ] = None,
+    server: ServerOption = None,
+) -> None:
+    """Print what the controller of a search on a server wrote."""
+    with _client(server) as client:
+        write_lines(sys.stdout, client.logs(study, run))
 
 
 def pause(study: RemoteStudy, server: ServerOption = None) -> None:

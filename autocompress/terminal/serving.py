@@ -17,10 +17,16 @@ from .options import Controllers, JsonOption, StorageOption, Workers, storage_ur
 from .plain import output, print_json, say, write_lines
 
 if TYPE_CHECKING:
+    from ..service.database import Database
     from ..service.tokens import Tokens
 
 token = typer.Typer(help="Make, list and revoke the tokens of the service.", no_args_is_help=True)
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+SearchesOption = Annotated[int | None, typer.Option(min=0, help="How many searches a person may run at once.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="How many workers a search of theirs gets at most.")]
+SecondsOption = Annotated[
+    float | None, typer.Option(min=0, metavar="T", help="How many seconds of trials a day; then searches wait.")
+]
 NEEDS = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "uvicorn")
 
 
@@ -55,17 +61,25 @@ def serve(
         Controllers | None,
         typer.Option(help="A process here for each search, or a job of the cluster, as is usual for HOST:PORT."),
     ] = None,
+    quota_searches: SearchesOption = None,
+    quota_workers: WorkersOption = None,
+    quota_trial_seconds: SecondsOption = None,
+    rate: Annotated[
+        float, typer.Option(min=0.1, help="Requests a second by one token; twice as many at once.")
+    ] = 100.0,
+    streams: Annotated[int, typer.Option(min=0, help="Open streams of events by one person.")] = 250,
 ) -> None:
     """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
 
     Whoever has a token can run code here: keep it on loopback, or behind TLS. Passwords come by environment or file:
     AUTOCOMPRESS_STORAGE, AUTOCOMPRESS_TRACKING, MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and
     MLFLOW_TRACKING_TOKEN, or each with _FILE behind it for a file that holds it; Postgres' own PGPASSFILE; Ray's
-    RAY_AUTH_TOKEN_PATH.
+    RAY_AUTH_TOKEN_PATH. Quotas are each person's, where `autocompress token quota` says nothing else.
     """
     need_extra()
     _no_secrets({"--storage": storage, "--tracking": tracking})
     take_secrets()
+    from ..service.quotas import Quota
     from ..service.server import serve as run
     from ..service.settings import Settings, default_folder
     from ..urls import is_server, under
@@ -84,6 +98,10 @@ def serve(
         executor=executor.value,
         controllers=_controllers(controllers, ray),
         slots=searches,
+        quota=Quota(quota_searches, quota_workers, quota_trial_seconds),
+        rate=rate,
+        burst=max(1, round(2 * rate)),
+        streams=streams,
     )
     run(settings, say)
 
@@ -118,18 +136,25 @@ def _controllers(chosen: Controllers | None, ray: str) -> Literal["process", "ra
 
 
 @contextmanager
-def _tokens(storage: str | None) -> "Iterator[Tokens]":
+def _database(storage: str | None) -> "Iterator[Database]":
     need_extra()
     from ..service.database import Database
-    from ..service.tokens import Tokens
     from ..urls import under
 
     database = Database(under(storage_url(storage), Path.cwd()))
     try:
         database.upgrade()
-        yield Tokens(database)
+        yield database
     finally:
         database.close()
+
+
+@contextmanager
+def _tokens(storage: str | None) -> "Iterator[Tokens]":
+    with _database(storage) as database:
+        from ..service.tokens import Tokens
+
+        yield Tokens(database)
 
 
 @token.command("create")
@@ -137,11 +162,51 @@ def create_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is: searches belong to this name.")],
     admin: Annotated[bool, typer.Option("--admin", help="Sees and steers everybody's searches.")] = False,
     days: Annotated[float, typer.Option(min=0.01, help="When it expires.")] = 365.0,
+    searches: SearchesOption = None,
+    workers: WorkersOption = None,
+    trial_seconds: SecondsOption = None,
     storage: StorageOption = None,
 ) -> None:
-    """Make a token, and print it: it is shown this once."""
-    with _tokens(storage) as tokens:
-        write_lines(sys.stdout, tokens.create(name, admin, days) + "\n")
+    """Make a token, and print it: it is shown this once. What is said of quotas is for all of that name."""
+    with _database(storage) as database:
+        from ..service.allowances import Allowances
+        from ..service.quotas import Quota
+        from ..service.tokens import Tokens
+
+        made = Tokens(database).create(name, admin, days)
+        quota = Quota(searches, workers, trial_seconds)
+        if quota != Quota():
+            Allowances(database, Quota()).give(name, quota)
+    write_lines(sys.stdout, made + "\n")
+
+
+@token.command("quota")
+def change_quota(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose: the name of their tokens.")],
+    searches: SearchesOption = None,
+    workers: WorkersOption = None,
+    trial_seconds: SecondsOption = None,
+    reset: Annotated[bool, typer.Option("--reset", help="First back to what `autocompress serve` says.")] = False,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or change what a person may have; running searches get other workers when they are next started."""
+    with _database(storage) as database:
+        from ..service.allowances import Allowances
+        from ..service.quotas import Quota
+
+        allowances = Allowances(database, Quota())
+        if reset:
+            allowances.reset(name)
+        quota = Quota(searches, workers, trial_seconds)
+        own = allowances.own(name) if quota == Quota() else allowances.give(name, quota)
+        standing = allowances.standing(name)
+    document = {"name": name, **vars(own), "running": standing.running, "used_seconds": standing.used_s}
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        output().print(f"{key.replace('_', ' ')}: {'as the server says' if value is None else value}")
 
 
 @token.command("list")

@@ -1,5 +1,6 @@
 """The HTTP API in this process: who is let in, what is refused and how."""
 
+import contextlib
 import json
 import sys
 import time
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pretender import pretend
 from served import archive, parts_for
 from starlette.testclient import TestClient
 
 from autocompress.service.app import make_app
 from autocompress.service.parts import Parts
+from autocompress.service.quotas import Quota
 
 OPEN = {"/healthz", "/readyz"}
 
@@ -37,7 +40,7 @@ class Api:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    parts = parts_for(tmp_path)
+    parts = parts_for(tmp_path, failures=10_000)
     with TestClient(make_app(parts), raise_server_exceptions=False) as client:
         yield Api(parts, client)
     parts.database.close()
@@ -59,7 +62,7 @@ def problem(response: Any, status: int) -> dict[str, Any]:
 def routes(api: Api) -> list[tuple[str, str]]:
     """Every method and path that the API describes, with something in the place of names."""
     document = api.call("GET", "/api/v1/openapi.json").json()
-    filled = {"{study}": "one", "{request}": "pause", "{trial}": "0"}
+    filled = {"{study}": "one", "{request}": "pause", "{trial}": "0", "{figure}": "front.png"}
     found = [("GET", "/api/v1/openapi.json"), ("GET", "/none")]
     for path, methods in document["paths"].items():
         for name, value in filled.items():
@@ -237,6 +240,52 @@ def test_results_of_a_search_that_was_not_begun_are_an_answer(api: Api) -> None:
     problem(api.call("GET", "/api/v1/searches/one/logs"), 404)
 
 
+def begun(api: Api, study: str = "one", trials: int = 2) -> None:
+    """A search of Ann's that has trials."""
+    assert api.submit(study).status_code == 201
+    config = {"storage": api.parts.settings.storage, "study": study}
+    with contextlib.chdir(api.parts.settings.folder):
+        pretend(config, trials, {"seconds": 0}, [])
+
+
+def test_a_document_that_a_client_has_already_is_not_sent_again(api: Api) -> None:
+    begun(api)
+    for path in ("front", "trials/1"):
+        url = f"/api/v1/searches/one/{path}"
+        first = api.call("GET", url)
+        tag = first.headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            again = api.call("GET", url, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert api.call("GET", url, headers={"If-None-Match": '"other"'}).json() == first.json()
+    tag = api.call("GET", "/api/v1/searches/one/front").headers["etag"]
+    with contextlib.chdir(api.parts.settings.folder):
+        pretend({"storage": api.parts.settings.storage, "study": "one"}, 3, {"seconds": 0}, [])
+    grown = api.call("GET", "/api/v1/searches/one/front", headers={"If-None-Match": tag})
+    assert (grown.status_code, grown.json()["counts"]["completed"]) == (200, 3)
+
+
+def test_figures_are_pictures_and_points(api: Api) -> None:
+    begun(api)
+    for name in ("front.json", "speed.json"):
+        drawn = api.call("GET", f"/api/v1/searches/one/figures/{name}")
+        assert drawn.headers["content-type"] == "application/json"
+        front = next(trace for trace in drawn.json()["data"] if trace["name"].startswith("front"))
+        assert front["customdata"] == [1]  # the smaller one of two that are equal otherwise
+    for path in ("front.png", "steps.png?trial=1"):
+        drawn = api.call("GET", f"/api/v1/searches/one/figures/{path}")
+        assert (drawn.headers["content-type"], drawn.content[:4]) == ("image/png", b"\x89PNG")
+    problem(api.call("GET", "/api/v1/searches/one/figures/steps.png?trial=9"), 404)
+    problem(api.call("GET", "/api/v1/searches/one/figures/none.png"), 422)
+
+
+def test_people_are_told_who_they_are_and_what_they_may_have(api: Api) -> None:
+    api.parts.allowances.give("ann", Quota(searches=3))
+    assert api.call("GET", "/api/v1/me").json() | {"resets": ""} == {
+        "name": "ann", "admin": False, "quota": {"searches": 3, "workers": None, "trial_seconds": None},
+        "running": 0, "used_trial_seconds": 0.0, "resets": ""}  # fmt: skip
+
+
 def test_events_go_on_from_the_last_id_and_end_with_the_search(api: Api) -> None:
     api.submit("one")
     for request in ("pause", "resume", "cancel"):
@@ -266,9 +315,23 @@ def test_a_database_that_is_away_is_an_answer_and_not_the_end(api: Api, tmp_path
     assert api.call("GET", "/api/v1/searches").status_code == 200
 
 
-def test_metrics_count_searches(api: Api) -> None:
+def test_metrics_count_requests_searches_and_leases_for_admins_and_name_nobody(api: Api) -> None:
     api.submit("one")
-    assert 'autocompress_searches{state="queued"} 1.0' in api.call("GET", "/metrics").text
+    api.call("GET", "/api/v1/searches/one")
+    api.call("GET", "/api/v1/searches/one/trials/3")
+    api.call("GET", "/nowhere")
+    api.client.get("/api/v1/searches")
+    assert problem(api.call("GET", "/metrics"), 403)["what"] == "this is for admins"
+    text = api.call("GET", "/metrics", "ada").text
+    assert 'autocompress_searches{state="queued"} 1.0' in text
+    assert 'autocompress_leases{state="held"} 0.0' in text
+    for method, route, status in (("POST", "/api/v1/searches", 201), ("GET", "/api/v1/searches/{study}", 200),
+                                  ("GET", "/api/v1/searches/{study}/trials/{trial}", 409), ("GET", "none", 404),
+                                  ("GET", "none", 401), ("GET", "/metrics", 403)):  # fmt: skip
+        labels = f'method="{method}",route="{route}",status="{status}"'
+        assert f"autocompress_requests_total{{{labels}}} 1.0" in text, labels
+        assert f"autocompress_request_seconds_count{{{labels}}} 1.0" in text
+    assert not [line for line in text.splitlines() if "ann" in line or '"one"' in line or "/one" in line]
 
 
 def test_errors_of_the_kind_that_the_terminal_prints_keep_their_parts(api: Api) -> None:

@@ -40,7 +40,7 @@ def test_the_migrations_make_the_tables_that_the_code_works_with(database: Datab
             },
         )
         assert compare_metadata(context, Base.metadata) == []
-        assert context.get_current_revision() == "0001"
+        assert context.get_current_revision() == "0002"
 
 
 def test_studies_and_their_versions_are_left_alone(database: Database) -> None:

@@ -158,6 +158,19 @@ def test_a_real_search_from_an_archive_to_an_exported_model(server: Server, tmp_
     assert {
         path.name: path.read_bytes() for path in (tmp_path / "chosen").iterdir() if path.name != "SHA256SUMS"
     } == files
+    explained = remotely(server, tmp_path, "explain", "tiny", "0", "--figure", "steps.png")
+    assert explained.code == 0, explained.err
+    assert "what each step bought and cost" in explained.out
+    assert (tmp_path / "steps.png").read_bytes()[:4] == b"\x89PNG"
+    assert remotely(server, tmp_path, "explain", "tiny", "--json").json()["verdict"] == "feasible"
+    assert "tiny" in remotely(server, tmp_path, "explain", "tiny").out
+    assert remotely(server, tmp_path, "explain", "tiny", "--figure", "steps.png").code == 2
+    assert "trials" in remotely(server, tmp_path, "logs", "tiny").out
+    assert remotely(server, tmp_path, "logs", "tiny", "--run", "9").code == 2
+    make_project(tmp_path, study="planned", search={"trials": 7, "workers": 1})
+    planned = remotely(server, tmp_path, "plan", "search.yaml", "--json")
+    assert planned.json()["config"]["search"]["trials"] == 7, planned.err
+    assert planned.json()["baseline"]["size_bytes"] > 0
     part = server.client.get(url, params={"pick": "smallest"}, headers={"Range": "bytes=4-9"})
     assert (part.status_code, part.content) == (206, got.content[4:10])
 

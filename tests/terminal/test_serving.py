@@ -27,6 +27,18 @@ def test_a_token_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> 
     )
 
 
+def test_quotas_are_given_with_a_token_and_changed_later(tmp_path: Path) -> None:
+    assert run(tmp_path, "token", "create", "ann", "--searches", "2", "--trial-seconds", "60").code == 0
+    changed = run(tmp_path, "token", "quota", "ann", "--workers", "4", "--json")
+    quota = {"searches": 2, "workers": 4, "trial_seconds": 60.0}
+    assert changed.json() == {"name": "ann", **quota, "running": 0, "used_seconds": 0.0}
+    assert run(tmp_path, "token", "quota", "ann", "--json").json() == changed.json()
+    back = run(tmp_path, "token", "quota", "ann", "--reset", "--searches", "0")
+    assert back.out.splitlines()[1:4] == [
+        "searches: 0", "workers: as the server says", "trial seconds: as the server says"]  # fmt: skip
+    assert run(tmp_path, "token", "quota", "ann", "--searches", "-1").code == 2
+
+
 @pytest.mark.parametrize(
     "arguments", [["serve"], ["token", "create", "ann"], ["token", "list"], ["list", "--server", "http://h"]]
 )

@@ -2,13 +2,20 @@
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..parts import WithParts
+from ..parts import AdminOnly, WithParts
 
 router = APIRouter(tags=["health"])
+
+
+class Ready(BaseModel):
+    """What a server needs: its database answers, and its searches were looked at of late."""
+
+    database: bool
+    runner: bool
 
 
 @router.get("/healthz")
@@ -17,7 +24,7 @@ def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Ready, responses={503: {"model": Ready, "description": "One is not."}})
 def ready(parts: WithParts) -> JSONResponse:
     """Whether the database answers and searches are looked after."""
     try:
@@ -29,11 +36,9 @@ def ready(parts: WithParts) -> JSONResponse:
     return JSONResponse(found, 200 if all(found.values()) else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[AdminOnly])
 def metrics(parts: WithParts) -> PlainTextResponse:
-    """Searches by state, for Prometheus; all servers of a database say the same."""
-    registry = CollectorRegistry()
-    gauge = Gauge("autocompress_searches", "Searches by state.", ["state"], registry=registry)
-    for state, count in parts.queue.counts().items():
-        gauge.labels(state).set(count)
-    return PlainTextResponse(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    """Requests of this server, and searches and leases of its database, for Prometheus; for admins."""
+    counts, leases = parts.queue.counts(), parts.queue.leases()
+    text = parts.metrics.text(counts, leases, parts.guard.streams.total())
+    return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)

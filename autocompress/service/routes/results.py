@@ -2,24 +2,46 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
 from ...front import pick as pick_from
 from ...search.results import Results
+from ..described import ExplainAnswer, FrontAnswer, TrialAnswer
 from ..exports import FORMATS, sha256
+from ..figures import Figure, draw
 from ..parts import WithParts, WithSearch
 from ..problems import Refusal
+from ..tags import tagged
 
 router = APIRouter(prefix="/searches/{study}", tags=["results"])
+BYTES = {"type": "string", "format": "binary"}
+SAME: dict[int | str, dict[str, Any]] = {304: {"description": "It is what If-None-Match names."}}
+DRAWN: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The picture.",
+        "content": {
+            "image/png": {"schema": BYTES},
+            "application/json": {"schema": {}},
+        },
+    }
+}
+PACKED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The archive; X-Checksum-Sha256 is its SHA-256.",
+        "content": {kind: {"schema": BYTES} for kind in FORMATS.values()},
+    },
+    206: {"description": "The part of it that Range names."},
+    416: {"description": "Range names what it does not have."},
+}
 LOG_BYTES = 1_000_000
 Pick = Literal["smallest", "fastest", "most-accurate", "knee"]
 
 
-@router.get("/front")
-def front(parts: WithParts, search: WithSearch) -> dict[str, Any]:
+@router.get("/front", response_model=FrontAnswer, responses=SAME)
+def front(parts: WithParts, search: WithSearch, request: Request) -> Response:
     """The front, the verdict on the budget, the nearest miss and the limit that binds."""
-    return _with_limits(parts.results(search))
+    return tagged(request, _with_limits(parts.results(search)))
 
 
 def _with_limits(results: Results) -> dict[str, Any]:
@@ -27,14 +49,14 @@ def _with_limits(results: Results) -> dict[str, Any]:
     return {**results.document(), "quality": results.quality, "limits": limits}
 
 
-@router.get("/trials/{trial}")
-def trial(parts: WithParts, search: WithSearch, trial: int) -> dict[str, Any]:
+@router.get("/trials/{trial}", response_model=TrialAnswer, responses=SAME)
+def trial(parts: WithParts, search: WithSearch, trial: int, request: Request) -> Response:
     """One trial: its recipe, what was done to each layer, its measurements and where its time went."""
     results = parts.results(search)
-    return {**results.trial(trial), "baseline": results.baseline}
+    return tagged(request, {**results.trial(trial), "baseline": results.baseline})
 
 
-@router.get("/explain")
+@router.get("/explain", response_model=ExplainAnswer)
 def explain(parts: WithParts, search: WithSearch, trial: int | None = None) -> dict[str, Any]:
     """Why the study came to its front; or why a trial is on it or not, from what is known: nothing is measured."""
     # Late, as they take longer to import than all else here together, and most servers are never asked.
@@ -48,7 +70,14 @@ def explain(parts: WithParts, search: WithSearch, trial: int | None = None) -> d
     return explain_trial(results, trial, Known.of(results).prefixes(trial, results.baseline))
 
 
-@router.get("/logs")
+@router.get("/figures/{figure}", response_class=Response, responses=DRAWN)
+def figure(parts: WithParts, search: WithSearch, figure: Figure, trial: int | None = None) -> Response:
+    """A picture: .png to look at, .json for plotly; trial is whose steps are drawn, the knee's if none is given."""
+    data, kind = draw(parts.results(search), figure, trial)
+    return Response(data, media_type=kind)
+
+
+@router.get("/logs", response_class=PlainTextResponse)
 def logs(parts: WithParts, search: WithSearch, run: Annotated[int | None, Query(ge=1)] = None) -> PlainTextResponse:
     """What a run of its controller, or the last one, wrote: the end of it where it is long."""
     path = parts.log(search, search.run if run is None else run)
@@ -59,7 +88,7 @@ def logs(parts: WithParts, search: WithSearch, run: Annotated[int | None, Query(
         return PlainTextResponse(file.read().decode(errors="replace"))
 
 
-@router.get("/export")
+@router.get("/export", response_class=FileResponse, responses=PACKED)
 def export(
     parts: WithParts,
     search: WithSearch,

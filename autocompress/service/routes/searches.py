@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import submission
 from ..database import Search
+from ..described import PlanAnswer, SearchAnswer, SearchesAnswer
 from ..parts import Parts, WithParts, WithPerson, WithSearch, search_document
 from ..queue import Wanted
 from ..states import State
 from ..tokens import Person
 
 router = APIRouter(tags=["searches"])
+AGAIN: dict[int | str, dict[str, Any]] = {200: {"model": SearchAnswer, "description": "It was submitted before."}}
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 Trials = Annotated[int, Field(ge=1, le=100_000)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
@@ -42,7 +44,7 @@ class Change(BaseModel):
     """What may be changed of a search, at any time."""
 
     model_config = ConfigDict(extra="forbid")
-    priority: Priority | None = None
+    priority: Priority = 0
     trials: Trials | None = None
     timeout_s: Seconds | None = None
     workers: Workers | None = None
@@ -51,7 +53,7 @@ class Change(BaseModel):
 NewForm = Annotated[New, Form(media_type="multipart/form-data")]
 
 
-@router.post("/searches", status_code=201)
+@router.post("/searches", status_code=201, response_model=SearchAnswer, responses=AGAIN)
 def create(parts: WithParts, person: WithPerson, response: Response, new: NewForm, key: Key = None) -> dict[str, Any]:
     """Submit a search; the same Idempotency-Key again gives back the one that was submitted first, with status 200."""
     search, fresh = _submit(parts, person, new, key)
@@ -87,7 +89,7 @@ def _received(form: submission.Form, new: New, parts: Parts, identity: str) -> s
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-@router.post("/plans")
+@router.post("/plans", response_model=PlanAnswer)
 def plan(parts: WithParts, new: NewForm) -> dict[str, Any]:
     """What a search would do: its config, the baseline's measurements, the budget as limits and the time it takes."""
     form, identity = _form(new, None), uuid.uuid4().hex
@@ -111,26 +113,26 @@ class Page(BaseModel):
     limit: int = Field(50, ge=1, le=200)
 
 
-@router.get("/searches")
+@router.get("/searches", response_model=SearchesAnswer)
 def list_searches(parts: WithParts, person: WithPerson, page: Annotated[Page, Query()]) -> dict[str, Any]:
     """Searches, newest first; `next` is the `after` of the next page, null on the last."""
     rows, following = parts.queue.page(person, Wanted(**page.model_dump()))
     return {"searches": [search_document(row) for row in rows], "next": following}
 
 
-@router.get("/searches/{study}")
+@router.get("/searches/{study}", response_model=SearchAnswer)
 def get(search: WithSearch) -> dict[str, Any]:
     """One search."""
     return search_document(search)
 
 
-@router.patch("/searches/{study}")
+@router.patch("/searches/{study}", response_model=SearchAnswer)
 def patch(parts: WithParts, person: WithPerson, study: str, change: Change) -> dict[str, Any]:
     """Change trials, time, workers or priority; a running search waits for its running trials and goes on with them."""
     return search_document(parts.queue.patch(person, study, change.model_dump(exclude_unset=True)))
 
 
-@router.post("/searches/{study}/{request}", status_code=202)
+@router.post("/searches/{study}/{request}", status_code=202, response_model=SearchAnswer)
 def steer(
     parts: WithParts, person: WithPerson, study: str, request: Literal["pause", "resume", "cancel"]
 ) -> dict[str, Any]:

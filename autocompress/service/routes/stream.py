@@ -8,20 +8,21 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from .. import events
-from ..parts import WithParts, WithPerson, WithSearch, moment
+from ..parts import Listening, WithParts, WithPerson, WithSearch, moment
 from ..states import State
 
 router = APIRouter(tags=["events"])
+MOST = 2**31 - 1  # that the database counts to
 LAST = frozenset({State.finished, State.failed, State.cancelled})
 
 
-@router.get("/searches/{study}/events", response_class=EventSourceResponse)
+@router.get("/searches/{study}/events", response_class=EventSourceResponse, dependencies=[Listening])
 async def stream(
     parts: WithParts,
     person: WithPerson,
     search: WithSearch,
-    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0)] = 0,
-    after: Annotated[int, Query(ge=0)] = 0,
+    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, le=MOST)] = 0,
+    after: Annotated[int, Query(ge=0, le=MOST)] = 0,
 ) -> AsyncIterable[ServerSentEvent]:
     """Trials that end, changes of the front, and changes of state, from the first or past Last-Event-ID.
 
