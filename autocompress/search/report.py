@@ -44,7 +44,7 @@ def study_report(results: Results, storage: str) -> Report:
         shares({f"{row['kind']} ({row['trials']})": row["seconds"] for row in document["spent"]}),
         _phases(results),
         _commands(results, members, where),
-        [_section(results, known, member, where) for member in members],
+        [section(results, known, member, where) for member in members],
         results.picture(),
     )
 
@@ -92,7 +92,8 @@ def _commands(results: Results, members: list[Member], where: str) -> list[str]:
     return [*rows, f"autocompress search {config} --resume --trials {2 * len(results.records) or 20}"]
 
 
-def _section(results: Results, known: Known, member: Member, where: str) -> Section:
+def section(results: Results, known: Known, member: Member, where: str) -> Section:
+    """What is said of one trial; where is what its commands end with. Raises StudyError where there is none."""
     trial = member.number
     document, name = results.trial(trial), shlex.quote(results.name)
     reasons = explain_trial(results, trial, known.prefixes(trial, results.baseline))
