@@ -1,41 +1,50 @@
 """What stands before every route: nobody without a token comes in, and no body is larger than it may be."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import HTTPException
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .page.signing import SIGN_IN, from_elsewhere, presented
 from .problems import MEDIA_TYPE, Refusal
 from .tokens import Tokens
 
-OPEN = frozenset({"/healthz", "/readyz"})
+OPEN = frozenset({"/healthz", "/readyz", SIGN_IN})
 
 
 class Gate:
-    """Asks for a token before a byte of the body is read, and counts the body's bytes while it is."""
+    """Asks for a token before a byte of the body is read, and counts the body's bytes while it is.
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, body_bytes: int) -> None:
+    open: the beginning of the paths of what pages are made of, which everybody may read; reply: how it refuses.
+    """
+
+    def __init__(
+        self, app: ASGIApp, tokens: Tokens, body_bytes: int, open: str, reply: Callable[[Scope, Refusal], Response]
+    ) -> None:
         self._app, self._tokens, self._most = app, tokens, body_bytes
+        self._open, self._reply = open, reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(self._open):
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers, (token, by_cookie) = dict(scope["headers"]), presented(scope)
         try:
-            scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-            person = await asyncio.to_thread(self._tokens.person, token.strip() if scheme.lower() == "bearer" else "")
+            person = await asyncio.to_thread(self._tokens.person, token)
         except SQLAlchemyError:
-            await answer(away())(scope, receive, send)
+            await self._reply(scope, away())(scope, receive, send)
             return
         if person is None:
-            await answer(unknown())(scope, receive, send)
+            await self._reply(scope, unknown())(scope, receive, send)
+        elif by_cookie and from_elsewhere(scope):
+            await self._reply(scope, elsewhere())(scope, receive, send)
         elif int(headers.get(b"content-length", b"0") or 0) > self._most:
-            await answer(too_large(self._most))(scope, receive, send)
+            await self._reply(scope, too_large(self._most))(scope, receive, send)
         else:
             scope.setdefault("state", {})["person"] = person
             await self._app(scope, self._counting(receive), send)
@@ -69,6 +78,17 @@ def unknown() -> Refusal:
         "Authorization",
         "everything but health wants `Bearer TOKEN`, and tokens expire and can be revoked",
         "ask for one made by `autocompress token create NAME`",
+    )
+
+
+def elsewhere() -> Refusal:
+    """The refusal of what another site's page would have a browser do."""
+    return Refusal(
+        403,
+        "this request does not come from a page of this server",
+        "Origin",
+        "with the cookie of a browser, only this server's own pages may change something",
+        "use its pages, or send the token as `Authorization: Bearer TOKEN`",
     )
 
 
