@@ -101,8 +101,8 @@ document.addEventListener("click", (event) => {
   if (event.target.closest?.("[data-making]")) say("The file is being made and measured; its download begins by itself.");
 });
 
-// A link from another site comes without the cookie: from this page it is sent, so whoever is signed in goes on.
+// A link on another site's page comes without the cookie: from this page it is sent, so whoever is signed in goes on.
 const go = document.querySelector("[data-go]")?.dataset.go;
-if (go && !document.getElementById("wrong") && document.referrer && new URL(document.referrer).origin !== location.origin) {
-  fetch(go, { method: "HEAD", redirect: "manual" }).then((answer) => { if (answer.ok) location.replace(go); });
+if (go && location.search && !document.getElementById("wrong")) {
+  fetch(go, { redirect: "manual", headers: { Accept: "text/html" } }).then((answer) => { if (answer.ok) location.replace(go); });
 }
