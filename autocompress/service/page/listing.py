@@ -68,7 +68,7 @@ def standing(search: Search, front: Mapping[str, Any] | None) -> Standing:
         search.trials or _configured_trials(search.config_text),
         ", ".join(f"{counts[name]} {name}" for name in TYPES if counts.get(name)),
         len(members),
-        _best(members),
+        _best(members, front.get("lower", ()) if front else ()),
         IN_WORDS.get(str(verdict), ""),
         search.spent_s + max(0.0, running),
         asked,
@@ -80,12 +80,11 @@ def brief(name: str, value: float) -> str:
     return f"{value:.4g} ms" if name == "latency_ms" else value_text(name, value)
 
 
-def _best(members: Sequence[Mapping[str, Any]]) -> str:
+def _best(members: Sequence[Mapping[str, Any]], lower: Sequence[str]) -> str:
     names = [name for name in (members[0] if members else {}) if name != "trial"]
     values = {name: [row[name] for row in members if row[name] is not None] for name in names}
-    # What a task measures itself is better where it is more, unless its study says otherwise, which stands there.
     return ", ".join(
-        brief(name, (min if less_is_better(name) else max)(found)) for name, found in values.items() if found
+        brief(name, (min if less_is_better(name, lower) else max)(found)) for name, found in values.items() if found
     )
 
 

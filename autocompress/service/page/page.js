@@ -2,6 +2,7 @@
 "use strict";
 
 const PAUSE_MS = 800; // between two looks at a page of which much happens
+const REST = 4; // times as long as a look took, so that no viewer keeps a server busy
 
 async function load(address, options = {}) {
   const answer = await fetch(address, { headers: { Accept: "text/html" }, ...options });
@@ -34,10 +35,9 @@ function renew(fresh) {
 }
 
 function follow(place) {
-  let stream, timer, last = 0;
+  let stream, timer, next = 0, over = false;
   const look = async () => {
-    timer = undefined;
-    last = performance.now();
+    const began = performance.now();
     try {
       const [answer, fresh] = await load(location.href);
       if (answer.redirected) return location.reload(); // signed out meanwhile
@@ -46,10 +46,18 @@ function follow(place) {
       if (fresh.getElementById("detail") && !document.getElementById("detail")) return location.reload();
       renew(fresh);
       document.dispatchEvent(new Event("renewed"));
-      if (!fresh.getElementById(place.id)?.dataset.live) stream.close();
-    } catch { /* the server is away: the stream comes back when it does */ }
+      over = !fresh.getElementById(place.id)?.dataset.live;
+      if (over) stream.close();
+    } catch { /* the server is away: the stream comes back when it does */ } finally {
+      timer = undefined;
+      next = performance.now() + Math.max(PAUSE_MS, REST * (performance.now() - began));
+    }
   };
-  const happened = () => { timer ??= setTimeout(look, Math.max(0, PAUSE_MS - (performance.now() - last))); };
+  let again = false;
+  const happened = () => {
+    again = Boolean(timer);
+    timer ??= setTimeout(async () => { await look(); if (again && !over) happened(); }, Math.max(0, next - performance.now()));
+  };
   const open = () => {
     stream = new EventSource(place.dataset.live);
     for (const kind of place.dataset.kinds.split(" ")) stream.addEventListener(kind, happened);
@@ -58,7 +66,7 @@ function follow(place) {
   // A page that nobody looks at holds no connection: browsers have few of them for one server.
   document.addEventListener("visibilitychange", () => {
     stream.close();
-    if (!document.hidden) { open(); happened(); }
+    if (!document.hidden && !over) { open(); happened(); }
   });
   addEventListener("pagehide", () => stream.close());
 }
@@ -76,7 +84,7 @@ async function sendForm(event) {
   tick();
   const ticking = setInterval(tick, 1000);
   try {
-    const [answer, fresh] = await load(form.action, { method: "POST", body });
+    const [answer, fresh] = await load(form.getAttribute("action"), { method: "POST", body });
     clearInterval(ticking);
     if (answer.redirected) return location.assign(answer.url);
     const found = fresh.getElementById("answer");

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -87,10 +87,13 @@ def searches(
 
 @router.get("/events", response_class=EventSourceResponse)
 async def changes(
-    parts: WithParts, person: WithPerson, request: Request, after: Annotated[int, Query(ge=0)] = 0
+    parts: WithParts,
+    person: WithPerson,
+    last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0)] = 0,
+    after: Annotated[int, Query(ge=0)] = 0,
 ) -> AsyncIterable[ServerSentEvent]:
     """That something happened to a search that a person sees, counted, until the server stops."""
-    topic, number = events.topic(person), max(after, int(request.headers.get("last-event-id", "0") or 0))
+    topic, number = events.topic(person), max(after, last_event_id)
     while not parts.bell.closing():
         now = (await run_in_threadpool(events.newest, parts.database, [topic]))[topic]
         if now > number:

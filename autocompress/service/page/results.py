@@ -16,6 +16,7 @@ from ..problems import Refusal
 from ..routes.results import Pick, export
 from ..routes.searches import Change
 from .comparing import compared
+from .keeping import Kept
 from .listing import Standing, brief, standing
 from .rendering import page
 
@@ -23,6 +24,7 @@ router = APIRouter(include_in_schema=False, prefix="/searches/{study}")
 TRIALS_PER_PAGE = 200
 LOG_BYTES = 100_000
 MOST_COMPARED = 2
+KEPT = Kept(32)
 
 
 def standing_of(parts: Parts, search: Search) -> Standing:
@@ -43,13 +45,19 @@ def _begun(parts: Parts, search: Search) -> Results | None:
 @router.get("")
 def search_page(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """State, verdict and front."""
-    results = _begun(parts, search)
-    front = results and _front(results)
+    front = KEPT.get(("front", *_now(parts, search)), lambda: _front(_begun(parts, search)))
     return page(request, "search", search=search, row=standing_of(parts, search), front=front)
 
 
-def _front(results: Results) -> dict[str, Any]:
-    """The front as rows, and what is said of it."""
+def _now(parts: Parts, search: Search) -> tuple[str, str, int]:
+    """A search as it is until something more happens to it."""
+    return (parts.settings.storage, search.id, search.events)
+
+
+def _front(results: Results | None) -> dict[str, Any] | None:
+    """The front as rows, and what is said of it; None before there is a study."""
+    if results is None:
+        return None
     # Late, as for the API's own explanations.
     from ...search.report import heading, shown_members
 
@@ -70,9 +78,12 @@ def _front(results: Results) -> dict[str, Any]:
 @router.get("/figures")
 def figures_of(parts: WithParts, search: WithSearch) -> dict[str, Any]:
     """The figures of the front in plotly's JSON, and every measured trial as a point with its name."""
+    return KEPT.get(("figures", *_now(parts, search)), lambda: _figures(parts.results(search)))
+
+
+def _figures(results: Results) -> dict[str, Any]:
     from ...tracking.report import figures
 
-    results = parts.results(search)
     picture, quality = results.picture(), results.quality
     points = {
         point.number: {
