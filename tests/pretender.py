@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("size_bytes", "accuracy", "latency_ms")
-FACTORS = {"compression_ratio": 2.0, "speedup": 2.0}
 RECIPE = {"version": 1, "steps": []}
 BASELINE = {"size_bytes": 200.0, "accuracy": 0.6, "latency_ms": 2.0}
 
@@ -51,7 +50,8 @@ def pretend(config: dict[str, Any], target: int, plan: dict[str, Any], stop: lis
         with Path("ran.txt").open("a") as ran:
             ran.write(f"{trial.number}\n")
         values = [100.0 - trial.number, 0.5, 1.0]
-        metrics = {**dict(zip(COLUMNS, values, strict=True)), **FACTORS}
+        speed = {"speedup": 2.0, "compression_ratio": 200.0 / values[0]}
+        metrics = {**dict(zip(COLUMNS, values, strict=True)), **speed}
         seconds = {"train": plan.get("counts", 0.0)}
         found = {"type": "completed", "metrics": metrics, "violations": {}, "seconds": seconds}
         trial.set_user_attr("outcome", found)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from ..outcome import Metrics
@@ -27,8 +28,7 @@ def study_page(results: Results, storage: str) -> bytes:
 def study_report(results: Results, storage: str) -> Report:
     """What the page says: of the study, and of each member of its front or of the nearest miss."""
     document, members = explain_study(results), shown_members(results)
-    verdict = verdict_lines(document, results.limits, results.quality)
-    said = [line for line in study_lines(document, results.limits, results.quality) if line not in verdict]
+    verdict, why = verdict_lines(document, results.limits, results.quality), study_reasons(results, document)
     where = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(shown(storage))}"
     known = Known.of(results)
     return Report(
@@ -40,13 +40,30 @@ def study_report(results: Results, storage: str) -> Report:
         heading(results.quality),
         metric_cells(document["baseline"], results.quality),
         members,
-        _without_front(said),
-        shares({f"{row['kind']} ({row['trials']})": row["seconds"] for row in document["spent"]}),
-        _phases(results),
+        why.lines,
+        why.spent,
+        why.phases,
         _commands(results, members, where),
-        [_section(results, known, member, where) for member in members],
+        [section(results, known, member, where) for member in members],
         results.picture(),
     )
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why a study came to its front, in sentences, and where its time went."""
+
+    lines: list[str]
+    spent: list[Spent]
+    phases: list[Spent]
+
+
+def study_reasons(results: Results, document: dict[str, Any]) -> Reasons:
+    """What is said of a study besides its verdict and front; document is what explain_study says of it."""
+    verdict = verdict_lines(document, results.limits, results.quality)
+    said = [line for line in study_lines(document, results.limits, results.quality) if line not in verdict]
+    spent = shares({f"{row['kind']} ({row['trials']})": row["seconds"] for row in document["spent"]})
+    return Reasons(_without_front(said), spent, _phases(results))
 
 
 def heading(quality: str) -> tuple[str, ...]:
@@ -92,7 +109,8 @@ def _commands(results: Results, members: list[Member], where: str) -> list[str]:
     return [*rows, f"autocompress search {config} --resume --trials {2 * len(results.records) or 20}"]
 
 
-def _section(results: Results, known: Known, member: Member, where: str) -> Section:
+def section(results: Results, known: Known, member: Member, where: str) -> Section:
+    """What is said of one trial; where is what its commands end with. Raises StudyError where there is none."""
     trial = member.number
     document, name = results.trial(trial), shlex.quote(results.name)
     reasons = explain_trial(results, trial, known.prefixes(trial, results.baseline))

@@ -6,14 +6,18 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from starlette.responses import Response
 
 from ..errors import NO_SPACE, AutocompressError, unwritten
 from .archives import Caps
 from .described import describe
-from .gate import Gate, answer, away, full
+from .gate import Gate, away, full
 from .metrics import API, Measured
+from .page import form, pages
+from .page import results as result_pages
+from .page.rendering import Guards, reply
+from .page.static import PREFIX
 from .parts import Parts, bearer
 from .problems import Refusal, refusal
 from .routes import health, people, results, searches, stream
@@ -48,8 +52,11 @@ def make_app(parts: Parts) -> FastAPI:
         api.include_router(router)
     app.include_router(api)
     app.include_router(health.router)
+    for router in (form.router, result_pages.router, pages.router):
+        app.include_router(router)
     most = Caps().packed_bytes + FORM_BYTES
-    app.add_middleware(Gate, tokens=parts.tokens, guard=parts.guard, body_bytes=most)
+    app.add_middleware(Gate, tokens=parts.tokens, guard=parts.guard, body_bytes=most, open=PREFIX, reply=reply)
+    app.add_middleware(Guards)
     app.add_middleware(Measured, metrics=parts.metrics)
     app.add_exception_handler(AutocompressError, _ours)
     app.add_exception_handler(HTTPException, _plain)
@@ -63,36 +70,43 @@ def make_app(parts: Parts) -> FastAPI:
     return app
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
+def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, AutocompressError)
     # The store tells so that its database is away, or takes no more.
-    return answer(full(error) or away() if str(error).startswith("storage ") else refusal(error))
+    return reply(request.scope, full(error) or away() if str(error).startswith("storage ") else refusal(error))
 
 
-def _plain(request: Request, error: Exception) -> JSONResponse:
+def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException) or hasattr(error, "status_code")
     status, detail = int(getattr(error, "status_code", 500)), str(getattr(error, "detail", ""))
-    return answer(Refusal(status, detail, f"{request.method} {request.url.path}", "", "see /api/v1/openapi.json"))
+    return reply(
+        request.scope, Refusal(status, detail, f"{request.method} {request.url.path}", "", "see /api/v1/openapi.json")
+    )
 
 
-def _invalid(request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return answer(Refusal(422, f"{str(first.get('input'))[:60]!r}", where, first["msg"], "see /api/v1/openapi.json"))
+    return reply(
+        request.scope,
+        Refusal(422, f"{str(first.get('input'))[:60]!r}", where, first["msg"], "see /api/v1/openapi.json"),
+    )
 
 
-def _away(request: Request, error: Exception) -> JSONResponse:
-    return answer(full(error) or away())
+def _away(request: Request, error: Exception) -> Response:
+    return reply(request.scope, full(error) or away())
 
 
-def _unwritten(request: Request, error: Exception) -> JSONResponse:
+def _unwritten(request: Request, error: Exception) -> Response:
     """What a request's own parts could not be written to, such as an archive while it arrives."""
     assert isinstance(error, OSError)
     if error.errno not in NO_SPACE:
         raise error
-    return answer(refusal(unwritten(error)))
+    return reply(request.scope, refusal(unwritten(error)))
 
 
-def _defect(request: Request, error: Exception) -> JSONResponse:
-    return answer(Refusal(500, "the server made a mistake", "server", "its log says which", "tell who runs it"))
+def _defect(request: Request, error: Exception) -> Response:
+    return reply(
+        request.scope, Refusal(500, "the server made a mistake", "server", "its log says which", "tell who runs it")
+    )

@@ -1,4 +1,4 @@
-"""One look at the database for all streams of events: it rings where a search has new ones."""
+"""One look at the database for all streams of events: it rings where a topic (events.newest) has new ones."""
 
 import asyncio
 from collections import Counter
@@ -11,7 +11,7 @@ from .database import Database
 
 
 class Bell:
-    """Knows the number of the last event of every search that somebody listens to."""
+    """Knows the number of the last event of every topic that somebody listens to."""
 
     def __init__(self, database: Database, poll_s: float) -> None:
         self._database, self._poll_s = database, poll_s
@@ -35,12 +35,12 @@ class Bell:
                     self._numbers = numbers
                     self._changed.notify_all()
 
-    async def wait(self, search: str, after: int) -> None:
-        """Wait until a search has an event past a number, or the server closes."""
-        self._listened[search] += 1
+    async def wait(self, topic: str, after: int) -> None:
+        """Wait until a topic has an event past a number, or the server closes."""
+        self._listened[topic] += 1
         try:
             async with self._changed:
-                await self._changed.wait_for(lambda: self.closing() or self._numbers.get(search, 0) > after)
+                await self._changed.wait_for(lambda: self.closing() or self._numbers.get(topic, 0) > after)
         finally:
-            self._listened[search] -= 1
+            self._listened[topic] -= 1
             self._listened += Counter()  # drops those that nobody listens to

@@ -4,10 +4,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from .database import Database, Event, Search
+from .tokens import Person
 
 
 def append(session: Session, search: str, kind: str, data: dict[str, Any], now: float | None = None) -> None:
@@ -41,8 +42,35 @@ def told_trials(database: Database, search: str) -> set[int]:
         return {int(data["trial"]) for data in rows}
 
 
-def newest(database: Database, searches: Sequence[str]) -> dict[str, int]:
-    """The number of the last event of each search."""
+def latest(database: Database, searches: Sequence[str], kind: str) -> dict[str, dict[str, Any]]:
+    """What the newest event of a kind says, by search; nothing of those that have none."""
+    last = select(Event.search, func.max(Event.number).label("number"))
+    last = last.where(Event.search.in_(searches), Event.kind == kind).group_by(Event.search)
+    found = last.subquery()
+    wanted = select(Event.search, Event.data).join(
+        found, (Event.search == found.c.search) & (Event.number == found.c.number)
+    )
+    with database.transaction() as session:
+        return {row.search: row.data for row in session.execute(wanted)}
+
+
+ALL = "@"  # begins the names of topics that are not one search's; no id does
+
+
+def topic(person: Person) -> str:
+    """What a person listens to who looks at all of the searches that they see."""
+    return ALL if person.admin else f"{ALL}{person.name}"
+
+
+def newest(database: Database, topics: Sequence[str]) -> dict[str, int]:
+    """The number of the last event of each search; of people's topics, how many events there were."""
+    searches = [name for name in topics if not name.startswith(ALL)]
+    people = [name for name in topics if name.startswith(ALL)]
     with database.transaction() as session:
         rows = session.execute(select(Search.id, Search.events).where(Search.id.in_(searches)))
-        return {row.id: row.events for row in rows}
+        numbers = {row.id: row.events for row in rows}
+        for name in people:
+            total = select(func.coalesce(func.sum(Search.events), 0))
+            owned = total if name == ALL else total.where(Search.owner == name.removeprefix(ALL))
+            numbers[name] = int(session.execute(owned).scalar_one())
+    return numbers

@@ -2,57 +2,57 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import HTTPException
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .page.signing import SIGN_IN, from_elsewhere, presented
 from .problems import MEDIA_TYPE, Refusal
 from .rates import Guard
 from .tokens import Person, Tokens
 
 FULL = ("database or disk is full", "No space left on device")  # SQLite's words, and Postgres'
-OPEN = frozenset({"/healthz", "/readyz"})
+OPEN = frozenset({"/healthz", "/readyz", SIGN_IN})
 
 
 class Gate:
-    """Asks for a token before a byte of the body is read, and counts the body's bytes while it is."""
+    """Asks for a token before a byte of the body is read, and counts the body's bytes while it is.
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, guard: Guard, body_bytes: int) -> None:
+    open: the beginning of the paths of what pages are made of, which everybody may read; reply: how it refuses.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens,
+        guard: Guard,
+        body_bytes: int,
+        open: str,
+        reply: Callable[[Scope, Refusal], Response],
+    ) -> None:
         self._app, self._tokens, self._guard, self._most = app, tokens, guard, body_bytes
+        self._open, self._reply = open, reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith(self._open):
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        address = (scope.get("client") or ("",))[0]
-        person = await self._person(address, token.strip() if scheme.lower() == "bearer" else "")
+        headers, (token, by_cookie) = dict(scope["headers"]), presented(scope)
+        person = await admitted(scope, self._tokens, self._guard, token)
         if isinstance(person, Refusal):
-            await answer(person)(scope, receive, send)
+            await self._reply(scope, person)(scope, receive, send)
+        elif by_cookie and from_elsewhere(scope):
+            await self._reply(scope, elsewhere())(scope, receive, send)
         elif _length(headers.get(b"content-length", b"0")) > self._most:
-            await answer(too_large(self._most))(scope, receive, send)
+            await self._reply(scope, too_large(self._most))(scope, receive, send)
         else:
             scope.setdefault("state", {})["person"] = person
             await self._app(scope, self._counting(receive), send)
-
-    async def _person(self, address: str, token: str) -> Person | Refusal:
-        """Who comes with a token, or why they are not let in."""
-        refused = self._guard.stranger(address, token)
-        if refused is not None:
-            return refused
-        try:
-            person = await asyncio.to_thread(self._tokens.person, token)
-        except SQLAlchemyError:
-            return away()
-        if person is None:
-            self._guard.failed(address)
-            return unknown()
-        return self._guard.let_in(token) or person
 
     def _counting(self, receive: Receive) -> Receive:
         left = self._most
@@ -66,6 +66,23 @@ class Gate:
             return message
 
         return counted
+
+
+async def admitted(scope: Scope, tokens: Tokens, guard: Guard, token: str) -> Person | Refusal:
+    """Who comes with a token, or why they are not let in; an address that brings many wrong ones has to wait."""
+    address = (scope.get("client") or ("",))[0]
+    refused = guard.stranger(address, token)
+    if refused is not None:
+        return refused
+    try:
+        person = await asyncio.to_thread(tokens.person, token)
+    except SQLAlchemyError:
+        return away()
+    if person is None:
+        if token:  # a browser that was not signed in yet guesses nothing
+            guard.failed(address)
+        return unknown()
+    return guard.let_in(token) or person
 
 
 def answer(problem: Refusal) -> JSONResponse:
@@ -88,6 +105,17 @@ def unknown() -> Refusal:
         "Authorization",
         "everything but health wants `Bearer TOKEN`, and tokens expire and can be revoked",
         "ask for one made by `autocompress token create NAME`",
+    )
+
+
+def elsewhere() -> Refusal:
+    """The refusal of what another site's page would have a browser do."""
+    return Refusal(
+        403,
+        "this request does not come from a page of this server",
+        "Origin",
+        "with the cookie of a browser, only this server's own pages may change something",
+        "use its pages, or send the token as `Authorization: Bearer TOKEN`",
     )
 
 

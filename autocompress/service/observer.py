@@ -73,4 +73,7 @@ def front_data(store: StudyStore, records: Mapping[int, Record]) -> dict[str, An
         {"trial": number, **{name: getattr(outcomes[number], "metrics", {}).get(name) for name in store.objectives}}
         for number in front.trials
     ]
-    return {"verdict": front.verdict, "front": rows, "counts": dict(front.counts)}
+    lower = (
+        {"lower": list(store.lower)} if store.lower else {}
+    )  # of a task's own metrics, those of which less is better
+    return {"verdict": front.verdict, "front": rows, "counts": dict(front.counts), **lower}

@@ -22,8 +22,8 @@ from .database import Database, Search
 from .jobs import COMMAND, Job, JobsAway, ProcessJob
 from .leases import Leases
 from .observer import Observer
-from .ray_jobs import RayJob, RayJobs
 from .quotas import workers
+from .ray_jobs import RayJob, RayJobs
 from .settings import Settings
 from .states import AWAY, Deed, State, next_deed
 from .submission import Places, command

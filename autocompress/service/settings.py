@@ -17,8 +17,9 @@ class Settings:
     folder holds what searches are made of, write and export: servers that share a database share it too. slots is how
     many controllers run here at once; controllers says as what: a process of this machine each, or a job of the cluster
     `ray`, whose head has the folder too. lease_s is after how long without a sign of life another server takes over.
-    quota is what people may have of whom nothing else is set. rate is requests a second by one token, burst how many may
-    come at once; failures, wrong tokens a minute from one address; streams, how many streams of events a person has open.
+    quota is what people may have of whom nothing else is set. rate is requests a second by one token, burst how many
+    may come at once; failures is wrong tokens a minute from one address, streams how many streams of events a person
+    has open.
     """
 
     storage: str

@@ -24,11 +24,15 @@ from .settings import Settings
 
 DERIVED = ".autocompress-service.yaml"  # the config that is run: the submitted one, with the server's own places
 PLACES = ("storage", "tracking", "ray")
+TWINS = {"size": "size_bytes", "size_bytes": "size", "latency": "latency_ms", "latency_ms": "latency"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a client sends with an archive, or in its place: the path of the config in it, or a bundled experiment."""
+    """What a client sends with an archive, or in its place: the path of the config in it, or a bundled experiment.
+
+    budget holds entries that replace the config's own.
+    """
 
     config: str = "search.yaml"
     experiment: str | None = None
@@ -37,6 +41,7 @@ class Form:
     trials: int | None = None
     timeout_s: float | None = None
     workers: int | None = None
+    budget: dict[str, Any] | None = None
     key: str | None = None
 
 
@@ -102,7 +107,7 @@ def prepare(form: Form, project: Path, content: str, identity: str, settings: Se
     config = check(document, form, settings)
     if config.study in study_names(settings.storage):
         raise taken(config.study)
-    _write(path.with_name(DERIVED), _derived(document.data, config, settings))
+    _write(path.with_name(DERIVED), _derived(_budgeted(document.data, form), config, settings))
     return Submission(
         config.study,
         form.config,
@@ -119,7 +124,7 @@ def prepare(form: Form, project: Path, content: str, identity: str, settings: Se
 
 def check(document: Document, form: Form, settings: Settings) -> SearchConfig:
     """The config as it will be run; errors name lines of the submitted file. Raises ConfigError."""
-    data = {key: value for key, value in document.data.items() if key not in PLACES}
+    data = {key: value for key, value in _budgeted(document.data, form).items() if key not in PLACES}
     ray = document.data.get("ray")
     if isinstance(ray, dict) and "runtime_env" in ray:
         data["ray"] = {"runtime_env": ray["runtime_env"]}
@@ -132,6 +137,15 @@ def check(document: Document, form: Form, settings: Settings) -> SearchConfig:
         data["search"] = {**search, **{key: value for key, value in given.items() if value is not None}}
     named = form.experiment or form.config
     return validate(SearchConfig, Document(named, data, document.lines))
+
+
+def _budgeted(data: dict[str, Any], form: Form) -> dict[str, Any]:
+    """The config with the form's limits in the place of its own, however those are spelt."""
+    own = data.get("budget") or {}
+    if not form.budget or not isinstance(own, dict):
+        return data
+    kept = {name: value for name, value in own.items() if TWINS.get(name) not in form.budget}
+    return {**data, "budget": {**kept, **form.budget}}
 
 
 def _derived(data: dict[str, Any], config: SearchConfig, settings: Settings) -> str:

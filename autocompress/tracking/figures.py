@@ -76,6 +76,7 @@ def speed_figure(picture: Picture) -> Any:
     latency, speedup = picture.bounds.get("latency_ms"), picture.bounds.get("speedup")
     bound = latency.bound if latency else picture.baseline["latency_ms"] / speedup.bound if speedup else None
     _draw_size(figure, picture)
+    low, high = _quality_span(picture)
     if bound:
         figure.add_hline(y=bound, **LINE)
         place = {"x": 1, "xref": "paper", "y": math.log10(bound), "xanchor": "right", "yanchor": "bottom"}
@@ -83,7 +84,7 @@ def speed_figure(picture: Picture) -> Any:
     figure.update_layout(
         title=f"{_plain(picture.study)}: latency against size",
         yaxis={"title": "latency, ms", "type": "log"},
-        coloraxis={"colorbar": {"title": quality}},
+        coloraxis={"colorbar": {"title": quality}, "cmin": low, "cmax": high},
     )
     return figure
 
@@ -170,8 +171,8 @@ def _draw_bounds(figure: Any, picture: Picture) -> None:
         figure.add_annotation(text=f"{quality.sense.replace('_', ' ')} {quality.bound:.4g}", showarrow=False, **place)
 
 
-def _zoom(picture: Picture) -> tuple[float, float]:
-    """The range of quality in which the candidates differ that matter; collapsed ones lie past its worse end."""
+def _quality_span(picture: Picture) -> tuple[float, float]:
+    """The values of quality between which the candidates differ that matter; collapsed ones lie past the worse end."""
     values = [p.metrics[picture.quality] for p in picture.points] + [picture.baseline[picture.quality]]
     low, high = min(values), max(values)
     quality = picture.bounds.get(picture.quality)
@@ -179,6 +180,12 @@ def _zoom(picture: Picture) -> tuple[float, float]:
         low = max(low, quality.bound - 5 * max(high - quality.bound, 0.005))
     elif quality:
         high = min(high, quality.bound + 5 * max(quality.bound - low, 0.005))
+    return low, high
+
+
+def _zoom(picture: Picture) -> tuple[float, float]:
+    """The range of quality that is shown."""
+    low, high = _quality_span(picture)
     margin = 0.08 * max(high - low, 0.01)
     return low - margin, high + margin
 

@@ -84,27 +84,45 @@ def report_html(report: Report) -> bytes:
 
     Every text is escaped, and the page's own policy lets nothing run or load that is not part of it.
     """
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    css, script, plotly = _beside("report.css"), _beside("report.js"), str(get_plotlyjs())
-    figures = {"quality": front_figure(report.picture), "speed": speed_figure(report.picture)}
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_spelt
-    )
-    page = environment.from_string(_beside("report.html.j2")).render(
-        report=report,
-        policy=_policy(css, plotly, script),
-        css=Markup(css),
-        plotly=Markup(plotly),
-        script=Markup(script),
-        figures=Markup(_embedded({name: json.loads(figure.to_json()) for name, figure in figures.items()})),
-        # Where these are, plotly adds no styles for its maps, which the policy would refuse and say so.
-        unused=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
-        still=base64.b64encode(front_png(report.picture)).decode(),
+    css, script, plotly = beside("report.css"), beside("figures.js") + beside("report.js"), str(get_plotlyjs())
+    page: str = (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            policy=_policy(css, plotly, script),
+            css=Markup(css),
+            plotly=Markup(plotly),
+            script=Markup(script),
+            figures=Markup(_embedded(figures(report.picture))),
+            unused=unused_styles(plotly),
+            still=base64.b64encode(front_png(report.picture)).decode(),
+        )
     )
     return page.encode("utf-8", "replace")
+
+
+def figures(picture: Picture) -> dict[str, Any]:
+    """The figures of a front as plotly's JSON, by the name of their place on a page."""
+    drawn = {"quality": front_figure(picture), "speed": speed_figure(picture)}
+    return {name: json.loads(figure.to_json()) for name, figure in drawn.items()}
+
+
+def templates(*folders: Path) -> Any:
+    """The templates of these folders and the ones beside this file; every text that they are given is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_spelt,
+    )
 
 
 def _spelt(value: Any) -> Any:
@@ -112,8 +130,14 @@ def _spelt(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
-def _beside(name: str) -> str:
+def beside(name: str) -> str:
+    """A part of a page that is kept beside this file: a script or a style."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def unused_styles(plotly: str) -> list[str]:
+    """Names of elements for a page: where they are, plotly adds no styles for its maps, which a policy would refuse."""
+    return re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly)
 
 
 def _policy(css: str, *scripts: str) -> str:

@@ -7,7 +7,7 @@ import uuid
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Header, Query, Response, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from .. import submission
 from ..database import Search
@@ -27,7 +27,10 @@ Priority = Annotated[int, Field(ge=-1000, le=1000)]
 
 
 class New(BaseModel):
-    """A search to be: an archive of its folder and the config's path in it, or a bundled experiment's name."""
+    """A search to be: an archive of its folder and the config's path in it, or a bundled experiment's name.
+
+    budget is a JSON object of limits that replace the config's own, such as {"size": "60 KB", "speedup": 2}.
+    """
 
     model_config = ConfigDict(extra="forbid")
     archive: UploadFile | None = None
@@ -38,6 +41,7 @@ class New(BaseModel):
     trials: Trials | None = None
     timeout_s: Seconds | None = None
     workers: Workers | None = None
+    budget: Json[dict[str, Any]] | None = None
 
 
 class Change(BaseModel):
