@@ -122,7 +122,7 @@ def test_a_search_keeps_its_image_and_gets_the_servers_cluster(api: Api) -> None
     assert yaml.safe_load(derived)["ray"] == {**ray, "address": api.parts.settings.ray}
     refused = api.submit("two", archive=archive(study="two", ray=ray))
     assert "Ray sends no code into a container" in refused.text
-    assert refused.status_code == 422
+    assert refused.status_code == 400
 
 
 def test_a_repeated_key_gives_the_first_search_and_leaves_nothing_behind(api: Api) -> None:
