@@ -19,7 +19,7 @@ import pytest
 PROCESSES = (
     "test_interruptions", "test_readme", "test_clusters", "test_executors", "test_own_technique", "test_faults",
     "test_end_to_end", "test_outage", "test_leftovers", "test_install", "test_server",
-    "test_pages",
+    "test_pages", "test_postgres_away",
 )  # fmt: skip
 SEARCHES = (
     "test_own_models", "test_identity", "test_no_room", "test_data_said", "test_lower_is_better", "test_coverage",
