@@ -157,6 +157,11 @@ def test_the_image_holds_what_the_services_run() -> None:
     image = (DOCKER / "Dockerfile").read_text()
     assert re.search(r"^FROM python:3\.\d+\.\d+-slim-\w+$", image, re.MULTILINE)
     assert "--constraint constraints.txt '.[examples,stack]'" in image
+    copied = re.findall(r"^COPY (.*) \S+$", image, re.MULTILINE)
+    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    sent = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert ignored[0] == "*"
+    assert sent == {name for names in copied for name in names.split()}
     assert re.search(r"^USER \d+:\d+$", image, re.MULTILINE)
 
 
