@@ -142,29 +142,21 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 SERVE = """
-import json, os, sys
+import json, sys
 from served import PRETENDER, settings_for
 from autocompress.service.server import serve
 from pathlib import Path
-changes = {"storage": os.environ["AUTOCOMPRESS_STORAGE"], **json.loads(sys.argv[2])}
-settings = settings_for(Path(sys.argv[1]), **changes)
+settings = settings_for(Path(sys.argv[1]), **json.loads(sys.argv[2]))
 serve(settings, lambda line: print(line, flush=True), (sys.executable, str(PRETENDER)))
 """
 
 
 @contextlib.contextmanager
-def served(
-    folder: Path, slots: int = 2, storage: str | None = None, env: dict[str, str] | None = None, **changes: Any
-) -> Iterator[Server]:
-    """A real server on a free port, with changes to its settings, and a SQLite file in its folder or another storage.
-
-    What it left running is killed in the end.
-    """
-    storage = storage or sqlite_in(folder)
+def served(folder: Path, slots: int = 2, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Server]:
+    """A real server on a free port, with changes to its settings; what it left running is killed in the end."""
     arguments = [sys.executable, "-c", SERVE, str(folder), json.dumps({"slots": slots, **changes})]
     paths = [str(PRETENDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**(env or os.environ), "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    environment["AUTOCOMPRESS_STORAGE"] = storage
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert process.stdout is not None
@@ -174,7 +166,7 @@ def served(
         process.stdout.readline()
         token = (folder / "service" / "admin.token").read_text().strip()
         with client_for(url, token) as client:
-            yield Server(process, url, client, folder, storage)
+            yield Server(process, url, client, folder, changes.get("storage") or sqlite_in(folder))
     finally:
         if process.poll() is None:
             process.terminate()

@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..errors import ServiceError
+from ..search.store import close_storages
 from .app import make_app
 from .bell import Bell
 from .database import Database
@@ -48,6 +49,7 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
             say("stopping: searches are handed back")
             runner.stop()
             database.close()
+            close_storages()
 
 
 def _listening(settings: Settings) -> socket.socket:
