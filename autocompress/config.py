@@ -194,10 +194,26 @@ class Tracking(_Strict):
     registers: bool = Field(False, alias="register")
 
 
+class RuntimeEnv(_Strict):
+    """What Ray runs workers in: a container of an image, where the cluster's nodes have podman.
+
+    Ray sends no code into containers: the image holds Python, Ray and autocompress in the versions of the cluster, and
+    the task as an installed module.
+    """
+
+    image_uri: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}$")
+
+
 class RayAddress(_Strict):
     """auto joins a running cluster, else starts a local one; local always starts one; else HOST:PORT."""
 
     address: str = "auto"
+    runtime_env: RuntimeEnv | None = None
+
+    @property
+    def image(self) -> str | None:
+        """The image that workers run in."""
+        return None if self.runtime_env is None else self.runtime_env.image_uri
 
 
 class SearchConfig(_Strict):
@@ -242,6 +258,16 @@ class SearchConfig(_Strict):
             raise ValueError(
                 f"storage and tracking.uri mean the same database ({shown(self.storage)}): "
                 "give each one of its own, as their tables do not go together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_in_image(self) -> "SearchConfig":
+        code = self.task if isinstance(self.task, str) else str(self.task.get("model", ""))
+        if self.ray.image is not None and code.rpartition(":")[0].endswith(".py"):
+            raise ValueError(
+                f"ray.runtime_env.image_uri: Ray sends no code into a container, and {code!r} is a file: install it in "
+                "the image, and write package.module:factory"
             )
         return self
 

@@ -301,6 +301,17 @@ def test_what_cannot_be_is_refused_with_key_value_and_rule(changes: dict[str, An
     assert message in refused(**changes)
 
 
+def test_workers_run_in_an_image_that_holds_the_task() -> None:
+    ray = {"runtime_env": {"image_uri": "docker.io/team/task:1.0"}}
+    assert config(task="team.task:make", ray=ray).ray.image == "docker.io/team/task:1.0"
+    assert config().ray.image is None
+    assert "'task.py:f' is a file: install it in the image" in refused(ray=ray)
+    assert "'net.py:Net' is a file" in refused(task={"model": "net.py:Net"}, ray=ray)
+    assert "ray.runtime_env.image_uri" in refused(task="team.task:make", ray={"runtime_env": {"image_uri": "--rm x"}})
+    two = {"image_uri": "x", "pip": ["y"]}
+    assert "ray.runtime_env.pip" in refused(task="team.task:make", ray={"runtime_env": two})
+
+
 def test_models_are_registered_on_request_and_the_request_is_kept_with_the_study() -> None:
     assert config().tracking.registers is False  # type: ignore[union-attr]
     asked = config(tracking={"register": True})

@@ -29,6 +29,7 @@ from autocompress.executors import (
     RayExecutor,
     stage_code,
 )
+from autocompress.executors.cluster import environment
 from autocompress.outcome import Completed, Failed
 from autocompress.tasks import TaskReference, load_task, refer
 from autocompress.trial.baseline import make_baseline
@@ -328,6 +329,15 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
 def test_an_address_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(ExecutorError, match="write auto, local or HOST:PORT"):
         RayExecutor(address, 1, None)
+
+
+def test_an_image_takes_the_place_of_the_code_as_ray_wants_it(tmp_path: Path) -> None:
+    from ray.runtime_env import RuntimeEnv
+
+    assert RuntimeEnv(**environment(tmp_path, "team/task:1.0"))["image_uri"] == "team/task:1.0"
+    assert RuntimeEnv(**environment(tmp_path))["py_modules"] == [str(tmp_path)]
+    with pytest.raises(ValueError, match="image_uri"):  # else code could be sent along after all
+        RuntimeEnv(**{**environment(tmp_path), **environment(None, "team/task:1.0")})
 
 
 def staged(folder: Path) -> set[str]:

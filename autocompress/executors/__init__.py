@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..config import RayAddress
 from ..errors import ConfigError, suggest
 from .base import Executor, Finished, Note
 from .inline import InlineExecutor
@@ -26,15 +27,17 @@ __all__ = [
 
 @contextlib.contextmanager
 def opened(
-    kind: str, address: str, workers: int, code: Path | None, resource: str | None, note: Note
+    kind: str, ray: RayAddress, workers: int, code: Path | None, resource: str | None, note: Note
 ) -> Iterator[Executor]:
     """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
 
-    kind: ray or inline; the rest as RayExecutor takes it.
+    kind: ray or inline; ray: which cluster, and the image that its workers run in; the rest as RayExecutor takes it.
     """
     if kind not in KINDS:
         raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
-    executor = InlineExecutor() if kind == "inline" else RayExecutor(address, workers, code, resource, note)
+    executor: Executor = InlineExecutor()
+    if kind == "ray":
+        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image)
     try:
         yield executor
     finally:

@@ -34,7 +34,9 @@ class Cluster:
     will ever have a resource: tasks would wait for ever.
     """
 
-    def __init__(self, address: str, workers: int, code: Path | None, resource: str | None, note: Note) -> None:
+    def __init__(
+        self, address: str, workers: int, code: Path | None, resource: str | None, note: Note, image: str | None = None
+    ) -> None:
         self.ray = _imported()
         self.joined = _find(address)
         if self.joined is None and resource is not None:
@@ -44,7 +46,8 @@ class Cluster:
             )
         self.room = Room()
         self._workers, self._note, self._renewals = workers, note, 0
-        self._code = None if code is None else stage_code(code)
+        self._code = None if code is None or image else stage_code(code)
+        self._image = image
         self._token_mode = os.environ.get(TOKEN_MODE)
         try:
             self._connect()
@@ -57,7 +60,11 @@ class Cluster:
             note(f"target.resource: no node of the cluster has {resource!r} yet: measurements wait for one")
 
     def _connect(self) -> None:
-        common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": _environment(self._code)}
+        common = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "runtime_env": environment(self._code, self._image),
+        }
         try:
             if self.joined is None:
                 local = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
@@ -153,15 +160,19 @@ def _imported() -> Any:
     return ray
 
 
-def _environment(code: Path | None) -> dict[str, Any]:
-    """Ray's runtime environment: one thread a worker, an end to what it may print, and the user's code.
+def environment(code: Path | None, image: str | None = None) -> dict[str, Any]:
+    """Ray's runtime environment: one thread a worker, an end to what it may print, and the user's code or an image.
 
     A py_module, not a working_dir, so that workers stay in the folder that the user started from. Made anew for each
-    cluster, since Ray writes into it where in that cluster the code lies.
+    cluster, since Ray writes into it where in that cluster the code lies. Ray takes a module or an image, not both.
     """
     printed = {"RAY_ROTATION_MAX_BYTES": str(PRINTED_BYTES), "RAY_ROTATION_BACKUP_COUNT": "1"}
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **printed}}
-    return environment if code is None else {**environment, "py_modules": [str(code)]}
+    made: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **printed}}
+    if image is not None:
+        made["image_uri"] = image
+    elif code is not None:
+        made["py_modules"] = [str(code)]
+    return made
 
 
 def _find(address: str) -> str | None:

@@ -35,14 +35,21 @@ class RayExecutor:
 
     address: auto joins a cluster that was started to be shared, else starts a private one with `workers` processors;
     local always starts one. A private cluster that is lost is started anew, and its trials come back as cut off.
-    The folder of the task's code reaches the workers through Ray's runtime environment. note is told what is worth
-    a line. Raises ExecutorError where no cluster can be had, here and whenever a joined one is lost.
+    The folder of the task's code reaches the workers through Ray's runtime environment; with an image, in whose
+    containers they run, it has to be there. note is told what is worth a line. Raises ExecutorError where no cluster
+    can be had, here and whenever a joined one is lost.
     """
 
     def __init__(
-        self, address: str, workers: int, code: Path | None, resource: str | None = None, note: Note = lambda _: None
+        self,
+        address: str,
+        workers: int,
+        code: Path | None,
+        resource: str | None = None,
+        note: Note = lambda _: None,
+        image: str | None = None,
     ) -> None:
-        self._cluster = Cluster(address, workers, code, resource, note)
+        self._cluster = Cluster(address, workers, code, resource, note, image)
         self._ray = self._cluster.ray
         self._workers, self._names = workers, itertools.count()
         # Ray's own retries are off: the controller counts attempts, and Ray retries an out-of-memory kill for ever.

@@ -57,7 +57,7 @@ def _starting(kind: str) -> str:
 
 def _workers(setup: Setup, kind: str, view: View) -> AbstractContextManager[Executor]:
     config = setup.config
-    return opened(kind, config.ray.address, config.search.workers, setup.code, config.target.resource, view.note)
+    return opened(kind, config.ray, config.search.workers, setup.code, config.target.resource, view.note)
 
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:

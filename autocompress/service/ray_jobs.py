@@ -93,14 +93,11 @@ class RayJobs:
             pass  # Ray would try for a minute
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         # In a process of its own, as Ray ends one that has no token to give.
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _LOOK, self._address],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LOOK_S,
-            check=False,
-        )
+        command = [sys.executable, "-W", "ignore", "-c", _LOOK, self._address]
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LOOK_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise OSError(f"it did not say within {LOOK_S:.0f} s where its jobs are") from None
         if done.returncode != 0:
             raise OSError((done.stderr.strip().splitlines() or ["it names no job server"])[-1])
         return done.stdout.strip()
@@ -156,6 +153,8 @@ class RayJob(Runs):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.alive():
             return False
+        for left in self.folder.glob("*.json"):
+            left.unlink(missing_ok=True)  # of a run that never came so far
         given = {name: value for name, value in self.given.items() if name.startswith(GIVEN)}
         work = {
             "command": [*self.command[1:]],

@@ -120,6 +120,9 @@ def prepare(form: Form, project: Path, content: str, identity: str, settings: Se
 def check(document: Document, form: Form, settings: Settings) -> SearchConfig:
     """The config as it will be run; errors name lines of the submitted file. Raises ConfigError."""
     data = {key: value for key, value in document.data.items() if key not in PLACES}
+    ray = document.data.get("ray")
+    if isinstance(ray, dict) and "runtime_env" in ray:
+        data["ray"] = {"runtime_env": ray["runtime_env"]}
     if form.study is not None:
         data["study"] = form.study
     data.setdefault("study", study_name(Path(form.config).resolve().parent.name))
@@ -136,11 +139,12 @@ def _derived(data: dict[str, Any], config: SearchConfig, settings: Settings) -> 
     tracking = data.get("tracking", {})
     experiment = tracking.get("experiment") if isinstance(tracking, dict) else None
     none = "tracking" in data and tracking is None
+    containers = {} if config.ray.runtime_env is None else {"runtime_env": config.ray.runtime_env.model_dump()}
     places = {
         "study": config.study,
         "storage": settings.storage,
         "tracking": None if none else {"uri": settings.tracking, "experiment": experiment or config.study},
-        "ray": {"address": settings.ray},
+        "ray": {"address": settings.ray, **containers},
     }
     text: str = yaml.safe_dump({**data, **places}, sort_keys=False, allow_unicode=True)
     return text

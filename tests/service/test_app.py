@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from served import archive, parts_for
 from starlette.testclient import TestClient
 
@@ -109,6 +110,16 @@ def test_a_search_is_queued_with_what_it_needs(api: Api) -> None:
     derived = project / ".autocompress-service.yaml"
     assert derived.stat().st_mode & 0o777 == 0o600
     assert f"storage: {api.parts.settings.storage}\n" in derived.read_text()
+
+
+def test_a_search_keeps_its_image_and_gets_the_servers_cluster(api: Api) -> None:
+    ray = {"address": "elsewhere:6379", "runtime_env": {"image_uri": "team/task:1.0"}}
+    found = api.submit("one", archive=archive(study="one", task="team.task:make", ray=ray)).json()
+    derived = (api.parts.places.search(found["id"]) / "project" / ".autocompress-service.yaml").read_text()
+    assert yaml.safe_load(derived)["ray"] == {**ray, "address": api.parts.settings.ray}
+    refused = api.submit("two", archive=archive(study="two", ray=ray))
+    assert "Ray sends no code into a container" in refused.text
+    assert refused.status_code == 400
 
 
 def test_a_repeated_key_gives_the_first_search_and_leaves_nothing_behind(api: Api) -> None:
