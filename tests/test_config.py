@@ -308,9 +308,8 @@ def test_workers_run_in_an_image_that_holds_the_task() -> None:
     assert "'task.py:f' is a file: install it in the image" in refused(ray=ray)
     assert "'net.py:Net' is a file" in refused(task={"model": "net.py:Net"}, ray=ray)
     assert "ray.runtime_env.image_uri" in refused(task="team.task:make", ray={"runtime_env": {"image_uri": "--rm x"}})
-    assert "ray.runtime_env.pip" in refused(
-        task="team.task:make", ray={"runtime_env": {"image_uri": "x", "pip": ["y"]}}
-    )
+    two = {"image_uri": "x", "pip": ["y"]}
+    assert "ray.runtime_env.pip" in refused(task="team.task:make", ray={"runtime_env": two})
 
 
 def test_models_are_registered_on_request_and_the_request_is_kept_with_the_study() -> None:

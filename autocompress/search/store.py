@@ -146,9 +146,16 @@ def _trouble(url: str, what: str, error: BaseException) -> StudyError:
 
 
 def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:
-    """The names of the studies in a storage; none where there is no storage yet."""
+    """The names of the studies in a storage; none where there is no storage yet.
+
+    One that is being made, or whose making was cut off, is none.
+    """
     storage = open_storage(url, wait=wait)
-    return [] if storage is None else sorted(optuna.get_all_study_names(storage))
+    studies = [] if storage is None else storage.get_all_studies()
+    return sorted(study.study_name for study in studies if LAST_MADE in study.user_attrs)
+
+
+LAST_MADE = "objectives"  # the last of what is kept with a study when it is made
 
 
 class StudyStore:
@@ -166,14 +173,19 @@ class StudyStore:
 
     @classmethod
     def create(cls, config: SearchConfig, objectives: Sequence[str], attributes: dict[str, Any]) -> "StudyStore":
-        """Make a study, or raise StudyError when its name is taken."""
+        """Make a study, or one whose making was cut off; raise StudyError when its name is taken."""
+        if config.study in study_names(config.storage):
+            raise StudyError(f"study {config.study!r} is in {shown(config.storage)} already: choose another name")
         directions: list[Any] = [
             "minimize" if sign > 0 else "maximize" for sign in signs(objectives, attributes.get("lower_is_better", ()))
         ]
         study = optuna.create_study(
-            storage=open_storage(config.storage, make=True), study_name=config.study, directions=directions
+            storage=open_storage(config.storage, make=True),
+            study_name=config.study,
+            directions=directions,
+            load_if_exists=True,
         )
-        for key, value in {**attributes, "objectives": list(objectives)}.items():
+        for key, value in {**attributes, LAST_MADE: list(objectives)}.items():
             study.set_user_attr(key, value)
         return cls(study, config.storage)
 
@@ -185,7 +197,10 @@ class StudyStore:
         if storage is None or name not in names:
             hint = suggest(name, names) if names else "it holds no studies; run `autocompress search` first"
             raise StudyError(f"no study {name!r} in {shown(url)}: {hint}")
-        return cls(optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0)), url)
+        study = optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0))
+        if LAST_MADE not in study.user_attrs:
+            raise StudyError(f"no study {name!r} in {shown(url)} yet: it is being made: wait for its search")
+        return cls(study, url)
 
     @property
     def folder(self) -> Path:
@@ -203,7 +218,7 @@ class StudyStore:
     @functools.cached_property
     def objectives(self) -> list[str]:
         """The metrics that the study optimizes."""
-        names: list[str] = self.get("objectives")
+        names: list[str] = self.get(LAST_MADE)
         return names
 
     @property

@@ -3,6 +3,7 @@
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,7 +47,8 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
             say(f"an admin's token is in {token}")
             server.run(sockets=[listening])
         finally:
-            say("stopping: searches are handed back")
+            with suppress(OSError):  # who started it may not listen any more
+                say("stopping: searches are handed back")
             runner.stop()
             database.close()
             close_storages()

@@ -244,7 +244,7 @@ def test_a_start_between_the_steps_of_a_range_is_kept_without_a_warning(store: S
 
 
 def test_a_study_s_name_is_taken_once(store: StudyStore, url: str) -> None:
-    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+    with pytest.raises(StudyError, match=r"'lenet' is in .* already: choose another name"):
         StudyStore.create(config(url), OBJECTIVES, {})
 
 
@@ -277,3 +277,14 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_text("these are notes, and there are many of them\n" * 100)
     with pytest.raises(StudyError, match="cannot be opened"):
         study_names(f"sqlite:///{tmp_path}/studies.db")
+
+
+def test_a_study_whose_making_was_cut_off_is_none_until_it_is_made(url: str) -> None:
+    made = optuna.create_study(storage=open_storage(url, make=True), study_name="lenet", directions=["minimize"] * 3)
+    made.set_user_attr("baseline", {"size_bytes": 1.0})
+    assert study_names(url) == []
+    with pytest.raises(StudyError, match=r"no study 'lenet' in .* yet: it is being made"):
+        reopened(url)
+    StudyStore.create(config(url), ("size_bytes", "params", "latency_ms"), {"baseline": {"size_bytes": 9000.0}})
+    assert study_names(url) == ["lenet"]
+    assert reopened(url).get("baseline") == {"size_bytes": 9000.0}

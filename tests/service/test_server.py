@@ -181,6 +181,8 @@ def test_a_server_that_is_told_to_stop_hands_its_searches_back(server: Server) -
     with server.client.stream("GET", "/api/v1/searches/handed/events") as stream:
         lines = stream.iter_lines()
         next(lines)
+        assert server.process.stdout is not None
+        server.process.stdout.close()  # as if who started it were gone
         server.process.send_signal(signal.SIGTERM)
         assert any("running" in line for line in lines)  # and it ends by itself
     assert server.process.wait(15) == 0

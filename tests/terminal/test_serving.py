@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from tiny import run
 
+from autocompress.errors import ServiceError
 from autocompress.terminal import serving
+from autocompress.terminal.options import Controllers
 
 
 def test_a_token_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> None:
@@ -91,3 +93,14 @@ def test_a_server_that_is_not_there_is_an_answer(tmp_path: Path, monkeypatch: py
     assert ran.code == 2
     assert "error: http://127.0.0.1:9: cannot be reached" in ran.err
     assert "give --server URL" in run(tmp_path, "attach", "one").err
+
+
+@pytest.mark.parametrize(("ray", "usual"), [("auto", "process"), ("local", "process"), ("head:6379", "ray")])
+def test_searches_are_jobs_of_a_cluster_that_is_named_unless_told_otherwise(ray: str, usual: str) -> None:
+    assert serving._controllers(None, ray) == usual
+    assert serving._controllers(Controllers.process, ray) == "process"
+
+
+def test_a_cluster_that_ends_with_the_server_runs_no_jobs() -> None:
+    with pytest.raises(ServiceError, match="--ray auto is no cluster of its own: name one by --ray HOST:PORT"):
+        serving._controllers(Controllers.ray, "auto")
