@@ -16,6 +16,7 @@ from .parts import parts_of
 from .runner import Runner
 from .runs_store import make_runs_store
 from .settings import Settings
+from .sweeping import Sweeper
 from .tokens import Tokens, keep_admin_token
 
 DRAIN_S = 5  # for requests that are being answered when the server stops
@@ -30,6 +31,7 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
     database.upgrade()
     token = keep_admin_token(Tokens(database), settings.token_file)
     runner, bell = Runner(settings, database, job_command), Bell(database, settings.poll_s)
+    sweeper = Sweeper(settings, database)
     app = make_app(parts_of(settings, runner, database, bell))
     server = uvicorn.Server(_uvicorn(app, settings))
     bell.closing = lambda: server.should_exit
@@ -40,12 +42,14 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         port = listening.getsockname()[1]
         runner.start()
+        sweeper.start()
         try:
             say(f"autocompress on http://{settings.host}:{port}")
             say(f"an admin's token is in {token}")
             server.run(sockets=[listening])
         finally:
             say("stopping: searches are handed back")
+            sweeper.stop()
             runner.stop()
             database.close()
 
