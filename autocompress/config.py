@@ -255,6 +255,14 @@ class SearchConfig(_Strict):
         """What the file says, with lines for errors."""
         return self._document
 
+    def told(self) -> dict[str, Any]:
+        """The config as it may be shown and logged: without the passwords of its URLs."""
+        data = self.model_dump(mode="json")
+        data["storage"] = shown(data["storage"])
+        if data["tracking"] is not None and data["tracking"].get("uri"):
+            data["tracking"]["uri"] = shown(data["tracking"]["uri"])
+        return data
+
     def identity(self) -> str:
         """A digest of everything that makes two searches comparable: not of how long, where or how wide they run."""
         data = self.model_dump(mode="json", exclude={"storage", "tracking", "ray"})

@@ -126,9 +126,9 @@ class Server:
         self.process.wait()
 
 
-def until(condition: Callable[[], Any]) -> Any:
+def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Wait until a condition holds, and return what it found."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come to this"
         time.sleep(0.05)
@@ -136,19 +136,19 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 SERVE = """
-import sys
+import json, sys
 from served import PRETENDER, settings_for
 from autocompress.service.server import serve
 from pathlib import Path
-settings = settings_for(Path(sys.argv[1]), slots=int(sys.argv[2]))
+settings = settings_for(Path(sys.argv[1]), slots=int(sys.argv[2]), **json.loads(sys.argv[3]))
 serve(settings, lambda line: print(line, flush=True), (sys.executable, str(PRETENDER)))
 """
 
 
 @contextlib.contextmanager
-def served(folder: Path, slots: int = 2) -> Iterator[Server]:
-    """A real server on a free port; what it left running is killed in the end."""
-    arguments = [sys.executable, "-c", SERVE, str(folder), str(slots)]
+def served(folder: Path, slots: int = 2, **changes: Any) -> Iterator[Server]:
+    """A real server on a free port, with changes to its settings; what it left running is killed in the end."""
+    arguments = [sys.executable, "-c", SERVE, str(folder), str(slots), json.dumps(changes)]
     paths = [str(PRETENDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     with (folder / "server.log").open("a") as log:

@@ -301,6 +301,14 @@ def test_what_cannot_be_is_refused_with_key_value_and_rule(changes: dict[str, An
     assert message in refused(**changes)
 
 
+def test_what_is_told_of_a_config_holds_no_password() -> None:
+    uri = {"uri": "http://ann:secret-1@mlflow:5000"}
+    told = config(storage="postgresql://ann:secret-2@db/studies", tracking=uri).told()
+    assert "secret" not in str(told)
+    assert told["storage"] == "postgresql://ann:***@db/studies"
+    assert config(tracking=None).told() == config(tracking=None).model_dump(mode="json")
+
+
 def test_models_are_registered_on_request_and_the_request_is_kept_with_the_study() -> None:
     assert config().tracking.registers is False  # type: ignore[union-attr]
     asked = config(tracking={"register": True})

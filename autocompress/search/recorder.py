@@ -164,7 +164,7 @@ def make_tracker(plan: Plan, note: Callable[[str], None]) -> Tracker:
 
 def _study_info(plan: Plan) -> StudyInfo:
     config = plan.setup.config
-    data = config.model_dump(mode="json")
+    data = config.told()
     flat = {f"budget.{key}": value for key, value in data["budget"].items() if value not in (None, {})}
     flat |= {f"search.{key}": value for key, value in data["search"].items()}
     return StudyInfo(

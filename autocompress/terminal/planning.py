@@ -28,7 +28,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         + (f", stopped after {clock(config.search.timeout)}" if config.search.timeout else ""),
     ]
     return {
-        "config": config.model_dump(mode="json"),
+        "config": config.told(),
         "baseline": metrics,
         "limits": [vars(limit) for limit in plan.limits],
         "goal": [vars(limit) for limit in plan.goal],
