@@ -3,6 +3,7 @@
 SQLAlchemy is imported where it is used: help and completion of commands need none of this.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,11 @@ def shown(url: str) -> str:
     except ValueError:
         return url
     return url if parsed.password is None else parsed.render_as_string()
+
+
+def without_passwords(text: str) -> str:
+    """A text of others, such as an error's, without the passwords of the URLs in it."""
+    return re.sub(r"(//[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
 
 
 def same_database(one: str, other: str) -> bool:

@@ -19,7 +19,7 @@ import pytest
 PROCESSES = (
     "test_interruptions", "test_readme", "test_clusters", "test_executors", "test_own_technique", "test_faults",
     "test_end_to_end", "test_outage", "test_leftovers", "test_install", "test_server",
-    "test_pages", "test_page", "test_postgres_away", "test_ray_jobs",
+    "test_pages", "test_page", "test_postgres_away", "test_ray_jobs", "test_away", "test_described",
 )  # fmt: skip
 SEARCHES = (
     "test_own_models", "test_identity", "test_no_room", "test_data_said", "test_lower_is_better", "test_coverage",
@@ -32,7 +32,7 @@ LONGEST = (
     "test_server", "test_faults", "test_end_to_end", "test_contract", "test_identity", "test_qat", "test_masks",
     "test_outage", "test_no_room", "test_cli", "test_apply", "test_coverage", "test_data_said", "test_trial",
     "test_odd_layers", "test_leftovers", "test_weight_pruning", "test_low_bit", "test_install", "test_pages",
-    "test_page",
+    "test_page", "test_away", "test_described",
 )  # fmt: skip
 TESTS_A_FILE = 3  # of the quick ones
 

@@ -16,7 +16,7 @@ from autocompress.documents import Document, validate
 from autocompress.errors import ConfigError, StudyError
 from autocompress.search.files import work_folder
 from autocompress.search.store import StudyStore, check_tracking, open_storage, study_names
-from autocompress.urls import owners, same_database, shown, under
+from autocompress.urls import owners, same_database, shown, under, without_passwords
 
 MLFLOW = "CREATE TABLE experiments (a); CREATE TABLE runs (a); CREATE TABLE experiment_tags (a)"
 
@@ -356,3 +356,12 @@ def test_a_very_long_folder_makes_a_name_that_is_short_enough(tmp_path: Path) ->
     first, second = in_folder(tmp_path, "a" * 120 + "1"), in_folder(tmp_path, "a" * 120 + "2")
     assert first != second
     assert len(first) == len(second) == 99
+
+
+def test_a_text_of_others_is_told_without_passwords() -> None:
+    text = (
+        "request to http://ann:secret@here: no, http://ann:secret@here:5000/api (from http://here/a:b@c) and a://:pw@b"
+    )
+    assert without_passwords(text) == (
+        "request to http://ann:***@here: no, http://ann:***@here:5000/api (from http://here/a:b@c) and a://:***@b"
+    )

@@ -1,6 +1,5 @@
 """Artifact directories made once, as archives to download; and plans. Both run the user's code, each in a process."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -9,17 +8,18 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ServiceError, unwritten
+from ..errors import ServiceError, WriteError, unwritten
 from .database import Search
 from .settings import Settings
 from .submission import Places
+from .sweeping import in_use
 
 COMMAND = (sys.executable, "-P", "-c", "from autocompress.terminal.cli import main; main()")
+NO_ROOM = ("cannot be written: ", "disk is full", "no space left")  # what a command says of a full disk
 AT_ONCE = threading.BoundedSemaphore(2)  # commands beside the searches
 PLAN_S, EXPORT_S = 600.0, 900.0
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that a .zip can say
@@ -39,8 +39,10 @@ class Exports:
         made = folder / str(trial)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / "lock"):
-                if not path.is_file():
+            with in_use(folder):
+                if path.is_file():
+                    path.touch()
+                else:
                     if not made.is_dir():
                         arguments = ["export", search.study, "--trial", str(trial), "--out", str(made), "--json"]
                         self.run(arguments, self._places.project(search), EXPORT_S)
@@ -74,7 +76,8 @@ class Exports:
             raise ServiceError(f"{arguments[0]}: took longer than {most_s:.0f} s: run it where the data is") from None
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-            raise ServiceError(lines[-1].removeprefix("error: "))
+            last = lines[-1].removeprefix("error: ")
+            raise (WriteError if any(words in last for words in NO_ROOM) else ServiceError)(last)
         return done.stdout
 
 
@@ -82,17 +85,6 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for others who make an export of this search, in this process or another."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

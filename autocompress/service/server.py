@@ -18,6 +18,7 @@ from .parts import parts_of
 from .runner import Runner
 from .runs_store import make_runs_store
 from .settings import Settings
+from .sweeping import Sweeper
 from .tokens import Tokens, keep_admin_token
 
 DRAIN_S = 5  # for requests that are being answered when the server stops
@@ -32,6 +33,7 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
     database.upgrade()
     token = keep_admin_token(Tokens(database), settings.token_file)
     runner, bell = Runner(settings, database, job_command), Bell(database, settings.poll_s)
+    sweeper = Sweeper(settings, database)
     app = make_app(parts_of(settings, runner, database, bell))
     server = uvicorn.Server(_uvicorn(app, settings))
     bell.closing = lambda: server.should_exit
@@ -42,6 +44,7 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         port = listening.getsockname()[1]
         runner.start()
+        sweeper.start()
         try:
             say(f"autocompress on http://{settings.host}:{port}")
             say(f"an admin's token is in {token}")
@@ -49,6 +52,7 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
         finally:
             with suppress(OSError):  # who started it may not listen any more
                 say("stopping: searches are handed back")
+            sweeper.stop()
             runner.stop()
             database.close()
             close_storages()

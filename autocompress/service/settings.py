@@ -19,7 +19,7 @@ class Settings:
     `ray`, whose head has the folder too. lease_s is after how long without a sign of life another server takes over.
     quota is what people may have of whom nothing else is set. rate is requests a second by one token, burst how many
     may come at once; failures is wrong tokens a minute from one address, streams how many streams of events a person
-    has open.
+    has open. Exports go that nobody asked for in exports_days, and the oldest while all take more than exports_bytes.
     """
 
     storage: str
@@ -38,6 +38,8 @@ class Settings:
     burst: int = 200
     failures: int = 30
     streams: int = 250
+    exports_days: float = 30.0
+    exports_bytes: int = 20_000_000_000
     quota: Quota = field(default_factory=Quota)
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}")
 

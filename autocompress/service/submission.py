@@ -21,6 +21,7 @@ from .database import Search
 from .problems import Refusal
 from .queue import Submission, taken
 from .settings import Settings
+from .sweeping import in_use
 
 DERIVED = ".autocompress-service.yaml"  # the config that is run: the submitted one, with the server's own places
 PLACES = ("storage", "tracking", "ray")
@@ -65,10 +66,15 @@ class Places:
 
     @contextmanager
     def incoming(self, identity: str) -> Iterator[Path]:
-        """A new folder for a project; gone with what failed meanwhile."""
+        """A new folder for a project, held until its search is written; gone with what failed meanwhile."""
         folder = self.search(identity)
         try:
-            yield folder / "project"
+            folder.mkdir(parents=True)
+            with in_use(folder):
+                yield folder / "project"
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise unwritten(error, folder) from error
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

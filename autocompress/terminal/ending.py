@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ..errors import AutocompressError, ClusterAway, StorageAway, unwritten
+from ..urls import without_passwords
 from ..wording import visible
 from .plain import say
 
@@ -39,7 +40,7 @@ def exit_code(command: Callable[[], object], away: int = BAD) -> int:
 
 
 def _refused(error: AutocompressError) -> int:
-    say(f"error: {error}")
+    say(f"error: {without_passwords(str(error))}")
     return BAD
 
 

@@ -67,6 +67,8 @@ def serve(
     rate: Annotated[
         float, typer.Option(min=0.1, help="Requests a second by one token; twice as many at once.")
     ] = 100.0,
+    exports_days: Annotated[float, typer.Option(min=0, help="Exports go that nobody asked for in so long.")] = 30.0,
+    exports_gb: Annotated[float, typer.Option(min=0, help="The oldest exports go while all take more.")] = 20.0,
     streams: Annotated[int, typer.Option(min=0, help="Open streams of events by one person.")] = 250,
 ) -> None:
     """Serve searches as jobs over HTTP, until Ctrl-C or SIGTERM; prints the URL and where the first token is.
@@ -102,6 +104,8 @@ def serve(
         rate=rate,
         burst=max(1, round(2 * rate)),
         streams=streams,
+        exports_days=exports_days,
+        exports_bytes=round(exports_gb * 1e9),
     )
     run(settings, say)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from ..urls import without_passwords
 from .protocol import Away, Barred, Tracker
 
 Call = Callable[[Tracker], None]
@@ -147,10 +148,11 @@ class Background:
             self._away_since = None
 
     def _bar(self, barred: Barred) -> bool:
-        self._report(f"{barred}; the search goes on, and nothing more is logged")
+        self._report(f"{without_passwords(str(barred))}; the search goes on, and nothing more is logged")
         self.barred = barred
         return False
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    # MLflow's errors hold the store's address as it was given.
+    return without_passwords((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
