@@ -162,7 +162,7 @@ class StudyStore:
     """Asks, tells and reads one study.
 
     Trials are read from the storage once, when they are first asked after; from then on what is written here is known.
-    What others write meanwhile is seen by a store that is opened later.
+    What others write meanwhile is seen by a store that is opened later, or told to reread.
     """
 
     def __init__(self, study: optuna.Study, url: str) -> None:
@@ -365,6 +365,12 @@ class StudyStore:
     @functools.cached_property
     def _records(self) -> Records:
         return Records(self._study.get_trials(deepcopy=False))
+
+    def reread(self) -> None:
+        """See what others wrote of trials that had not ended when they were read."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.number not in self._records.finished:
+                self._records.take(frozen)
 
     def records(self) -> dict[int, Record]:
         """Every asked trial by number, duplicates included."""

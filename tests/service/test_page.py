@@ -223,7 +223,7 @@ def test_limits_are_typed_and_brushed_and_say_what_remains(page: Any) -> None:
 
 
 def test_a_search_is_followed_and_steered_without_loading_anew(page: Any, server: Server) -> None:
-    submit(server, "live", trials=1000, seconds=0.15)
+    submit(server, "live", trials=90, seconds=0.5)
     page.evaluate("window.stayed = true")
     row = page.locator("tr", has_text="live")
     row.locator(".state.running").wait_for()

@@ -34,6 +34,14 @@ function rangesOf(name, layout) {
   return { x: spanOf(x, true), y: spanOf(y, up === "latency") };
 }
 
+// Most of what may be chosen lies within these; single ones that do not would leave all others in one colour.
+function coloursOf(name) {
+  const values = Object.values(drawn.points).filter((point) => point.feasible).map((point) => point[name === "speed" ? "quality" : "latency"]);
+  values.sort((one, other) => one - other);
+  const at = (share) => values[Math.round(share * (values.length - 1))];
+  return values.length > 4 && at(0.1) < at(0.9) ? { cmin: at(0.1), cmax: at(0.9) } : {};
+}
+
 function layoutOf(name, layout) {
   const ranges = rangesOf(name, layout), ranged = (axis) => ranges[axis] ? { range: ranges[axis], autorange: false } : {};
   const found = themed(layout), line = { type: "line", line: { color: colour("--link"), width: 2 } };
@@ -43,7 +51,7 @@ function layoutOf(name, layout) {
   const annotations = (layout.annotations ?? []).map((each) => each.yref === "paper" ? { ...each, xanchor: "right", xshift: -3 } : each);
   const bar = { ...layout.coloraxis.colorbar, thickness: 12, outlinewidth: 0, ...(narrow() ? { orientation: "h", y: -0.32, yanchor: "top", len: 1 } : {}) };
   return { ...found, shapes, annotations, title: undefined, margin: { l: 60, r: 10, t: 42, b: 50 }, dragmode: touch ? false : "select",
-    selections: [], uirevision: `${form.elements.whole.checked}`, coloraxis: { ...found.coloraxis, colorbar: bar }, legend: { ...layout.legend, y: 1.02, yanchor: "bottom", x: 0 },
+    selections: [], uirevision: `${form.elements.whole.checked}`, coloraxis: { ...found.coloraxis, ...coloursOf(name), colorbar: bar }, legend: { ...layout.legend, y: 1.02, yanchor: "bottom", x: 0 },
     xaxis: { ...found.xaxis, fixedrange: touch, ...ranged("x") }, yaxis: { ...found.yaxis, fixedrange: touch, ...ranged("y") } };
 }
 

@@ -2,7 +2,7 @@
 "use strict";
 
 const PAUSE_MS = 800; // between two looks at a page of which much happens
-const REST = 4; // times as long as a look took, so that no viewer keeps a server busy
+const REST = 2, LONGEST_MS = 10_000; // times as long as a look took, so that no viewer keeps a server busy
 
 async function load(address, options = {}) {
   const answer = await fetch(address, { headers: { Accept: "text/html" }, ...options });
@@ -50,7 +50,7 @@ function follow(place) {
       if (over) stream.close();
     } catch { /* the server is away: the stream comes back when it does */ } finally {
       timer = undefined;
-      next = performance.now() + Math.max(PAUSE_MS, REST * (performance.now() - began));
+      next = performance.now() + Math.min(LONGEST_MS, Math.max(PAUSE_MS, REST * (performance.now() - began)));
     }
   };
   let again = false;

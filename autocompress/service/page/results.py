@@ -179,11 +179,15 @@ def compare(
 @router.get("/why")
 def why(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """Why the study came to its front, and where its time went."""
+    found = KEPT.get(("why", *_now(parts, search)), lambda: _reasons(parts.results(search)))
+    return page(request, "why", search=search, why=found)
+
+
+def _reasons(results: Results) -> Any:
     from ...search.explanation import explain_study
     from ...search.report import study_reasons
 
-    results = parts.results(search)
-    return page(request, "why", search=search, why=study_reasons(results, explain_study(results)))
+    return study_reasons(results, explain_study(results))
 
 
 @router.get("/log")
