@@ -310,6 +310,8 @@ def test_workers_run_in_an_image_that_holds_the_task() -> None:
     assert "ray.runtime_env.image_uri" in refused(task="team.task:make", ray={"runtime_env": {"image_uri": "--rm x"}})
     two = {"image_uri": "x", "pip": ["y"]}
     assert "ray.runtime_env.pip" in refused(task="team.task:make", ray={"runtime_env": two})
+
+
 def test_what_is_shown_of_a_config_holds_no_password() -> None:
     uri = {"uri": "http://ann:secret-1@mlflow:5000"}
     found = config(storage="postgresql://ann:secret-2@db/studies", tracking=uri).shown()
