@@ -378,6 +378,11 @@ class StudyStore:
         """Every trial as Optuna has it, by number: its parameters and where each was looked for."""
         return {frozen.number: frozen for frozen in self._study.get_trials(deepcopy=False)}
 
+    def ended(self) -> int:
+        """How many trials have ended by now, whoever told them."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return self._study._storage.get_n_trials(self._study._study_id, states)
+
     def finished(self) -> dict[int, Record]:
         """The trials that ended, without duplicates, by their last measurements: what counts."""
         rows = dict(sorted(self._records.finished.items()))
