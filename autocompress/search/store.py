@@ -33,7 +33,7 @@ from ..recipe import Recipe
 from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown, sqlite_file
 from .facts_first import FactsFirst
 from .files import work_folder
-from .records import Record, Records
+from .records import ENDED, Record, Records
 from .samplers import make_sampler
 from .transactions import add_trial, end_trial
 
@@ -54,6 +54,7 @@ SQLITE_RULES = {
     "SQLITE_NOTADB": "name a file of SQLite",
     "SQLITE_CORRUPT": "the file is damaged: put back a copy",
 }
+LAST_MADE = "objectives"  # the last of what is kept with a study when it is made
 # What drivers of servers raise where there is no connection, or where it or the transaction was ended from afar.
 AWAY = {"OperationalError", "InterfaceError"}
 BACK = f"start its server, or check the URL and its password; {RESUMES}"
@@ -146,23 +147,16 @@ def _trouble(url: str, what: str, error: BaseException) -> StudyError:
 
 
 def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:
-    """The names of the studies in a storage; none where there is no storage yet.
-
-    One that is being made, or whose making was cut off, is none.
-    """
+    """The names of the studies in a storage that were made to the end; none where there is no storage yet."""
     storage = open_storage(url, wait=wait)
     studies = [] if storage is None else storage.get_all_studies()
     return sorted(study.study_name for study in studies if LAST_MADE in study.user_attrs)
 
 
-LAST_MADE = "objectives"  # the last of what is kept with a study when it is made
-
-
 class StudyStore:
     """Asks, tells and reads one study.
 
-    Trials are read from the storage once, when they are first asked after; from then on what is written here is known.
-    What others write meanwhile is seen by a store that is opened later, or told to reread.
+    Trials are read from the storage once, when first asked after; what others write later, a store opened later sees.
     """
 
     def __init__(self, study: optuna.Study, url: str) -> None:
@@ -174,20 +168,16 @@ class StudyStore:
     @classmethod
     def create(cls, config: SearchConfig, objectives: Sequence[str], attributes: dict[str, Any]) -> "StudyStore":
         """Make a study, or one whose making was cut off; raise StudyError when its name is taken."""
-        if config.study in study_names(config.storage):
-            raise StudyError(f"study {config.study!r} is in {shown(config.storage)} already: choose another name")
-        directions: list[Any] = [
-            "minimize" if sign > 0 else "maximize" for sign in signs(objectives, attributes.get("lower_is_better", ()))
-        ]
-        study = optuna.create_study(
-            storage=open_storage(config.storage, make=True),
-            study_name=config.study,
-            directions=directions,
-            load_if_exists=True,
-        )
+        url, name = config.storage, config.study
+        if name in study_names(url):
+            raise StudyError(f"study {name!r} is in {shown(url)} already: choose another name")
+        senses = signs(objectives, attributes.get("lower_is_better", ()))
+        directions: list[Any] = ["minimize" if sign > 0 else "maximize" for sign in senses]
+        storage = open_storage(url, make=True)
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
         for key, value in {**attributes, LAST_MADE: list(objectives)}.items():
             study.set_user_attr(key, value)
-        return cls(study, config.storage)
+        return cls(study, url)
 
     @classmethod
     def open(cls, url: str, name: str) -> "StudyStore":
@@ -197,10 +187,10 @@ class StudyStore:
         if storage is None or name not in names:
             hint = suggest(name, names) if names else "it holds no studies; run `autocompress search` first"
             raise StudyError(f"no study {name!r} in {shown(url)}: {hint}")
-        study = optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0))
-        if LAST_MADE not in study.user_attrs:
+        found = cls(optuna.load_study(study_name=name, storage=storage, sampler=make_sampler("random", 0, 0)), url)
+        if found.get(LAST_MADE) is None:
             raise StudyError(f"no study {name!r} in {shown(url)} yet: it is being made: wait for its search")
-        return cls(study, url)
+        return found
 
     @property
     def folder(self) -> Path:
@@ -218,8 +208,7 @@ class StudyStore:
     @functools.cached_property
     def objectives(self) -> list[str]:
         """The metrics that the study optimizes."""
-        names: list[str] = self.get(LAST_MADE)
-        return names
+        return list(self.get(LAST_MADE))
 
     @property
     def lower(self) -> list[str]:
@@ -366,12 +355,6 @@ class StudyStore:
     def _records(self) -> Records:
         return Records(self._study.get_trials(deepcopy=False))
 
-    def reread(self) -> None:
-        """See what others wrote of trials that had not ended when they were read."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.number not in self._records.finished:
-                self._records.take(frozen)
-
     def records(self) -> dict[int, Record]:
         """Every asked trial by number, duplicates included."""
         return dict(sorted(self._records.every.items()))
@@ -383,6 +366,10 @@ class StudyStore:
     def drawn(self) -> dict[int, FrozenTrial]:
         """Every trial as Optuna has it, by number: its parameters and where each was looked for."""
         return {frozen.number: frozen for frozen in self._study.get_trials(deepcopy=False)}
+
+    def ended(self) -> int:
+        """How many trials have ended by now, whoever told them."""
+        return self._study._storage.get_n_trials(self._study._study_id, ENDED)
 
     def finished(self) -> dict[int, Record]:
         """The trials that ended, without duplicates, by their last measurements: what counts."""

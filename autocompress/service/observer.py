@@ -21,6 +21,7 @@ class Observer:
     told: set[int]
     front: dict[str, Any] | None = None
     _store: StudyStore | None = field(default=None, repr=False)
+    _ended: int = field(default=-1, repr=False)
 
     def look(self, anew: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         """What is new, as kinds of events with their data; nothing where the study was not begun yet.
@@ -28,10 +29,11 @@ class Observer:
         anew: read also what was measured again at the end of a search.
         """
         try:
-            if self._store is None or anew:
+            ended = -1 if self._store is None else self._store.ended()
+            # A store reads its trials once: those that ended since are seen by another one.
+            if self._store is None or anew or ended != self._ended:
                 self._store = StudyStore.open(self.storage, self.study)
-            else:
-                self._store.reread()
+                self._ended = ended
             records = self._store.finished()
         except StudyError:
             self._store = None
