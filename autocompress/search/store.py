@@ -326,6 +326,12 @@ class StudyStore:
     def _records(self) -> Records:
         return Records(self._study.get_trials(deepcopy=False))
 
+    def look_again(self) -> None:
+        """Read what another process told since: a store knows what was there when it was first read."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.number not in self._records.finished:
+                self._records.take(frozen)
+
     def records(self) -> dict[int, Record]:
         """Every asked trial by number, duplicates included."""
         return dict(sorted(self._records.every.items()))

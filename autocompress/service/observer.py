@@ -30,6 +30,8 @@ class Observer:
         try:
             if self._store is None or anew:
                 self._store = StudyStore.open(self.storage, self.study)
+            else:
+                self._store.look_again()
             records = self._store.finished()
         except StudyError:
             self._store = None
