@@ -6,12 +6,17 @@ import os
 import signal
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pursued import TRIALS, check, events, ran, submit
-from served import Server, controllers, served, until
+from served import PATIENCE, Server, archive, client_for, controllers, served, until
 from tiny import Ran, make_project, run
+
+from autocompress.service.allowances import Allowances
+from autocompress.service.database import Database
+from autocompress.service.quotas import Quota
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,27 @@ def test_a_killed_servers_searches_go_on_and_its_heir_starts_nothing_twice(tmp_p
             check(heir, "alive", 25)
             check(heir, "killed")
             check(heir, "queued")
+
+
+def test_a_search_pauses_itself_when_its_owners_seconds_are_used_up_and_goes_on_with_more(server: Server) -> None:
+    token = server.tokens().create("carl")
+    allowances = Allowances(Database(f"sqlite:///{server.folder / 'autocompress.db'}"), Quota())
+    allowances.give("carl", Quota(searches=1, workers=1, trial_seconds=30.0))
+    with client_for(server.url, token) as carl:
+        theirs = replace(server, client=carl)
+        submit(theirs, "spent", trials=1000, seconds=0.1, counts=10.0)
+        paused = until(lambda: (row := theirs.get("spent"))["state"] == "paused" and row, 3 * PATIENCE)
+        assert "carl has used up today's 30 seconds of trials" in paused["reason"]
+        assert paused["resumes"] > paused["created"]
+        done = len(ran(theirs, "spent"))
+        assert 3 <= done < 1000
+        assert carl.get("/api/v1/me").json()["used_trial_seconds"] >= 30.0
+        allowances.give("carl", Quota(trial_seconds=1e6))
+        assert theirs.wait("spent", "running")["reason"] is None
+        until(lambda: len(ran(theirs, "spent")) > done)
+        carl.post("/api/v1/searches/spent/cancel")
+        until(lambda: not controllers(server.folder, "spent"))
+        assert "twice" not in ran(theirs, "spent")
 
 
 def test_two_servers_on_one_database_share_its_searches(server: Server) -> None:
