@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pursued import TRIALS, check, events, ran, submit
-from served import PATIENCE, Server, archive, client_for, controllers, served, until
+from served import PATIENCE, Server, client_for, controllers, served, until
 from tiny import Ran, make_project, run
 
 from autocompress.service.allowances import Allowances
