@@ -70,7 +70,7 @@ class Site:
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
     """The pages of a server whose storage is in a folder."""
-    parts = parts_for(folder)
+    parts = parts_for(folder, failures=10_000)
     with TestClient(make_app(parts), HERE, raise_server_exceptions=False) as client:
         yield Site(parts, client)
     parts.database.close()

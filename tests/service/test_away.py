@@ -1,6 +1,7 @@
 """A real server whose database and MLflow go away and come back; what it says anywhere holds no secret."""
 
 import json
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -62,7 +63,8 @@ def test_mlflow_may_come_late_and_no_secret_is_told_anywhere(tmp_path: Path) -> 
     port = free_port()
     stored = tmp_path / "mlflow"
     stored.mkdir()
-    with served(tmp_path, tracking=f"http://ann:{PASSWORD}@127.0.0.1:{port}") as server:
+    impatient = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    with served(tmp_path, env=impatient, tracking=f"http://ann:{PASSWORD}@127.0.0.1:{port}") as server:
         secrets = [PASSWORD, server.client.headers["authorization"].rpartition("_")[2]]
         tokens: Tokens = server.tokens()
         secrets.append(tokens.create("ann").rpartition("_")[2])

@@ -18,7 +18,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.errors import ServiceError, StorageAway, StudyError
-from autocompress.search.store import close_storages, open_storage, study_names
+from autocompress.search.store import LAST_MADE, close_storages, open_storage, study_names
 from autocompress.service.database import VERSIONS, Base, Database
 from autocompress.service.tokens import Tokens
 
@@ -105,7 +105,7 @@ def test_a_storage_outlives_a_postgres_that_was_killed(tmp_path: Path) -> None:
     with running_postgres() as server, closing(make_database(tmp_path, server.make())) as database:
         storage = open_storage(database.url)
         assert storage is not None
-        storage.create_new_study([StudyDirection.MINIMIZE], "one")
+        storage.set_study_user_attr(storage.create_new_study([StudyDirection.MINIMIZE], "one"), LAST_MADE, [])
         server.stop(signal.SIGQUIT)  # it takes down all who are connected, and leaves its files as a crash would
         with pytest.raises(StorageAway, match=r"cannot be used: .*: start its server"):
             study_names(database.url)

@@ -1,11 +1,15 @@
 """Who is let in by a cookie, what other sites cannot do with it, and that it is nowhere else."""
 
+from pathlib import Path
+
 import pytest
 from fastapi.routing import APIRoute
-from served import ANN
+from served import ANN, parts_for
 from signed import HERE, LOOK, Site
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
+from autocompress.service.app import make_app
 from autocompress.service.page import form, pages, results
 from autocompress.service.page.signing import COOKIE, within
 from autocompress.service.page.static import FILES, address
@@ -165,3 +169,12 @@ def test_what_pages_are_made_of_is_open_compressed_and_nothing_else(site: Site) 
         assert plain.headers["cache-control"] == "no-cache"
     for path in ("/static/pages.py", "/static/../app.py", "/static/%2e%2e/app.py", "/static/", "/static"):
         assert site.ask("GET", path, None).status_code in (303, 404), path
+
+
+def test_an_address_that_guesses_tokens_at_the_form_has_to_wait(tmp_path: Path) -> None:
+    parts = parts_for(tmp_path, failures=2)
+    with TestClient(make_app(parts), HERE) as client:
+        guesses = [client.post("/sign-in", data={"token": "act_guess"}, headers=LOOK) for _ in range(3)]
+        assert [guess.status_code for guess in guesses] == [401, 401, 429]
+        assert "too many wrong tokens" in guesses[2].text
+    parts.database.close()
