@@ -1,7 +1,7 @@
 """What the routes work with, and how they ask for it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from .allowances import Allowances
 from .bell import Bell
 from .database import Database, Search
 from .exports import Exports
+from .keeping import Kept
 from .metrics import Metrics
 from .problems import Refusal
 from .queue import Queue
@@ -25,6 +26,7 @@ from .settings import Settings
 from .submission import Places
 from .tokens import Person, Tokens
 
+KEPT = 64  # of what was worked out of studies
 bearer = HTTPBearer(auto_error=False, description="A token made by `autocompress token create NAME`.")
 
 
@@ -43,9 +45,17 @@ class Parts:
     guard: Guard
     allowances: Allowances
     metrics: Metrics
+    kept: Kept = field(default_factory=lambda: Kept(KEPT))
+
+    def now(self, search: Search) -> tuple[str, int]:
+        """A search as it is until something more happens to it: by this, what is worked out of it is kept."""
+        return (search.id, search.events)
 
     def results(self, search: Search) -> Results:
         """What the storage holds of a search. Raises Refusal (409) where it was not begun yet."""
+        return self.kept.get(("results", *self.now(search)), lambda: self._read(search))
+
+    def _read(self, search: Search) -> Results:
         try:
             return Results(StudyStore.open(self.settings.storage, search.study))
         except StudyError as error:

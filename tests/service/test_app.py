@@ -14,6 +14,7 @@ from pretender import pretend
 from served import archive, parts_for
 from starlette.testclient import TestClient
 
+from autocompress.service import events
 from autocompress.service.app import make_app
 from autocompress.service.parts import Parts
 from autocompress.service.quotas import Quota
@@ -261,6 +262,8 @@ def test_a_document_that_a_client_has_already_is_not_sent_again(api: Api) -> Non
     tag = api.call("GET", "/api/v1/searches/one/front").headers["etag"]
     with contextlib.chdir(api.parts.settings.folder):
         pretend({"storage": api.parts.settings.storage, "study": "one"}, 3, {"seconds": 0}, [])
+    with api.parts.database.transaction() as session:  # until it is told, nothing has happened
+        events.append(session, api.call("GET", "/api/v1/searches/one").json()["id"], "trial", {"trial": 2}, 0.0)
     grown = api.call("GET", "/api/v1/searches/one/front", headers={"If-None-Match": tag})
     assert (grown.status_code, grown.json()["counts"]["completed"]) == (200, 3)
 

@@ -104,7 +104,9 @@ def test_too_many_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no archive", gzip.compress(b"none either"), archive()[:-30], zipped(("a", b"1")).getvalue()[:40]]
+    "data",
+    [b"", b"no archive", gzip.compress(b"none either"), archive()[:-30], zipped(("a", b"1")).getvalue()[:40]],
+    ids=["empty", "text", "gzip", "tar", "zip"],
 )
 def test_what_is_no_whole_archive_is_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(Refusal):

@@ -16,7 +16,6 @@ from ..problems import Refusal
 from ..routes.results import Pick, export
 from ..routes.searches import Change
 from .comparing import compared
-from .keeping import Kept
 from .listing import Standing, brief, standing
 from .rendering import page
 
@@ -24,7 +23,6 @@ router = APIRouter(include_in_schema=False, prefix="/searches/{study}")
 TRIALS_PER_PAGE = 200
 LOG_BYTES = 100_000
 MOST_COMPARED = 2
-KEPT = Kept(32)
 
 
 def standing_of(parts: Parts, search: Search) -> Standing:
@@ -45,13 +43,8 @@ def _begun(parts: Parts, search: Search) -> Results | None:
 @router.get("")
 def search_page(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """State, verdict and front."""
-    front = KEPT.get(("front", *_now(parts, search)), lambda: _front(_begun(parts, search)))
+    front = parts.kept.get(("front", *parts.now(search)), lambda: _front(_begun(parts, search)))
     return page(request, "search", search=search, row=standing_of(parts, search), front=front)
-
-
-def _now(parts: Parts, search: Search) -> tuple[str, str, int]:
-    """A search as it is until something more happens to it."""
-    return (parts.settings.storage, search.id, search.events)
 
 
 def _front(results: Results | None) -> dict[str, Any] | None:
@@ -78,7 +71,7 @@ def _front(results: Results | None) -> dict[str, Any] | None:
 @router.get("/figures")
 def figures_of(parts: WithParts, search: WithSearch) -> dict[str, Any]:
     """The figures of the front in plotly's JSON, and every measured trial as a point with its name."""
-    return KEPT.get(("figures", *_now(parts, search)), lambda: _figures(parts.results(search)))
+    return parts.kept.get(("figures", *parts.now(search)), lambda: _figures(parts.results(search)))
 
 
 def _figures(results: Results) -> dict[str, Any]:
@@ -179,7 +172,7 @@ def compare(
 @router.get("/why")
 def why(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """Why the study came to its front, and where its time went."""
-    found = KEPT.get(("why", *_now(parts, search)), lambda: _reasons(parts.results(search)))
+    found = parts.kept.get(("why", *parts.now(search)), lambda: _reasons(parts.results(search)))
     return page(request, "why", search=search, why=found)
 
 

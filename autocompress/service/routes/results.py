@@ -41,7 +41,8 @@ Pick = Literal["smallest", "fastest", "most-accurate", "knee"]
 @router.get("/front", response_model=FrontAnswer, responses=SAME)
 def front(parts: WithParts, search: WithSearch, request: Request) -> Response:
     """The front, the verdict on the budget, the nearest miss and the limit that binds."""
-    return tagged(request, _with_limits(parts.results(search)))
+    found = parts.kept.get(("document", *parts.now(search)), lambda: _with_limits(parts.results(search)))
+    return tagged(request, found)
 
 
 def _with_limits(results: Results) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is kept is made once, the newest of it alone, and nothing is no value."""
 
-from autocompress.service.page.keeping import Kept
+from autocompress.service.keeping import Kept
 
 
 def test_a_value_is_made_once_until_newer_ones_take_its_place() -> None:
