@@ -8,12 +8,17 @@ import gc
 import importlib.util
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# In the background of a script interrupts are ignored, here and in all that is started from here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Those that start Ray, servers or commands, and those whose first tests are whole searches: none of them is quick.
 PROCESSES = (

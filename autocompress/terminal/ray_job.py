@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..service.jobs import Runs, locked
+from .plain import output
 
 LOCK_S, LOOK_S = 30.0, 0.5
 
@@ -31,7 +32,8 @@ def main() -> None:
         sys.exit(f"error: run {run}: an earlier run of this search lives: it was not waited for any longer")
     if int((runs.folder / "latest").read_text()) != run:
         sys.exit(f"error: run {run}: a later run of this search was begun: this one is not wanted any more")
-    print(f"run {run}: its log is {runs.log(run)}", flush=True)
+    output().print(f"run {run}: its log is {runs.log(run)}", soft_wrap=True)
+    sys.stdout.flush()
     _redirect(runs.output(run), sys.stdout.fileno())
     _redirect(runs.log(run), sys.stderr.fileno())
     os.environ.update(work["environment"])

@@ -41,11 +41,17 @@ def ray() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def jobs(ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> RayJobs:
-    for name in ("HOME", "RAY_AUTH_MODE"):
-        monkeypatch.setenv(name, ray.environment[name])
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # is for others
-    return RayJobs(ray.address)
+def jobs(ray: Cluster) -> Iterator[RayJobs]:
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "RAY_AUTH_MODE"):
+            patch.setenv(name, ray.environment[name])
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # is for others
+        yield RayJobs(ray.address)
+    # Ray keeps the token and the mode that it found first, which later tests of this process would come with.
+    AuthenticationTokenLoader.instance().reset_cache()
+    Config.initialize("")
 
 
 @pytest.fixture
