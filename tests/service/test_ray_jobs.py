@@ -42,16 +42,21 @@ def ray() -> Iterator[Cluster]:
 
 @pytest.fixture
 def jobs(ray: Cluster) -> Iterator[RayJobs]:
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HOME", "RAY_AUTH_MODE"):
             patch.setenv(name, ray.environment[name])
         patch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # is for others
+        read_tokens_anew()
         yield RayJobs(ray.address)
-    # Ray keeps the token and the mode that it found first, which later tests of this process would come with.
-    AuthenticationTokenLoader.instance().reset_cache()
+    read_tokens_anew()
+
+
+def read_tokens_anew() -> None:
+    """Ray keeps the token and the mode that a process found first, with which later tests would come too."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
     Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @pytest.fixture
