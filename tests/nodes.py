@@ -84,7 +84,7 @@ class Cluster:
         ports = {"port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent,
                  "dashboard-agent-grpc-port": agents, "ray-client-server-port": clients}  # fmt: skip
         given = [f"--{name}={value}" for name, value in ports.items()]
-        self.head = start(self._stack, self._place(), self.environment, "--head", "--num-cpus=1", *given, *arguments)
+        self.head = self._start("--head", "--num-cpus=1", *given, *arguments)
 
     def end(self) -> None:
         """Kill the head with all that runs on it."""
@@ -95,10 +95,13 @@ class Cluster:
         """Start one more node."""
         agent, agents = free_ports(2)
         ports = f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agents}"
-        return start(self._stack, self._place(), self.environment, f"--address={self.address}", *ports, *arguments)
+        return self._start(f"--address={self.address}", *ports, *arguments)
 
-    def _place(self) -> Path:
-        return self.folder / f"{len(list(self.folder.iterdir()))}"
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        place = self.folder / f"{len(list(self.folder.iterdir()))}"
+        process = start(self._stack, place, self.environment, *arguments)
+        (place / "ray_current_cluster").unlink()  # else searches of tests beside this one would join it
+        return process
 
 
 @contextmanager
