@@ -1,6 +1,5 @@
 """The pages of a server in this process, as browsers of several people ask for them."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from autocompress.service.database import Search
 from autocompress.service.observer import Observer
 from autocompress.service.page.signing import COOKIE
 from autocompress.service.parts import Parts
-from autocompress.service.tokens import Person
+from autocompress.service.tokens import Person, Tokens
 
 HERE = "http://testserver"
 LOOK = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
@@ -48,9 +47,8 @@ class Site:
     def bad_tokens(self) -> list[str | None]:
         """None, a wrong one, an expired one and a revoked one."""
         tokens = self.parts.tokens
-        expired, revoked = tokens.create("ann", days=1e-9), tokens.create("carl")
+        expired, revoked = Tokens(self.parts.database, lambda: 0.0).create("ann"), tokens.create("carl")
         tokens.revoke("carl")
-        time.sleep(0.001)
         return [None, "", "act_wrong", self.tokens["ann"][:-1], expired, revoked]
 
     def search(self, study: str, person: Person = ANN, tell: bool = False, **changes: Any) -> Search:

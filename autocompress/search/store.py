@@ -29,7 +29,7 @@ from ..outcome import (
     remeasured,
     to_data,
 )
-from ..recipe import Recipe
+from ..recipe import Recipe, digest
 from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown, sqlite_file
 from .facts_first import FactsFirst
 from .files import work_folder
@@ -367,9 +367,9 @@ class StudyStore:
         """Every trial as Optuna has it, by number: its parameters and where each was looked for."""
         return {frozen.number: frozen for frozen in self._study.get_trials(deepcopy=False)}
 
-    def ended(self) -> int:
-        """How many trials have ended by now, whoever told them."""
-        return self._study._storage.get_n_trials(self._study._study_id, ENDED)
+    def state(self) -> tuple[int, str]:
+        """What is another whenever somebody writes of the study: how many trials ended, and what is kept with it."""
+        return self._study._storage.get_n_trials(self._study._study_id, ENDED), digest(self._study.user_attrs)
 
     def finished(self) -> dict[int, Record]:
         """The trials that ended, without duplicates, by their last measurements: what counts."""

@@ -21,7 +21,7 @@ class Observer:
     told: set[int]
     front: dict[str, Any] | None = None
     _store: StudyStore | None = field(default=None, repr=False)
-    _ended: int = field(default=-1, repr=False)
+    _state: tuple[int, str] | None = field(default=None, repr=False)
 
     def look(self, anew: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         """What is new, as kinds of events with their data; nothing where the study was not begun yet.
@@ -29,11 +29,11 @@ class Observer:
         anew: read also what was measured again at the end of a search.
         """
         try:
-            ended = -1 if self._store is None else self._store.ended()
+            state = None if self._store is None else self._store.state()
             # A store reads its trials once: those that ended since are seen by another one.
-            if self._store is None or anew or ended != self._ended:
+            if self._store is None or state != self._state:
                 self._store = StudyStore.open(self.storage, self.study)
-                self._ended = ended
+                self._state = state
             records = self._store.finished()
         except StudyError:
             self._store = None
@@ -77,7 +77,6 @@ def front_data(store: StudyStore, records: Mapping[int, Record]) -> dict[str, An
         {"trial": number, **{name: getattr(outcomes[number], "metrics", {}).get(name) for name in store.objectives}}
         for number in front.trials
     ]
-    lower = (
-        {"lower": list(store.lower)} if store.lower else {}
-    )  # of a task's own metrics, those of which less is better
-    return {"verdict": front.verdict, "front": rows, "counts": dict(front.counts), **lower}
+    found = {"verdict": front.verdict, "front": rows, "counts": dict(front.counts)}
+    # Of a task's own metrics, those of which less is better.
+    return {**found, "lower": list(store.lower)} if store.lower else found

@@ -47,17 +47,13 @@ class Parts:
     metrics: Metrics
     kept: Kept = field(default_factory=lambda: Kept(KEPT))
 
-    def now(self, search: Search) -> tuple[str, int]:
-        """A search as it is until something more happens to it: by this, what is worked out of it is kept."""
-        return (search.id, search.events)
-
     def results(self, search: Search) -> Results:
-        """What the storage holds of a search. Raises Refusal (409) where it was not begun yet."""
-        return self.kept.get(("results", *self.now(search)), lambda: self._read(search))
-
-    def _read(self, search: Search) -> Results:
+        """What the storage holds of a search, read once for as long as nobody writes of it: one object, by which what
+        is worked out of it may be kept too. Raises Refusal (409) where it was not begun yet.
+        """
         try:
-            return Results(StudyStore.open(self.settings.storage, search.study))
+            store = StudyStore.open(self.settings.storage, search.study)
+            return self.kept.get((search.id, *store.state()), lambda: Results(store))
         except StudyError as error:
             if not str(error).startswith("no study"):
                 raise

@@ -33,5 +33,8 @@ def test_what_cannot_be_made_leaves_nothing(code: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("uri", ["", "http://127.0.0.1:9", "postgresql://here/runs"])
-def test_servers_make_their_own(uri: str) -> None:
+def test_servers_make_their_own(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs_store, "MAKE", "raise SystemExit('it was begun')")
     make_runs_store(uri)
+    assert list(tmp_path.iterdir()) == []

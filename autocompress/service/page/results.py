@@ -13,7 +13,7 @@ from .. import events
 from ..database import Search
 from ..parts import Parts, WithParts, WithPerson, WithSearch
 from ..problems import Refusal
-from ..routes.results import Pick, export
+from ..routes.results import Pick, export, tail
 from ..routes.searches import Change
 from .comparing import compared
 from .listing import Standing, brief, standing
@@ -43,14 +43,13 @@ def _begun(parts: Parts, search: Search) -> Results | None:
 @router.get("")
 def search_page(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """State, verdict and front."""
-    front = parts.kept.get(("front", *parts.now(search)), lambda: _front(_begun(parts, search)))
+    results = _begun(parts, search)
+    front = None if results is None else parts.kept.get(("front", results), lambda: _front(results))
     return page(request, "search", search=search, row=standing_of(parts, search), front=front)
 
 
-def _front(results: Results | None) -> dict[str, Any] | None:
-    """The front as rows, and what is said of it; None before there is a study."""
-    if results is None:
-        return None
+def _front(results: Results) -> dict[str, Any]:
+    """The front as rows, and what is said of it."""
     # Late, as for the API's own explanations.
     from ...search.report import heading, shown_members
 
@@ -71,7 +70,8 @@ def _front(results: Results | None) -> dict[str, Any] | None:
 @router.get("/figures")
 def figures_of(parts: WithParts, search: WithSearch) -> dict[str, Any]:
     """The figures of the front in plotly's JSON, and every measured trial as a point with its name."""
-    return parts.kept.get(("figures", *parts.now(search)), lambda: _figures(parts.results(search)))
+    results = parts.results(search)
+    return parts.kept.get(("figures", results), lambda: _figures(results))
 
 
 def _figures(results: Results) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def compare(
     request: Request,
     parts: WithParts,
     search: WithSearch,
-    trial: Annotated[list[int], Query()] = [],  # noqa: B006
+    trial: Annotated[list[int], Query(default_factory=list)],
 ) -> Response:
     """Two trials side by side."""
     results = parts.results(search)
@@ -172,7 +172,8 @@ def compare(
 @router.get("/why")
 def why(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """Why the study came to its front, and where its time went."""
-    found = parts.kept.get(("why", *parts.now(search)), lambda: _reasons(parts.results(search)))
+    results = parts.results(search)
+    found = parts.kept.get(("why", results), lambda: _reasons(results))
     return page(request, "why", search=search, why=found)
 
 
@@ -189,12 +190,9 @@ def log(
 ) -> Response:
     """The end of what a run of its controller wrote."""
     number = search.run if run is None else run
-    path, lines, cut = parts.log(search, number), [], False
-    if path.is_file():
-        with path.open("rb") as file:
-            cut = path.stat().st_size > LOG_BYTES
-            file.seek(max(0, path.stat().st_size - LOG_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()[1 if cut else 0 :]
+    path = parts.log(search, number)
+    text, cut = tail(path, LOG_BYTES) if path.is_file() else ("", False)
+    lines = text.splitlines()[1 if cut else 0 :]
     return page(request, "log", search=search, lines=lines, run=number, cut=cut)
 
 

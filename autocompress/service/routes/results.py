@@ -1,5 +1,6 @@
 """What came of a search: its front, trials, explanations, logs and files."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -41,8 +42,8 @@ Pick = Literal["smallest", "fastest", "most-accurate", "knee"]
 @router.get("/front", response_model=FrontAnswer, responses=SAME)
 def front(parts: WithParts, search: WithSearch, request: Request) -> Response:
     """The front, the verdict on the budget, the nearest miss and the limit that binds."""
-    found = parts.kept.get(("document", *parts.now(search)), lambda: _with_limits(parts.results(search)))
-    return tagged(request, found)
+    results = parts.results(search)
+    return tagged(request, parts.kept.get(("document", results), lambda: _with_limits(results)))
 
 
 def _with_limits(results: Results) -> dict[str, Any]:
@@ -84,9 +85,15 @@ def logs(parts: WithParts, search: WithSearch, run: Annotated[int | None, Query(
     path = parts.log(search, search.run if run is None else run)
     if not path.is_file():
         raise Refusal(404, "there is no such run", f"search {search.study!r}", f"it had {search.run}", "name another")
+    return PlainTextResponse(tail(path, LOG_BYTES)[0])
+
+
+def tail(path: Path, most: int) -> tuple[str, bool]:
+    """The last bytes of a file as text, up to so many, and whether there were more."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LOG_BYTES))
-        return PlainTextResponse(file.read().decode(errors="replace"))
+        before = max(0, path.stat().st_size - most)
+        file.seek(before)
+        return file.read().decode(errors="replace"), before > 0
 
 
 @router.get("/export", response_class=FileResponse, responses=PACKED)
