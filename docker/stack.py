@@ -56,16 +56,6 @@ def read_services(variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return services
 
 
-def ordered(services: Mapping[str, dict[str, Any]]) -> list[str]:
-    """The services' names, each after those that it depends on."""
-    done: list[str] = []
-    while len(done) < len(services):
-        ready = [n for n, s in services.items() if n not in done and set(s.get("depends_on", ())) <= set(done)]
-        assert ready, "services depend on one another in a circle"
-        done += ready
-    return done
-
-
 @dataclass
 class Process:
     """A service that runs: how it was started, and where it says what."""

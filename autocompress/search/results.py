@@ -1,5 +1,6 @@
 """Reading a study: its front, its trials and the files that they made."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from .files import StudyFiles
 from .forecast import ExpectedGain, expected_gain
 from .records import Record
 from .store import StudyStore
+
+TOLERANCE = 1e-9  # a share of a bound: sums of the same numbers differ by less
 
 
 def points(records: Mapping[int, Record], front: Sequence[int]) -> list[Point]:
@@ -55,8 +58,7 @@ class Results:
 
     def row(self, number: int) -> dict[str, Any]:
         """A trial as `front --json` shows it."""
-        record = self.record(number)
-        remarks = getattr(record.outcome, "remarks", [])
+        record, remarks = self.record(number), self.remarks(number)
         return {
             "recipe": record.recipe_data,
             "metrics": self.metrics(number),
@@ -64,6 +66,25 @@ class Results:
             "run_id": (self.store.get("run_ids") or {}).get(str(number)),
             **({"remarks": remarks} if remarks else {}),
         }
+
+    def remarks(self, number: int) -> list[str]:
+        """What a trial's metrics do not tell, and which limits on quality it is past on the test split.
+
+        It was chosen on the validation split, whose noise favours who is chosen. A limit on what may be lost is held
+        against what the uncompressed model has on the test split.
+        """
+        found, base = self.test.get(str(number), {}), self.test.get("baseline", {})
+        told = list(getattr(self.record(number).outcome, "remarks", []))
+        for limit in self.limits:
+            name, bound = f"test_{limit.metric}", limit.bound
+            if limit.label.endswith("_drop"):
+                bound += base.get(name, math.nan) - self.baseline.get(limit.metric, math.nan)
+            if name in found and replace(limit, bound=bound).violation({limit.metric: found[name]}) > TOLERANCE:
+                sense = limit.sense.replace("_", " ")
+                told.append(
+                    f"has {limit.metric} {found[name]:.4f} on the test split, past the limit: {sense} {bound:.4f}"
+                )
+        return told
 
     def trial(self, number: int) -> dict[str, Any]:
         """A trial as `show` shows it: what was asked for, what came of it, and what was done to each layer."""
@@ -118,7 +139,7 @@ class Results:
     def candidate(self, number: int) -> Candidate | None:
         """What a trial made, where it is kept: for the trials of the front."""
         found = self.files.load(number)
-        return found and replace(found, remarks=getattr(self.record(number).outcome, "remarks", []))
+        return found and replace(found, remarks=self.remarks(number))
 
     def kept_baseline(self) -> Baseline | None:
         """The study's baseline, where it is kept."""

@@ -298,9 +298,7 @@ def attach(study: RemoteStudy, server: ServerOption = None, as_json: JsonOption 
 
 def logs(
     study: RemoteStudy,
-    run: Annotated[
-        int | None, typer.Option(min=1, help="Which run of its controller; the last if none is given.")
-    ] = None,
+    run: RunOption = None,
     server: ServerOption = None,
 ) -> None:
     """Print what the controller of a search on a server wrote."""

@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,8 @@ def test_the_server_is_started_with_options_that_it_has(services: dict[str, dict
     assert {option.split("=")[0] for option in options} <= known
 
 
-def test_services_start_after_those_that_they_depend_on(services: dict[str, dict[str, Any]]) -> None:
-    order = stack.ordered(services)
-    for name, service in services.items():
-        for before in service.get("depends_on", {}):
-            assert order.index(before) < order.index(name)
+def test_services_wait_for_the_health_of_others_in_no_circle(services: dict[str, dict[str, Any]]) -> None:
+    TopologicalSorter({name: service.get("depends_on", {}) for name, service in services.items()}).prepare()
     assert all(
         rule == {"condition": "service_healthy"} for s in services.values() for rule in s.get("depends_on", {}).values()
     )
