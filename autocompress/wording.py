@@ -83,6 +83,11 @@ def metric_cells(metrics: dict[str, float], quality: str) -> list[str]:
     ]
 
 
+def warning_lines(document: dict[str, Any]) -> list[str]:
+    """What the metrics of the front do not tell, one line each."""
+    return [f"warning: trial {row['trial']} {text}" for row in document["front"] for text in row.get("remarks", ())]
+
+
 def verdict_lines(document: dict[str, Any], limits: Iterable[Any], quality: str) -> list[str]:
     """The answer of a search, in sentences."""
     counts = document["counts"]

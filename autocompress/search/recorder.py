@@ -22,7 +22,7 @@ from ..tracking.notes import export_command
 from ..tracking.protocol import Barred, Data, MemoryTracker, Note, Row, StudyInfo, Summary, Tracker
 from ..tracking.report import report_html
 from ..tracking.steps import StepsPicture, draw_steps
-from ..wording import limit_text, verdict_lines
+from ..wording import limit_text, verdict_lines, warning_lines
 from .explain import Found, picks
 from .explanation import found_of, knee_picture
 from .plan import Plan
@@ -192,7 +192,7 @@ def study_words(results: Results) -> Note:
     document, members = results.document(), shown_members(results)
     knee = next((member.number for member in members if "knee" in member.picks), None)
     commands = () if knee is None else (export_command(results.name, knee),)
-    verdict = verdict_lines(document, results.limits, results.quality)
+    verdict = [*verdict_lines(document, results.limits, results.quality), *warning_lines(document)]
     budget = tuple(map(limit_text, results.limits))
     return Note(budget, tuple(verdict), heading(results.quality), tuple(members), commands)
 

@@ -11,7 +11,7 @@ from ..tracking.notes import export_command
 from ..tracking.protocol import Member
 from ..tracking.report import LINES, Done, Report, Section, Spent, report_html, shares
 from ..urls import shown
-from ..wording import decision_lines, limit_text, metric_cells, number, verdict_lines
+from ..wording import decision_lines, limit_text, metric_cells, number, verdict_lines, warning_lines
 from .explain import picks
 from .explanation import explain_study, explain_trial, found_of
 from .prefixes import Known
@@ -35,7 +35,7 @@ def study_report(results: Results, storage: str) -> Report:
         results.name,
         results.quality,
         [limit_text(limit) for limit in results.limits],
-        [*([ended] if (ended := document["ended"]) else []), *verdict],
+        [*([ended] if (ended := document["ended"]) else []), *verdict, *warning_lines(document)],
         "The front, smallest first" if document["front"] else "Nothing meets the budget: the nearest miss",
         heading(results.quality),
         metric_cells(document["baseline"], results.quality),

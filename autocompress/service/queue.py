@@ -165,7 +165,7 @@ def taken(study: str) -> Refusal:
         "this name is in use",
         f"study {study!r}",
         "a name means one study in a storage, whoever began it",
-        "choose another `study:` name, or resume the search of that name",
+        "choose another `study:` name; a search of yours on this server goes on with --resume",
     )
 
 

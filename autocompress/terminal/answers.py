@@ -30,13 +30,12 @@ def code_of(verdict: str) -> int:
 
 def front_parts(document: dict[str, Any], limits: Iterable["Limit"], quality: str) -> Iterator[Any]:
     """The front as a table, what its metrics do not tell, and the answer of the search."""
-    from ..wording import verdict_lines
+    from ..wording import verdict_lines, warning_lines
     from .views import front_table
 
     if document["front"]:
         yield front_table(f"{document['study']}: the front", document["front"], document["baseline"], quality)
-    for row in document["front"]:
-        yield from (f"warning: trial {row['trial']} {text}" for text in row.get("remarks", ()))
+    yield from warning_lines(document)
     yield from verdict_lines(document, limits, quality)
 
 

@@ -19,7 +19,8 @@ def test_a_front_with_its_recipes_seconds_and_reasons(tmp_path: Path) -> None:
     report = study_report(results, DEFAULT_STORAGE)
     assert report.study == "made"
     assert report.budget == ["size_bytes at most 200 B", "accuracy at least 0.95"]
-    assert "feasible: 2 on the front" in report.verdict[-1]
+    assert "feasible: 2 on the front" in report.verdict[-2]
+    assert report.verdict[-1] == "warning: trial 1 names one class alone"
     assert [(member.number, member.cells[0]) for member in report.members] == [(0, "100 B"), (1, "150 B")]
     assert report.members[0].picks[0] == "smallest"
     assert report.baseline[0] == "1.0 KB"

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 from ...config import DURATIONS, less_is_better, quantity
 from ...search.results import Results
 from ...tracking.protocol import Member
-from ...wording import limit_text, metric_cells, verdict_lines, visible
+from ...wording import limit_text, metric_cells, verdict_lines, visible, warning_lines
 from .. import events
 from ..database import Search
 from ..parts import Parts, WithParts, WithPerson, WithSearch
@@ -61,7 +61,7 @@ def _front(results: Results) -> dict[str, Any]:
         "baseline": metric_cells(document["baseline"], results.quality),
         "budget": [limit_text(limit) for limit in results.limits],
         "verdict": [*([ended] if (ended := document["ended"]) else []),
-                    *verdict_lines(document, results.limits, results.quality)],
+                    *verdict_lines(document, results.limits, results.quality), *warning_lines(document)],
         "quality": results.quality,
         "lower": less_is_better(results.quality, results.store.lower),
     }  # fmt: skip
