@@ -15,7 +15,8 @@ from autocompress.config import SearchConfig, load_config
 from autocompress.documents import Document, validate
 from autocompress.errors import ConfigError, StudyError
 from autocompress.search.files import work_folder
-from autocompress.search.store import StudyStore, check_tracking, open_storage, study_names
+from autocompress.search.storage import check_tracking, open_storage, study_names
+from autocompress.search.store import StudyStore
 from autocompress.urls import owners, same_database, shown, under, without_passwords
 
 MLFLOW = "CREATE TABLE experiments (a); CREATE TABLE runs (a); CREATE TABLE experiment_tags (a)"

@@ -7,7 +7,8 @@ from ..front import find_front
 from ..outcome import Metrics
 from .plan import Plan
 from .space import Space
-from .store import StudyStore, study_names
+from .storage import study_names
+from .store import StudyStore
 from .terrain import Row
 
 STUDIES, RECIPES = 2, 4  # at most, of all studies together

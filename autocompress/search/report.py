@@ -17,7 +17,7 @@ from .explanation import explain_study, explain_trial, found_of
 from .prefixes import Known
 from .reasons import reason_lines, step_remarks, step_rows, study_lines
 from .results import Results
-from .store import DEFAULT_STORAGE
+from .storage import DEFAULT_STORAGE
 
 
 def study_page(results: Results, storage: str) -> bytes:

@@ -17,7 +17,8 @@ from .recorder import Recorder
 from .repeats import Repeats
 from .setup import Setup, changed, set_up
 from .state import View
-from .store import StudyStore, check_tracking, study_names
+from .storage import check_tracking, study_names
+from .store import StudyStore
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from ..trial.trial import confirm
 from .deliver import remeasure
 from .results import Results
 from .setup import Setup, set_up
-from .store import StudyStore, study_names
+from .storage import study_names
+from .store import StudyStore
 
 SIZES = ("size_bytes", "params", "nonzero_params")
 RATIOS = ("compression_ratio", "space_saving")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from ..errors import ServiceError
-from ..search.store import open_storage
+from ..search.storage import open_storage
 from ..urls import connect_arguments, shown
 from .states import State
 

@@ -19,7 +19,7 @@ PROBLEMS = {
     "422": "A value is not what it must be.",
     "429": "It is asked too often: Retry-After says when to come again.",
     "500": "The server made a mistake.",
-    "503": "The database is away: Retry-After says when to come again.",
+    "503": "The database is away, or too much is being made: Retry-After says when to come again.",
     "507": "The server's disk is full.",
 }
 OPEN_PROBLEMS = ("405", "500")  # of what wants no token

@@ -8,12 +8,14 @@ import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import ServiceError, WriteError, unwritten
 from .database import Search
+from .problems import Refusal
 from .settings import Settings
 from .submission import Places
 from .sweeping import in_use
@@ -21,6 +23,9 @@ from .sweeping import in_use
 COMMAND = (sys.executable, "-P", "-c", "from autocompress.terminal.cli import main; main()")
 NO_ROOM = ("cannot be written: ", "disk is full", "no space left")  # what a command says of a full disk
 AT_ONCE = threading.BoundedSemaphore(2)  # commands beside the searches
+# Each keeps one of the 40 threads that answer, also while it waits for its turn; all other requests need some too.
+TAKEN = threading.BoundedSemaphore(12)
+AGAIN_S = 10.0
 PLAN_S, EXPORT_S = 600.0, 900.0
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest that a .zip can say
 FORMATS = {"zip": "application/zip", "tar.gz": "application/gzip"}
@@ -33,13 +38,13 @@ class Exports:
         self._settings, self._places = settings, places
 
     def archive(self, search: Search, trial: int, kind: str) -> Path:
-        """The archive of a trial's artifact directory, made if it is not there. Raises ServiceError."""
+        """The archive of a trial's artifact directory, made where it is missing. Raises ServiceError, Refusal (503)."""
         folder = self._places.search(search.id) / "exports"
         path = folder / f"{search.study}-{trial}.{kind}"
         made = folder / str(trial)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with in_use(folder):
+            with _taken(), in_use(folder):
                 if path.is_file():
                     path.touch()
                 else:
@@ -52,9 +57,10 @@ class Exports:
         return path
 
     def plan(self, config: Path) -> dict[str, Any]:
-        """What `autocompress plan` says of a config. Raises ServiceError."""
-        arguments = ["plan", str(config), "--executor", self._settings.executor, "--json"]
-        found: dict[str, Any] = json.loads(self.run(arguments, config.parent, PLAN_S))
+        """What `autocompress plan` says of a config. Raises ServiceError, or Refusal (503)."""
+        arguments = ["plan", config.name, "--executor", self._settings.executor, "--json"]
+        with _taken():
+            found: dict[str, Any] = json.loads(self.run(arguments, config.parent, PLAN_S))
         return found
 
     def run(self, arguments: Sequence[str], cwd: Path, most_s: float) -> str:
@@ -79,6 +85,24 @@ class Exports:
             last = lines[-1].removeprefix("error: ")
             raise (WriteError if any(words in last for words in NO_ROOM) else ServiceError)(last)
         return done.stdout
+
+
+@contextmanager
+def _taken() -> Iterator[None]:
+    """One of the plans and exports that are taken at once. Raises Refusal (503)."""
+    if not TAKEN.acquire(blocking=False):
+        raise Refusal(
+            503,
+            "too many plans and exports are being made",
+            "server",
+            "each takes a process, and few run at once",
+            f"ask again in {AGAIN_S:.0f} s",
+            AGAIN_S,
+        )
+    try:
+        yield
+    finally:
+        TAKEN.release()
 
 
 def sha256(path: Path) -> str:

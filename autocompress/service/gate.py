@@ -88,7 +88,7 @@ async def admitted(scope: Scope, tokens: Tokens, guard: Guard, token: str) -> Pe
 def answer(problem: Refusal) -> JSONResponse:
     """A refusal as a response."""
     headers: dict[str, Any] = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-    retry_s = 5.0 if problem.status == 503 else problem.retry_s
+    retry_s = problem.retry_s or (5.0 if problem.status == 503 else None)
     headers |= {} if retry_s is None else {"Retry-After": str(max(1, math.ceil(retry_s)))}
     return JSONResponse(problem.document(), problem.status, headers, MEDIA_TYPE)
 

@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..errors import ServiceError
-from ..search.store import close_storages
+from ..search.storage import close_storages
 from .app import make_app
 from .bell import Bell
 from .database import Database

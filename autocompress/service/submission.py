@@ -15,7 +15,7 @@ import yaml
 from ..config import SearchConfig, find_config, study_name
 from ..documents import Document, read_yaml, validate
 from ..errors import ConfigError, unwritten
-from ..search.store import study_names
+from ..search.storage import study_names
 from .archives import pack, unpack
 from .database import Search
 from .problems import Refusal

@@ -119,7 +119,8 @@ def plan(
 def list_studies(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List the studies of a storage."""
     from ..search.results import Results
-    from ..search.store import StudyStore, study_names
+    from ..search.storage import study_names
+    from ..search.store import StudyStore
 
     url = storage_url(storage)
     rows = []
@@ -333,7 +334,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI on the study's tracking store; Ctrl-C ends it."""
-    from ..search.store import check_tracking
+    from ..search.storage import check_tracking
     from .details import tracking_place
 
     store, page = (uri, "") if uri else tracking_place(storage_url(storage))

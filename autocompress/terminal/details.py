@@ -141,7 +141,8 @@ def technique_lines(documents: list[dict[str, Any]]) -> list[str]:
 
 def tracking_place(storage: str) -> tuple[str, str]:
     """The tracking store of a storage's newest study, and that study's address in it; raises StudyError for none."""
-    from ..search.store import StudyStore, study_names
+    from ..search.storage import study_names
+    from ..search.store import StudyStore
 
     stores = [StudyStore.open(storage, name) for name in study_names(storage)]
     tracked = [store for store in stores if (store.get("config") or {}).get("tracking")]
@@ -198,7 +199,7 @@ def _memory() -> str:
 
 
 def _storage_row(storage: str) -> dict[str, Any]:
-    from ..search.store import study_names
+    from ..search.storage import study_names
 
     try:
         return _row("storage", True, f"{shown(storage)}: {len(study_names(storage))} studies", "")

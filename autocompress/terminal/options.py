@@ -37,7 +37,7 @@ class Pick(StrEnum):
 
 
 def _complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
-    from ..search.store import study_names
+    from ..search.storage import study_names
 
     try:
         return _typeable(study_names(storage_url(ctx.params.get("storage")), wait=0.5), incomplete)

@@ -6,7 +6,7 @@ from studies import metrics, studied
 
 from autocompress.outcome import Completed, Failed, Infeasible, Stopped
 from autocompress.search.report import study_page, study_report
-from autocompress.search.store import DEFAULT_STORAGE
+from autocompress.search.storage import DEFAULT_STORAGE
 
 
 def test_a_front_with_its_recipes_seconds_and_reasons(tmp_path: Path) -> None:

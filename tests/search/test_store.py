@@ -14,7 +14,8 @@ from autocompress.recipe import Recipe
 from autocompress.search.samplers import make_sampler
 from autocompress.search.space import Space
 from autocompress.search.space_file import load_space
-from autocompress.search.store import StudyStore, open_storage, study_names
+from autocompress.search.storage import open_storage, study_names
+from autocompress.search.store import StudyStore
 
 OBJECTIVES = ("size_bytes", "accuracy", "latency_ms")
 SPACE = """\
@@ -288,3 +289,11 @@ def test_a_study_whose_making_was_cut_off_is_none_until_it_is_made(url: str) -> 
     StudyStore.create(config(url), ("size_bytes", "params", "latency_ms"), {"baseline": {"size_bytes": 9000.0}})
     assert study_names(url) == ["lenet"]
     assert reopened(url).get("baseline") == {"size_bytes": 9000.0}
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize", "minimize", "minimize"]])
+def test_a_study_whose_making_was_cut_off_is_made_anew_with_other_objectives(url: str, directions: list[str]) -> None:
+    optuna.create_study(storage=open_storage(url, make=True), study_name="lenet", directions=directions)
+    StudyStore.create(config(url), ("size_bytes", "params", "latency_ms"), {})
+    (study,) = optuna.get_all_study_summaries(open_storage(url))
+    assert [direction.name for direction in study.directions] == ["MINIMIZE"] * 3

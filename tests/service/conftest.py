@@ -7,7 +7,7 @@ import pytest
 from databases import Postgres, running_postgres
 from served import sqlite_in
 
-from autocompress.search.store import close_storages
+from autocompress.search.storage import close_storages
 
 
 @pytest.fixture(scope="session")

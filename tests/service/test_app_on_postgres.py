@@ -9,7 +9,7 @@ from databases import Postgres
 from served import parts_for
 from starlette.testclient import TestClient
 
-from autocompress.search.store import close_storages
+from autocompress.search.storage import close_storages
 from autocompress.service.app import make_app
 
 from .test_app import Api, problem

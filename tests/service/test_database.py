@@ -18,7 +18,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.errors import ServiceError, StorageAway, StudyError
-from autocompress.search.store import LAST_MADE, close_storages, open_storage, study_names
+from autocompress.search.storage import LAST_MADE, close_storages, open_storage, study_names
 from autocompress.service.database import VERSIONS, Base, Database
 from autocompress.service.tokens import Tokens
 

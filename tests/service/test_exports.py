@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from autocompress.errors import ServiceError
 from autocompress.service import exports as module
 from autocompress.service.database import Search
 from autocompress.service.parts import Parts
+from autocompress.service.problems import Refusal
 
 # Writes down what it was called with; as `export` two files, as `plan` a document.
 COMMAND = """
@@ -88,3 +90,17 @@ def test_a_command_that_takes_too_long_is_ended(parts: Parts, search: Search, mo
     monkeypatch.setattr(module, "COMMAND", (sys.executable, "-S", "-c", "import time; time.sleep(60)"))
     with pytest.raises(ServiceError, match="export: took longer than 0 s"):
         parts.exports.run(["export"], parts.places.project(search), 0.3)
+
+
+def test_plans_and_exports_leave_threads_to_other_requests(
+    parts: Parts, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.exports.archive(search, 4, "zip")
+    monkeypatch.setattr(module, "TAKEN", threading.BoundedSemaphore(1))
+    with module._taken():
+        with pytest.raises(Refusal, match="too many plans and exports") as refused:
+            parts.exports.archive(search, 3, "zip")
+        with pytest.raises(Refusal, match="ask again in 10 s"):
+            parts.exports.plan(parts.places.project(search) / "search.yaml")
+    assert (refused.value.status, refused.value.retry_s) == (503, 10.0)
+    assert parts.exports.archive(search, 3, "zip").is_file()

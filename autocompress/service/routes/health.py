@@ -19,8 +19,8 @@ class Ready(BaseModel):
 
 
 @router.get("/healthz")
-def alive() -> dict[str, str]:
-    """That the server answers."""
+async def alive() -> dict[str, str]:
+    """That the server answers, without a thread of those that requests wait for."""
     return {"status": "ok"}
 
 
