@@ -30,6 +30,7 @@ MEASURED = {
 }
 # Limits that end so are counted down from the baseline's metric, and less of them is better.
 DROP = "_drop"
+LINK = r"https?://[^\s<>()\"'@]{1,300}"  # an address without a password that stands safely in Markdown
 Names = Collection[str]
 
 
@@ -185,6 +186,7 @@ class Tracking(_Strict):
     """Where MLflow keeps the runs; the experiment is the study's name unless it says otherwise.
 
     registers, which is written `register`, says whether the front's models are registered under the study's name.
+    server is the address of the service that runs the search, to whose page a description in MLflow leads.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -192,6 +194,7 @@ class Tracking(_Strict):
     uri: str = "sqlite:///mlflow.db"
     experiment: str | None = None
     registers: bool = Field(False, alias="register")
+    server: str | None = Field(None, pattern=f"^{LINK}$")
 
 
 class RuntimeEnv(_Strict):

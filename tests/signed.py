@@ -66,9 +66,9 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
+def site(folder: Path, **changes: Any) -> Iterator[Site]:
     """The pages of a server whose storage is in a folder."""
-    parts = parts_for(folder, failures=10_000)
+    parts = parts_for(folder, failures=10_000, **changes)
     with TestClient(make_app(parts), HERE, raise_server_exceptions=False) as client:
         yield Site(parts, client)
     parts.database.close()

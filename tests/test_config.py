@@ -326,7 +326,7 @@ def test_models_are_registered_on_request_and_the_request_is_kept_with_the_study
     assert asked.tracking is not None
     assert asked.tracking.registers
     kept = asked.model_dump(mode="json")["tracking"]
-    assert kept == {"uri": "sqlite:///mlflow.db", "experiment": None, "register": True}
+    assert kept == {"uri": "sqlite:///mlflow.db", "experiment": None, "register": True, "server": None}
     assert config(tracking=kept).tracking == asked.tracking
     assert asked.identity() == config().identity()
 

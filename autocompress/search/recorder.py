@@ -18,7 +18,7 @@ from ..tasks.examples import example_inputs
 from ..tracking.background import Background
 from ..tracking.figures import Picture, front_html, front_png
 from ..tracking.mlflow import MlflowTracker
-from ..tracking.notes import export_command
+from ..tracking.notes import export_command, search_page
 from ..tracking.protocol import Barred, Data, MemoryTracker, Note, Row, StudyInfo, Summary, Tracker
 from ..tracking.report import report_html
 from ..tracking.steps import StepsPicture, draw_steps
@@ -121,7 +121,7 @@ class Recorder:
             state.study, state.quality, points(state.records, front.trials), state.baseline.metrics, state.limits
         )
         results = Results(self._store)
-        note = study_words(results)
+        note = study_words(results, self._tracking.server if self._tracking else None)
         report = study_report(results, self._setup.config.storage) if last and self._tracking else None
 
         def send(tracker: Tracker) -> None:
@@ -187,14 +187,18 @@ def _data(plan: Plan) -> Data:
     return Data(name, plan.setup.made_of["data"], examples)
 
 
-def study_words(results: Results) -> Note:
-    """What is said of a study: budget, verdict, the front by what one would pick it for, and what to type next."""
+def study_words(results: Results, server: str | None = None) -> Note:
+    """What is said of a study: budget, verdict, the front by what one would pick it for, and what to type next.
+
+    server is the address of the service that runs it, if one does.
+    """
     document, members = results.document(), shown_members(results)
     knee = next((member.number for member in members if "knee" in member.picks), None)
-    commands = () if knee is None else (export_command(results.name, knee),)
+    commands = () if knee is None else (export_command(results.name, knee, server),)
     verdict = [*verdict_lines(document, results.limits, results.quality), *warning_lines(document)]
     budget = tuple(map(limit_text, results.limits))
-    return Note(budget, tuple(verdict), heading(results.quality), tuple(members), commands)
+    page = search_page(server, results.name) if server else None
+    return Note(budget, tuple(verdict), heading(results.quality), tuple(members), commands, page)
 
 
 def _row(record: Record) -> Row | None:

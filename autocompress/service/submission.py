@@ -163,11 +163,15 @@ def _derived(data: dict[str, Any], config: SearchConfig, settings: Settings) -> 
     places = {
         "study": config.study,
         "storage": settings.storage,
-        "tracking": None if none else {"uri": settings.tracking, "experiment": experiment or config.study},
+        "tracking": None if none else _tracking(settings, experiment or config.study),
         "ray": {"address": settings.ray, **containers},
     }
     text: str = yaml.safe_dump({**data, **places}, sort_keys=False, allow_unicode=True)
     return text
+
+
+def _tracking(settings: Settings, experiment: str) -> dict[str, Any]:
+    return {"uri": settings.tracking, "experiment": experiment, "server": settings.address}
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """The commands of who runs the service: serve, and token."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from ..config import LINK
 from ..environment import from_environment
 from ..errors import ConfigError, ServiceError
 from .options import Controllers, JsonOption, StorageOption, Workers, storage_url
@@ -51,6 +53,13 @@ def serve(
             help="MLflow's store; mlflow.db beside the studies if none is given.",
         ),
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="How people reach this server, for links, if not by host and port."),
+    ] = None,
+    mlflow_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="How people reach MLflow, for links, if not by --tracking.")
+    ] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="auto, local, or a cluster's HOST:PORT.")] = "auto",
     folder: Annotated[
         Path | None, typer.Option(help="What searches are made of and export; servers of one database share it.")
@@ -86,16 +95,18 @@ def serve(
     from ..service.settings import Settings, default_folder
     from ..urls import is_server, under
 
-    url = under(storage_url(storage), Path.cwd())
-    where = (folder or default_folder(url)).resolve()
+    studies = under(storage_url(storage), Path.cwd())
+    where = (folder or default_folder(studies)).resolve()
     beside = f"sqlite:///{where.parent.parent / 'mlflow.db'}"
     store = tracking or from_environment("AUTOCOMPRESS_TRACKING") or beside
     settings = Settings(
-        storage=url,
+        storage=studies,
         folder=where,
         tracking=store if is_server(store) else under(store, Path.cwd()),
         host=host,
         port=port,
+        url=_link("--url", url),
+        mlflow_url=_link("--mlflow-url", mlflow_url),
         ray=ray,
         executor=executor.value,
         controllers=_controllers(controllers, ray),
@@ -121,6 +132,13 @@ def _no_secrets(given: Mapping[str, str | None]) -> None:
                 f"{option} {shown(url)}: holds a password, and arguments are seen by everybody on the machine: set "
                 f"AUTOCOMPRESS_{name}, or AUTOCOMPRESS_{name}_FILE to a file with it"
             )
+
+
+def _link(option: str, url: str | None) -> str | None:
+    """An address that pages lead to. Raises ConfigError for another scheme, or with what no link should hold."""
+    if url is not None and not re.fullmatch(LINK, url):
+        raise ConfigError(f"{option} {url!r}: is no address of a page: write http://HOST:PORT, without a password")
+    return url
 
 
 def take_secrets() -> None:

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from ..outcome import Completed, Failed, Infeasible, Metrics, Outcome, Stopped, measured
 from ..wording import size
@@ -111,6 +112,8 @@ def _study_note(study: str, note: Note, places: Places, shown: int) -> str:
         parts.append(f"... and {len(note.members) - shown} more, which carry the tag `autocompress.front`")
     if places.table:
         parts.append(f"[The front as a table to sort and compare]({places.table})")
+    if note.page:
+        parts.append(f"[The search's own page]({note.page}): filter, compare, explain and export")
     if places.report:
         parts.append(f"[The report]({places.report}): one page, for whoever has no MLflow")
     if places.picture:
@@ -141,9 +144,15 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 
-def export_command(study: str, number: int) -> str:
-    """What to type for the artifact directory of a trial."""
-    return f"autocompress export {shlex.quote(study)} --trial {number} --out chosen"
+def export_command(study: str, number: int, server: str | None = None) -> str:
+    """What to type for the artifact directory of a trial, where a service has the study by its address."""
+    where = f" --server {shlex.quote(server)}" if server else ""
+    return f"autocompress export {shlex.quote(study)} --trial {number} --out chosen{where}"
+
+
+def search_page(server: str, study: str) -> str:
+    """The address of a search's page in a service."""
+    return f"{server.rstrip('/')}/searches/{quote(study, safe='')}"
 
 
 def data_profile(data: Data) -> str:

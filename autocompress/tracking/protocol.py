@@ -53,13 +53,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Note:
-    """What is said of a study in words: its limits, the answer, the front (or the nearest miss), what to type next."""
+    """What is said of a study in words: its limits, the answer, the front (or the nearest miss), what to type next.
+
+    page is the address of the search's page in the service that runs it; None where none does.
+    """
 
     budget: tuple[str, ...]
     verdict: tuple[str, ...]
     heading: tuple[str, ...]
     members: tuple[Member, ...]
     commands: tuple[str, ...]
+    page: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from pretender import pretend
 from served import archive, parts_for
 from starlette.testclient import TestClient
 
+from autocompress.config import Tracking, load_config
 from autocompress.service.app import make_app
 from autocompress.service.parts import Parts
 from autocompress.service.quotas import Quota
+from autocompress.service.submission import DERIVED
 from autocompress.service.tokens import Tokens
 
 OPEN = {"/healthz", "/readyz"}
@@ -114,6 +116,27 @@ def test_a_search_is_queued_with_what_it_needs(api: Api) -> None:
     assert f"storage: {api.parts.settings.storage}\n" in derived.read_text()
 
 
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({"port": 8000}, "http://127.0.0.1:8000"),
+        ({"port": 8000, "host": "::1"}, "http://[::1]:8000"),
+        ({"port": 8000, "host": "0.0.0.0"}, None),
+        ({"port": 0}, None),
+        ({"port": 8000, "host": "0.0.0.0", "url": "https://compress.team"}, "https://compress.team"),
+    ],
+)
+def test_a_search_knows_where_people_see_it(given: dict[str, Any], address: str | None, tmp_path: Path) -> None:
+    parts = parts_for(tmp_path, tracking="http://mlflow:5000", **given)
+    with TestClient(make_app(parts), raise_server_exceptions=False) as client:
+        found = Api(parts, client).submit(archive=archive(study="one", tracking={})).json()
+    derived = parts.places.search(found["id"]) / "project" / DERIVED
+    assert yaml.safe_load(derived.read_text())["tracking"] == {
+        "uri": "http://mlflow:5000", "experiment": "one", "server": address,
+    }  # fmt: skip
+    assert load_config(derived).tracking == Tracking(uri="http://mlflow:5000", experiment="one", server=address)
+
+
 def test_a_search_keeps_its_image_and_gets_the_servers_cluster(api: Api) -> None:
     ray = {"address": "elsewhere:6379", "runtime_env": {"image_uri": "team/task:1.0"}}
     found = api.submit("one", archive=archive(study="one", task="team.task:make", ray=ray)).json()
@@ -171,7 +194,7 @@ def test_a_plan_leaves_nothing_behind(api: Api, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("autocompress.service.exports.COMMAND", (sys.executable, "-S", "-c", code))
     planned = api.call("POST", "/api/v1/plans", files={"archive": archive()})
     assert planned.status_code == 200, planned.text
-    assert planned.json()["config"].endswith("/project/.autocompress-service.yaml")
+    assert planned.json() == {"config": DERIVED}  # no path of the server's
     monkeypatch.setattr(
         "autocompress.service.exports.COMMAND", (sys.executable, "-S", "-c", "raise SystemExit('error: a: b: c')")
     )

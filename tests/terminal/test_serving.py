@@ -61,6 +61,14 @@ def test_no_password_is_an_argument(tmp_path: Path) -> None:
         assert "holds a password" in ran.err
 
 
+@pytest.mark.parametrize("link", ["compress.team", "javascript:alert(1)", "http://a:b@c", "http://a) [x](http://b"])
+def test_links_lead_to_pages_and_hold_no_password(link: str, tmp_path: Path) -> None:
+    for option in ("--url", "--mlflow-url"):
+        ran = run(tmp_path, "serve", option, link)
+        assert ran.code == 2
+        assert "is no address of a page: write http://HOST:PORT, without a password" in " ".join(ran.err.split())
+
+
 def test_a_storage_is_named_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "storage").write_text("sqlite:///other.db\n")
     monkeypatch.setenv("AUTOCOMPRESS_STORAGE_FILE", str(tmp_path / "storage"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,11 @@ from autocompress.tracking.notes import (
     NAME_LENGTH,
     NOTE_LENGTH,
     Places,
+    export_command,
     front_view,
     plain,
     run_name,
+    search_page,
     study_note,
     trial_note,
 )
@@ -82,6 +85,17 @@ def test_a_study_is_described_by_its_budget_verdict_and_front_with_what_one_woul
     assert "[The front as a table to sort and compare](#/table)" in lines
     assert "[The report](report.html): one page, for whoever has no MLflow" in lines
     assert "autocompress x" in lines
+
+
+def test_a_search_of_a_service_leads_to_its_page() -> None:
+    page = search_page("https://compress.team/", "le net/5")
+    assert page == "https://compress.team/searches/le%20net%2F5"
+    text = study_note("lenet", replace(note(member(1)), page=page), Places({}, {}))
+    assert f"[The search's own page]({page}): filter, compare, explain and export" in text.splitlines()
+    assert "own page" not in study_note("lenet", note(member(1)), Places({}, {}))
+    command = export_command("le net", 3, "https://compress.team")
+    assert command == "autocompress export 'le net' --trial 3 --out chosen --server https://compress.team"
+    assert export_command("lenet", 3) == "autocompress export lenet --trial 3 --out chosen"
 
 
 def test_a_study_without_front_picture_or_limits_is_described() -> None:

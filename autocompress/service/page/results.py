@@ -45,7 +45,14 @@ def search_page(request: Request, parts: WithParts, search: WithSearch) -> Respo
     """State, verdict and front."""
     results = _begun(parts, search)
     front = None if results is None else parts.kept.get(("front", results), lambda: _front(results))
-    return page(request, "search", search=search, row=standing_of(parts, search), front=front)
+    mlflow = None if results is None else _in_mlflow(parts, results)
+    return page(request, "search", search=search, row=standing_of(parts, search), front=front, mlflow=mlflow)
+
+
+def _in_mlflow(parts: Parts, results: Results) -> str | None:
+    """The address of a search's run in MLflow; None where it has none that is known."""
+    place, where = results.store.get("mlflow_page"), parts.settings.mlflow
+    return f"{where.rstrip('/')}/{place}" if place and where else None
 
 
 def _front(results: Results) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from served import ANN
 from signed import Site
+from signed import site as opened
 from studies import metrics, studied
 
 from autocompress.outcome import Completed, Failed, Infeasible
@@ -40,6 +41,27 @@ def test_the_front_is_a_table_with_what_is_said_of_the_budget(made: Site) -> Non
     assert 'id="ask-resume"' in page
     assert 'id="ask-pause"' not in page
     assert 'id="cancelling"' not in page
+
+
+@pytest.mark.parametrize(
+    ("tracking", "given", "link"),
+    [
+        ("http://me:secret@mlflow:5000/", None, "http://me:***@mlflow:5000/#/experiments/1/runs/2"),
+        ("http://mlflow:5000", "https://team/mlflow", "https://team/mlflow/#/experiments/1/runs/2"),
+        ("sqlite:///mlflow.db", None, None),
+    ],
+)
+def test_a_search_leads_to_its_run_in_mlflow_where_that_has_an_address(
+    tracking: str, given: str | None, link: str | None, tmp_path: Path
+) -> None:
+    with opened(tmp_path, tracking=tracking, mlflow_url=given) as site:
+        study = studied(tmp_path, Completed(metrics(100, 0.97, 2.0), {}))
+        site.search("made", tell=True, state="finished", verdict="feasible", run=1)
+        assert 'id="mlflow"' not in site.text("/searches/made")
+        study.store.set("mlflow_page", "#/experiments/1/runs/2")
+        page = site.text("/searches/made")
+        assert ('id="mlflow"' in page) == (link is not None)
+        assert link is None or f'<a class="soft" id="mlflow" href="{link}"' in page
 
 
 def test_figures_come_with_every_measured_trial_as_a_point(made: Site) -> None:
