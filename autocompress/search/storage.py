@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
-from sqlalchemy import event
+from optuna.storages._rdb import models
+from sqlalchemy import Engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import NO_PERMISSION, NO_ROOM, RESUMES, StorageAway, StudyError
+from ..recipe import digest
 from ..urls import WAIT_SECONDS, checked_url, connect_arguments, is_server, owners, shown, sqlite_file
+from .records import ENDED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 DEFAULT_STORAGE = "sqlite:///autocompress.db"
@@ -114,6 +117,20 @@ def _trouble(url: str, what: str, error: BaseException) -> StudyError:
     if _away(url, error):
         return StorageAway(f"storage {shown(url)}: cannot be {what}: {first}: {BACK}")
     return StudyError(f"storage {shown(url)}: cannot be {what}: {first}" + (f": {rule}" if rule else ""))
+
+
+def study_stamp(engine: Engine, name: str) -> tuple[int, int, str] | None:
+    """What is another whenever somebody writes of a study: which it is, how many of its trials ended, and what is kept
+    with it. None where there is no such study. It reads little, however many trials there are.
+    """
+    trial, attribute = models.TrialModel, models.StudyUserAttributeModel
+    with engine.connect() as connection:
+        study = connection.scalar(select(models.StudyModel.study_id).where(models.StudyModel.study_name == name))
+        if study is None:
+            return None
+        ended = select(func.count()).select_from(trial).where(trial.study_id == study, trial.state.in_(ENDED))
+        kept = select(attribute.key, attribute.value_json).where(attribute.study_id == study).order_by(attribute.key)
+        return int(study), int(connection.scalar(ended) or 0), digest([list(row) for row in connection.execute(kept)])
 
 
 def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:

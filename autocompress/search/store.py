@@ -27,11 +27,11 @@ from ..outcome import (
     remeasured,
     to_data,
 )
-from ..recipe import Recipe, digest
+from ..recipe import Recipe
 from ..urls import shown, sqlite_file
 from .facts_first import FactsFirst
 from .files import work_folder
-from .records import ENDED, Record, Records
+from .records import Record, Records
 from .samplers import make_sampler
 from .storage import LAST_MADE, open_storage, study_names
 from .transactions import add_trial, end_trial
@@ -257,10 +257,6 @@ class StudyStore:
     def drawn(self) -> dict[int, FrozenTrial]:
         """Every trial as Optuna has it, by number: its parameters and where each was looked for."""
         return {frozen.number: frozen for frozen in self._study.get_trials(deepcopy=False)}
-
-    def state(self) -> tuple[int, str]:
-        """What is another whenever somebody writes of the study: how many trials ended, and what is kept with it."""
-        return self._study._storage.get_n_trials(self._study._study_id, ENDED), digest(self._study.user_attrs)
 
     def finished(self) -> dict[int, Record]:
         """The trials that ended, without duplicates, by their last measurements: what counts."""

@@ -35,12 +35,13 @@ class Bell:
                     self._numbers = numbers
                     self._changed.notify_all()
 
-    async def wait(self, topic: str, after: int) -> None:
-        """Wait until a topic has an event past a number, or the server closes."""
+    async def wait(self, topic: str, after: int) -> int:
+        """Wait until a topic has an event past a number, or the server closes; the number of its last event."""
         self._listened[topic] += 1
         try:
             async with self._changed:
                 await self._changed.wait_for(lambda: self.closing() or self._numbers.get(topic, 0) > after)
+                return self._numbers.get(topic, 0)
         finally:
             self._listened[topic] -= 1
             self._listened += Counter()  # drops those that nobody listens to

@@ -139,6 +139,10 @@ class Database:
                     if connection.dialect.name == "sqlite":
                         connection.exec_driver_sql("BEGIN IMMEDIATE")
                     upgrade(migrations(connection), "head")
+            if self.engine.dialect.name == "sqlite":
+                with self.engine.connect() as connection:
+                    # Who writes waits for nobody who reads, and a server reads all the time.
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         except SQLAlchemyError as error:
             raise _away(self.url, error) from error
 

@@ -22,9 +22,10 @@ def append(session: Session, search: str, kind: str, data: dict[str, Any], now: 
     session.add(Event(search=search, number=number, kind=kind, data=data, time=time.time() if now is None else now))
 
 
-def read(database: Database, search: str, after: int, most: int = 500) -> Sequence[Event]:
-    """The events of a search that follow a number."""
-    wanted = select(Event).where(Event.search == search, Event.number > after).order_by(Event.number).limit(most)
+def read(database: Database, search: str, after: int, upto: int, most: int = 500) -> Sequence[Event]:
+    """The events of a search past a number and up to another, the first of them where they are too many."""
+    wanted = select(Event).where(Event.search == search, Event.number > after, Event.number <= upto)
+    wanted = wanted.order_by(Event.number).limit(most)
     with database.transaction() as session:
         return session.scalars(wanted).all()
 

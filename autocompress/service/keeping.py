@@ -3,26 +3,34 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
 
+@dataclass
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    version: Hashable = None
+    value: Any = None
+
+
 class Kept:
-    """The newest values by key, of which so many are kept; they must not be changed."""
+    """One value for each key, of its newest version, for so many keys; values must not be changed."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._values, self._lock = most, OrderedDict[Hashable, object](), threading.Lock()
+        self._most, self._entries, self._lock = most, OrderedDict[Hashable, _Entry](), threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key, made where it is not there; None is made again each time."""
+    def get(self, key: Hashable, version: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of a version, made where another one is kept: once, however many ask; None is made each time."""
         with self._lock:
-            found = self._values.get(key)
-        if found is not None:
-            return found  # type: ignore[return-value]
-        new = make()
-        with self._lock:
-            self._values[key] = new
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return new
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._most:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if entry.value is None or entry.version != version:
+                entry.value, entry.version = make(), version
+            found: Value = entry.value
+            return found

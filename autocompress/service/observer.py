@@ -9,19 +9,21 @@ from ..front import Front, find_front
 from ..outcome import Completed
 from ..recipe import recipe_line
 from ..search.records import Record
+from ..search.storage import study_stamp
 from ..search.store import StudyStore
+from .database import Database
 
 
 @dataclass
 class Observer:
     """Reads one study again and again; told are the trials whose end was told, front what was last told of it."""
 
-    storage: str
+    database: Database
     study: str
     told: set[int]
     front: dict[str, Any] | None = None
     _store: StudyStore | None = field(default=None, repr=False)
-    _state: tuple[int, str] | None = field(default=None, repr=False)
+    _stamp: tuple[int, int, str] | None = field(default=None, repr=False)
 
     def look(self, anew: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         """What is new, as kinds of events with their data; nothing where the study was not begun yet.
@@ -29,11 +31,11 @@ class Observer:
         anew: read also what was measured again at the end of a search.
         """
         try:
-            state = None if self._store is None else self._store.state()
+            stamp = study_stamp(self.database.engine, self.study)
             # A store reads its trials once: those that ended since are seen by another one.
-            if self._store is None or state != self._state:
-                self._store = StudyStore.open(self.storage, self.study)
-                self._state = state
+            if self._store is None or stamp != self._stamp:
+                self._store = StudyStore.open(self.database.url, self.study)
+                self._stamp = stamp
             records = self._store.finished()
         except StudyError:
             self._store = None

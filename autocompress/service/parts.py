@@ -1,20 +1,23 @@
 """What the routes work with, and how they ask for it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
 from ..errors import StudyError
 from ..search.results import Results
+from ..search.storage import study_stamp
 from ..search.store import StudyStore
+from . import events
 from .allowances import Allowances
 from .bell import Bell
-from .database import Database, Search
+from .database import Database, Event, Search
 from .exports import Exports
 from .keeping import Kept
 from .metrics import Metrics
@@ -26,7 +29,8 @@ from .settings import Settings
 from .submission import Places
 from .tokens import Person, Tokens
 
-KEPT = 64  # of what was worked out of studies
+Value = TypeVar("Value")
+KEPT = 64  # of what was worked out of studies, and of runs of events
 bearer = HTTPBearer(auto_error=False, description="A token made by `autocompress token create NAME`.")
 
 
@@ -46,14 +50,17 @@ class Parts:
     allowances: Allowances
     metrics: Metrics
     kept: Kept = field(default_factory=lambda: Kept(KEPT))
+    heard: Kept = field(default_factory=lambda: Kept(KEPT))
 
     def results(self, search: Search) -> Results:
         """What the storage holds of a search, read once for as long as nobody writes of it: one object, by which what
         is worked out of it may be kept too. Raises Refusal (409) where it was not begun yet.
         """
+        stamp = study_stamp(self.database.engine, search.study)
         try:
-            store = StudyStore.open(self.settings.storage, search.study)
-            return self.kept.get((search.id, *store.state()), lambda: Results(store))
+            # Read after the stamp: what comes in between is read once more.
+            opened = partial(StudyStore.open, self.settings.storage, search.study)
+            return self.kept.get((search.id, "results"), stamp, lambda: Results(opened()))
         except StudyError as error:
             if not str(error).startswith("no study"):
                 raise
@@ -64,6 +71,14 @@ class Parts:
                 f"it is {search.state}",
                 "wait for its first trial, or see its log",
             ) from None
+
+    def worked_out(self, search: Search, what: str, results: Results, make: Callable[[Results], Value]) -> Value:
+        """What is worked out of the results of a search, once for as long as they are the newest."""
+        return self.kept.get((search.id, what), results, lambda: make(results))
+
+    def told(self, search: str, after: int, upto: int) -> Sequence[Event]:
+        """The events of a search past a number and up to another, read once for all who have seen as much of it."""
+        return self.heard.get((search, after), upto, lambda: events.read(self.database, search, after, upto))
 
     def log(self, search: Search, run: int) -> Path:
         """The log of a run."""

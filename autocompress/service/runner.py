@@ -190,7 +190,7 @@ class Runner:
             told = events.told_trials(self.database, search.id)
             with self.database.transaction() as session:
                 front = events.last(session, search.id, "front")
-            observer = self._observers[search.id] = Observer(self.settings.storage, search.study, told, front)
+            observer = self._observers[search.id] = Observer(self.database, search.study, told, front)
         for kind, data in observer.look(anew):
             if not self._leases.tell(search, kind, data):
                 del self._observers[search.id]

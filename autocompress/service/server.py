@@ -61,7 +61,9 @@ def serve(settings: Settings, say: Callable[[str], None], job_command: tuple[str
 def _listening(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
+        made = socket.create_server((settings.host, settings.port), family=family, backlog=128)
+        # Named as TCP, without which asyncio lets every answer wait 40 ms for more to send (Nagle's algorithm).
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
     except OSError as error:
         raise ServiceError(
             f"{settings.host}:{settings.port}: cannot be listened on: {(error.strerror or str(error)).lower()}: "

@@ -30,6 +30,18 @@ def database(tmp_path: Path, storage: str) -> Iterator[Database]:
     made.close()
 
 
+def test_who_writes_waits_for_no_reader_of_a_sqlite_file(tmp_path: Path) -> None:
+    database = make_database(tmp_path)
+    with database.engine.connect() as reader, database.engine.connect() as writer:
+        reader.exec_driver_sql("PRAGMA busy_timeout=0")
+        writer.exec_driver_sql("PRAGMA busy_timeout=0")
+        reader.exec_driver_sql("BEGIN")
+        assert reader.exec_driver_sql("SELECT count(*) FROM service_tokens").scalar() == 0
+        writer.exec_driver_sql("DELETE FROM service_tokens")
+        writer.commit()
+    database.close()
+
+
 def test_the_migrations_make_the_tables_that_the_code_works_with(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from served import make_database
 from studies import metrics, studied
 
 from autocompress.outcome import Completed
@@ -11,7 +12,7 @@ from autocompress.service.observer import Observer
 
 def test_trials_are_told_as_they_end_and_not_at_the_end_alone(tmp_path: Path) -> None:
     results = studied(tmp_path, Completed(metrics(150, 0.97, 2.0), {}))
-    observer = Observer(f"sqlite:///{tmp_path}/autocompress.db", "made", set())
+    observer = Observer(make_database(tmp_path), "made", set())
     assert [kind for kind, _ in observer.look()] == ["trial", "front"]
     assert list(observer.look()) == []
     number, _ = results.store.ask(load_space(tmp_path / "space.yaml"))

@@ -34,7 +34,7 @@ def queue(database: Database, clock: Clock) -> Queue:
 
 def told(database: Database, search: Search) -> list[str]:
     """The states that a search was told to be in."""
-    return [event.data["state"] for event in events.read(database, search.id, 0) if event.kind == "state"]
+    return [event.data["state"] for event in events.read(database, search.id, 0, 100) if event.kind == "state"]
 
 
 def test_a_key_means_one_submission_of_one_person(queue: Queue) -> None:
@@ -189,7 +189,8 @@ def test_events_are_numbered_without_gaps_by_many_writers(database: Database, qu
     row = submit(database, clock)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda index: queue.patch(ANN, "one", {"priority": index}), range(20)))
-    numbers = [event.number for event in events.read(database, row.id, 0)]
+    numbers = [event.number for event in events.read(database, row.id, 0, 100)]
     assert numbers == list(range(1, 22))
     assert events.newest(database, [row.id]) == {row.id: 21}
-    assert [event.number for event in events.read(database, row.id, 20)] == [21]
+    assert [event.number for event in events.read(database, row.id, 20, 100)] == [21]
+    assert [event.number for event in events.read(database, row.id, 3, 5)] == [4, 5]

@@ -180,7 +180,7 @@ def test_seconds_are_used_up_and_searches_go_on_the_next_day(database: Database,
     leases.wake()
     leases.claim(1)
     assert row(database, "one").state == State.running
-    told = [event.data for event in events.read(database, paused.id, 0) if event.kind == "state"]
+    told = [event.data for event in events.read(database, paused.id, 0, 100) if event.kind == "state"]
     assert [data["state"] for data in told] == ["queued", "running", "pausing", "paused", "queued", "running"]
     assert told[2]["reason"] == why
 

@@ -43,7 +43,7 @@ Pick = Literal["smallest", "fastest", "most-accurate", "knee"]
 def front(parts: WithParts, search: WithSearch, request: Request) -> Response:
     """The front, the verdict on the budget, the nearest miss and the limit that binds."""
     results = parts.results(search)
-    return tagged(request, parts.kept.get(("document", results), lambda: _with_limits(results)))
+    return tagged(request, parts.worked_out(search, "front", results, _with_limits))
 
 
 def _with_limits(results: Results) -> dict[str, Any]:
