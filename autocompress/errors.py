@@ -8,7 +8,7 @@
     │   └── NothingToDo    it finds nothing that its settings would change
     ├── ArtifactError      an exported file is missing, damaged or computes something else
     ├── StudyError         no such study or trial, or a study that belongs to another config
-    │   └── StorageAway    the server of the storage's database does not answer
+    │   └── StorageAway    the storage's database does not answer, or is held by others
     ├── WriteError         a folder or database takes no more: no room, or no permission
     ├── ExecutorError      no workers could be had
     │   └── ClusterAway    the cluster that was named does not answer, or was lost
@@ -55,7 +55,7 @@ class StudyError(AutocompressError):
 
 
 class StorageAway(StudyError):
-    """The server of a storage's database does not answer, or stopped doing so; a search can be resumed once it does."""
+    """A storage's database does not answer, or is held by another process; a search can be resumed once it is back."""
 
 
 class WriteError(AutocompressError):

@@ -56,7 +56,7 @@ class Site:
         found, _ = self.parts.queue.submit(person, submission(study))
         with self.parts.database.transaction() as session:
             if tell:
-                for kind, data in Observer(self.parts.database, study, set()).look():
+                for kind, data in Observer(self.parts.studies, study, set()).look():
                     events.append(session, found.id, kind, data)
             row = session.get(Search, found.id)
             assert row is not None

@@ -13,7 +13,7 @@ from tiny import Ran, configure, make_project, run
 
 from autocompress.config import SearchConfig, load_config
 from autocompress.documents import Document, validate
-from autocompress.errors import ConfigError, StudyError
+from autocompress.errors import ConfigError, StorageAway, StudyError
 from autocompress.search.files import work_folder
 from autocompress.search.storage import check_tracking, open_storage, study_names
 from autocompress.search.store import StudyStore
@@ -186,7 +186,7 @@ def test_a_lock_that_stays_is_one_line_for_every_command(here: Path) -> None:
 
 def test_a_study_in_use_says_of_a_lock_that_a_search_can_be_resumed_and_goes_on_after_it(here: Path) -> None:
     store = made("sqlite:///a.db?timeout=0.05")
-    with locked(here / "a.db"), pytest.raises(StudyError, match=r"cannot be used: database is locked.*--resume"):
+    with locked(here / "a.db"), pytest.raises(StorageAway, match=r"cannot be used: database is locked.*--resume"):
         store.set("key", 1)
     store.set("key", 2)
     assert StudyStore.open("sqlite:///a.db", "s").get("key") == 2

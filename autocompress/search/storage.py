@@ -15,10 +15,11 @@ from .records import ENDED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 DEFAULT_STORAGE = "sqlite:///autocompress.db"
+HELD = f"another process holds it: end that, or wait longer (?timeout=300 in the URL); {RESUMES}"
 # By the beginning of SQLite's names for its errors; others are defects, or tried again by Optuna.
 SQLITE_RULES = {
-    "SQLITE_BUSY": f"another process holds it: end that, or wait longer (?timeout=300 in the URL); {RESUMES}",
-    "SQLITE_LOCKED": f"another process holds it: end that, or wait longer (?timeout=300 in the URL); {RESUMES}",
+    "SQLITE_BUSY": HELD,
+    "SQLITE_LOCKED": HELD,
     "SQLITE_FULL": NO_ROOM,
     "SQLITE_IOERR": f"check the disk, its room and its quota; {RESUMES}",
     "SQLITE_READONLY": NO_PERMISSION,
@@ -116,12 +117,13 @@ def _trouble(url: str, what: str, error: BaseException) -> StudyError:
     rule = _sqlite_rule(error)
     if _away(url, error):
         return StorageAway(f"storage {shown(url)}: cannot be {what}: {first}: {BACK}")
-    return StudyError(f"storage {shown(url)}: cannot be {what}: {first}" + (f": {rule}" if rule else ""))
+    kind = StorageAway if rule == HELD else StudyError
+    return kind(f"storage {shown(url)}: cannot be {what}: {first}" + (f": {rule}" if rule else ""))
 
 
 def study_stamp(engine: Engine, name: str) -> tuple[int, int, str] | None:
     """What is another whenever somebody writes of a study: which it is, how many of its trials ended, and what is kept
-    with it. None where there is no such study. It reads little, however many trials there are.
+    with it. None where there is none, or it is being made. It reads little, however many trials there are.
     """
     trial, attribute = models.TrialModel, models.StudyUserAttributeModel
     with engine.connect() as connection:
@@ -130,7 +132,8 @@ def study_stamp(engine: Engine, name: str) -> tuple[int, int, str] | None:
             return None
         ended = select(func.count()).select_from(trial).where(trial.study_id == study, trial.state.in_(ENDED))
         kept = select(attribute.key, attribute.value_json).where(attribute.study_id == study).order_by(attribute.key)
-        return int(study), int(connection.scalar(ended) or 0), digest([list(row) for row in connection.execute(kept)])
+        rows = {row.key: row.value_json for row in connection.execute(kept)}
+        return (int(study), int(connection.scalar(ended) or 0), digest(rows)) if LAST_MADE in rows else None
 
 
 def study_names(url: str, wait: float = WAIT_SECONDS) -> list[str]:

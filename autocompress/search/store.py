@@ -83,6 +83,13 @@ class StudyStore:
             raise StudyError(f"no study {name!r} in {shown(url)} yet: it is being made: wait for its search")
         return found
 
+    def anew(self) -> "StudyStore":
+        """The same study as its storage has it by now; trials that had ended are not read once more."""
+        study = optuna.load_study(
+            study_name=self.name, storage=self._study._storage, sampler=make_sampler("random", 0, 0)
+        )
+        return StudyStore(study, self._url)
+
     @property
     def folder(self) -> Path:
         """Where the study's files are: beside a SQLite file, wherever that lies now, else where they were put."""

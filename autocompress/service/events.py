@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -53,6 +54,11 @@ def latest(database: Database, searches: Sequence[str], kind: str) -> dict[str, 
     )
     with database.transaction() as session:
         return {row.search: row.data for row in session.execute(wanted)}
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 ALL = "@"  # begins the names of topics that are not one search's; no id does

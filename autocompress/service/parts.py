@@ -1,36 +1,30 @@
 """What the routes work with, and how they ask for it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from ..errors import StudyError
 from ..search.results import Results
-from ..search.storage import study_stamp
-from ..search.store import StudyStore
-from . import events
 from .allowances import Allowances
 from .bell import Bell
-from .database import Database, Event, Search
+from .database import Database, Search
+from .events import moment
 from .exports import Exports
-from .keeping import Kept
 from .metrics import Metrics
 from .problems import Refusal
 from .queue import Queue
 from .rates import Guard
 from .runner import Runner
 from .settings import Settings
+from .studies import Studies
 from .submission import Places
 from .tokens import Person, Tokens
 
 Value = TypeVar("Value")
-KEPT = 64  # of what was worked out of studies, and of runs of events
 bearer = HTTPBearer(auto_error=False, description="A token made by `autocompress token create NAME`.")
 
 
@@ -49,36 +43,24 @@ class Parts:
     guard: Guard
     allowances: Allowances
     metrics: Metrics
-    kept: Kept = field(default_factory=lambda: Kept(KEPT))
-    heard: Kept = field(default_factory=lambda: Kept(KEPT))
+    studies: Studies
 
     def results(self, search: Search) -> Results:
-        """What the storage holds of a search, read once for as long as nobody writes of it: one object, by which what
-        is worked out of it may be kept too. Raises Refusal (409) where it was not begun yet.
-        """
-        stamp = study_stamp(self.database.engine, search.study)
-        try:
-            # Read after the stamp: what comes in between is read once more.
-            opened = partial(StudyStore.open, self.settings.storage, search.study)
-            return self.kept.get((search.id, "results"), stamp, lambda: Results(opened()))
-        except StudyError as error:
-            if not str(error).startswith("no study"):
-                raise
+        """What the storage holds of a search. Raises Refusal (409) where it was not begun yet."""
+        found = self.studies.results(search.study)
+        if found is None:
             raise Refusal(
                 409,
                 "it has no trials yet",
                 f"search {search.study!r}",
                 f"it is {search.state}",
                 "wait for its first trial, or see its log",
-            ) from None
+            )
+        return found
 
-    def worked_out(self, search: Search, what: str, results: Results, make: Callable[[Results], Value]) -> Value:
-        """What is worked out of the results of a search, once for as long as they are the newest."""
-        return self.kept.get((search.id, what), results, lambda: make(results))
-
-    def told(self, search: str, after: int, upto: int) -> Sequence[Event]:
-        """The events of a search past a number and up to another, read once for all who have seen as much of it."""
-        return self.heard.get((search, after), upto, lambda: events.read(self.database, search, after, upto))
+    def worked_out(self, search: Search, what: str, make: Callable[[Results], Value]) -> Value:
+        """What is worked out of a search's results, once for as long as they are the newest. Raises Refusal (409)."""
+        return self.studies.worked_out(self.results(search), what, make)
 
     def log(self, search: Search, run: int) -> Path:
         """The log of a run."""
@@ -116,10 +98,18 @@ def _listener(request: Request) -> Iterator[None]:
         yield
 
 
+async def _given_parts(request: Request) -> Parts:
+    return _parts(request)  # without the thread that FastAPI gives to what may take long
+
+
+async def _given_person(request: Request) -> Person:
+    return _person(request)
+
+
 AdminOnly = Depends(_admin)
 Listening = Depends(_listener)
-WithParts = Annotated[Parts, Depends(_parts)]
-WithPerson = Annotated[Person, Depends(_person)]
+WithParts = Annotated[Parts, Depends(_given_parts)]
+WithPerson = Annotated[Person, Depends(_given_person)]
 WithSearch = Annotated[Search, Depends(_search)]
 
 
@@ -146,11 +136,6 @@ def search_document(search: Search) -> dict[str, Any]:
     }
 
 
-def moment(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
 def parts_of(settings: Settings, runner: Runner, database: Database, bell: Bell) -> Parts:
     """The parts of a server."""
     places = Places(settings)
@@ -166,4 +151,5 @@ def parts_of(settings: Settings, runner: Runner, database: Database, bell: Bell)
         Guard(settings),
         Allowances(database, settings.quota),
         Metrics(),
+        runner.studies,
     )

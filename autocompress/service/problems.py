@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import AutocompressError, ServiceError, StudyError, WriteError
+from ..errors import AutocompressError, ServiceError, StorageAway, StudyError, WriteError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -44,5 +44,9 @@ def refusal(error: AutocompressError, status: int | None = None) -> Refusal:
 
 
 def _status(error: AutocompressError) -> int:
-    kinds = ((StudyError, HTTPStatus.NOT_FOUND), (WriteError, HTTPStatus.INSUFFICIENT_STORAGE))
+    kinds = (
+        (StorageAway, HTTPStatus.SERVICE_UNAVAILABLE),
+        (StudyError, HTTPStatus.NOT_FOUND),
+        (WriteError, HTTPStatus.INSUFFICIENT_STORAGE),
+    )
     return next((int(status) for kind, status in kinds if isinstance(error, kind)), int(HTTPStatus.BAD_REQUEST))

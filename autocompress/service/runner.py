@@ -26,6 +26,7 @@ from .quotas import workers
 from .ray_jobs import RayJob, RayJobs
 from .settings import Settings
 from .states import AWAY, Deed, State, next_deed
+from .studies import Studies
 from .submission import Places, command
 
 MOST_LOSSES = 3  # controllers in a row that were killed before a trial ended
@@ -50,6 +51,7 @@ class Runner:
     def __post_init__(self) -> None:
         self._leases = Leases(self.database, self.settings.name, self.settings.lease_s, self.clock, self.settings.quota)
         self._places = Places(self.settings)
+        self.studies = Studies(self.database)
         self._ray = RayJobs(self.settings.ray) if self.settings.controllers == "ray" else None
         self._thread = threading.Thread(target=self._loop, name="runner")
 
@@ -112,7 +114,7 @@ class Runner:
         alive, code = job.alive(), job.code(search.run)
         outdated = search.run_revision != search.revision
         deed = next_deed(State(search.state), search.begun, alive, code, outdated)
-        self._observe(search, anew=not alive)
+        self._observe(search)
         match deed:
             case Deed.start:
                 self._start(search, job, code)
@@ -182,7 +184,7 @@ class Runner:
             return 0.0
         return max(0.0, ended - search.run_started)
 
-    def _observe(self, search: Search, anew: bool) -> None:
+    def _observe(self, search: Search) -> None:
         if not search.begun:
             return
         observer = self._observers.get(search.id)
@@ -190,8 +192,8 @@ class Runner:
             told = events.told_trials(self.database, search.id)
             with self.database.transaction() as session:
                 front = events.last(session, search.id, "front")
-            observer = self._observers[search.id] = Observer(self.database, search.study, told, front)
-        for kind, data in observer.look(anew):
+            observer = self._observers[search.id] = Observer(self.studies, search.study, told, front)
+        for kind, data in observer.look():
             if not self._leases.tell(search, kind, data):
                 del self._observers[search.id]
                 return
@@ -228,7 +230,7 @@ class Runner:
         """Give a search back whose controller ended, or was ended, in a state that says so."""
         job = self.job(search)
         code = job.code(search.run)
-        self._observe(search, anew=True)
+        self._observe(search)
         deed = next_deed(State(search.state), search.begun, False, code, search.run_revision != search.revision)
         if deed is Deed.start:
             spent = search.spent_s + self._spent(search, job)

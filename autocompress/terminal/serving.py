@@ -235,7 +235,7 @@ def change_quota(
 def list_tokens(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List tokens by id and name; none is shown."""
     need_extra()
-    from ..service.parts import moment
+    from ..service.events import moment
 
     with _tokens(storage) as tokens:
         rows = [

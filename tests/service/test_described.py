@@ -10,7 +10,6 @@ from pretender import pretend
 from served import archive, parts_for
 from starlette.testclient import TestClient
 
-from autocompress.search.store import StudyStore
 from autocompress.service import exports
 from autocompress.service.app import make_app
 from autocompress.service.client import parse_events
@@ -111,11 +110,10 @@ def test_events_say_what_is_described_and_every_kind_of_them_is(parts: Parts, he
         kinds = stream["content"]["text/event-stream"]["itemSchema"]["oneOf"]
         assert [kind["properties"]["event"]["const"] for kind in kinds] == list(EVENTS)
         search = parts.queue.find(Person("ada", admin=True), "ended")
-        store = StudyStore.open(parts.settings.storage, "ended")
-        records = store.finished()
+        results = parts.results(search)
         told = {
-            "trial": trial_data(0, records[0]),
-            "front": front_data(store, records),
+            "trial": trial_data(0, results.records[0]),
+            "front": front_data(results),
             "changed": {"priority": 3},
             "state": {"state": "cancelled", "reason": "why"},
         }

@@ -8,11 +8,12 @@ from studies import metrics, studied
 from autocompress.outcome import Completed
 from autocompress.search.space_file import load_space
 from autocompress.service.observer import Observer
+from autocompress.service.studies import Studies
 
 
 def test_trials_are_told_as_they_end_and_not_at_the_end_alone(tmp_path: Path) -> None:
     results = studied(tmp_path, Completed(metrics(150, 0.97, 2.0), {}))
-    observer = Observer(make_database(tmp_path), "made", set())
+    observer = Observer(Studies(make_database(tmp_path)), "made", set())
     assert [kind for kind, _ in observer.look()] == ["trial", "front"]
     assert list(observer.look()) == []
     number, _ = results.store.ask(load_space(tmp_path / "space.yaml"))

@@ -44,7 +44,7 @@ def _begun(parts: Parts, search: Search) -> Results | None:
 def search_page(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """State, verdict and front."""
     results = _begun(parts, search)
-    front = None if results is None else parts.worked_out(search, "page", results, _front)
+    front = None if results is None else parts.worked_out(search, "page", _front)
     mlflow = None if results is None else _in_mlflow(parts, results)
     return page(request, "search", search=search, row=standing_of(parts, search), front=front, mlflow=mlflow)
 
@@ -77,8 +77,7 @@ def _front(results: Results) -> dict[str, Any]:
 @router.get("/figures")
 def figures_of(parts: WithParts, search: WithSearch) -> dict[str, Any]:
     """The figures of the front in plotly's JSON, and every measured trial as a point with its name."""
-    results = parts.results(search)
-    return parts.worked_out(search, "figures", results, _figures)
+    return parts.worked_out(search, "figures", _figures)
 
 
 def _figures(results: Results) -> dict[str, Any]:
@@ -179,8 +178,7 @@ def compare(
 @router.get("/why")
 def why(request: Request, parts: WithParts, search: WithSearch) -> Response:
     """Why the study came to its front, and where its time went."""
-    results = parts.results(search)
-    found = parts.worked_out(search, "why", results, _reasons)
+    found = parts.worked_out(search, "why", _reasons)
     return page(request, "why", search=search, why=found)
 
 

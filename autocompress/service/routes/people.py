@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from ..described import PersonAnswer
-from ..parts import WithParts, WithPerson, moment
+from ..events import moment
+from ..parts import WithParts, WithPerson
 from ..quotas import tomorrow
 
 router = APIRouter(tags=["people"])

@@ -42,8 +42,7 @@ Pick = Literal["smallest", "fastest", "most-accurate", "knee"]
 @router.get("/front", response_model=FrontAnswer, responses=SAME)
 def front(parts: WithParts, search: WithSearch, request: Request) -> Response:
     """The front, the verdict on the budget, the nearest miss and the limit that binds."""
-    results = parts.results(search)
-    return tagged(request, parts.worked_out(search, "front", results, _with_limits))
+    return tagged(request, parts.worked_out(search, "front", _with_limits))
 
 
 def _with_limits(results: Results) -> dict[str, Any]:

@@ -4,10 +4,9 @@ from collections.abc import AsyncIterable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
-from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from ..parts import Listening, WithParts, WithSearch, moment
+from ..parts import Listening, WithParts, WithSearch
 from ..states import State
 
 router = APIRouter(tags=["events"])
@@ -29,11 +28,9 @@ async def stream(
     number, upto, state = max(last_event_id, after), search.events, search.state
     while not parts.bell.closing():
         while number < upto:
-            for event in await run_in_threadpool(parts.told, search.id, number, upto):
-                number = event.number
-                state = event.data["state"] if event.kind == "state" else state
-                data = {**event.data, "time": moment(event.time)}
-                yield ServerSentEvent(data=data, event=event.kind, id=str(number))
+            for told in await parts.bell.past(search.id, number, upto):
+                number, state = told.number, told.state or state
+                yield ServerSentEvent(raw_data=told.text, event=told.kind, id=str(number))
         if number == upto and state in LAST:
             return
         upto = await parts.bell.wait(search.id, number)
