@@ -71,7 +71,12 @@ class Load:
         """Keep the streams open and send the requests."""
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         headers = dict(self._server.client.headers)
-        async with httpx2.AsyncClient(base_url=self._server.url, headers=headers, limits=limits, timeout=60) as client:
+        # Another token than that of the streams, as one person does not send all of this.
+        asking = {"Authorization": f"Bearer {self._server.tokens().create('load', admin=True)}"}
+        async with (
+            httpx2.AsyncClient(base_url=self._server.url, headers=headers, limits=limits, timeout=60) as client,
+            httpx2.AsyncClient(base_url=self._server.url, headers=asking, limits=limits, timeout=60) as asker,
+        ):
             self._end = time.monotonic() + seconds
             streams = [asyncio.create_task(self._listen(client, index)) for index in range(self._streams)]
             order = [route for route, count in ROUTES.items() for _ in range(count)]
@@ -79,7 +84,7 @@ class Load:
             sent, due = [], time.monotonic()
             for number in range(int(seconds * self._rate)):
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                sent.append(asyncio.create_task(self._ask(client, order[number % len(order)], number, due)))
+                sent.append(asyncio.create_task(self._ask(asker, order[number % len(order)], number, due)))
                 due += 1 / self._rate
             await asyncio.gather(*sent)
             for task in streams:
