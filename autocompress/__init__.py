@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .artifacts.directory import load
-    from .tasks import Classification, Task
+    from .tasks import Classification, Regression, Task
     from .training import Training
 
-__all__ = ["Classification", "Task", "Training", "load"]
+__all__ = ["Classification", "Regression", "Task", "Training", "load"]
 
 # Loaded when first used, so that the command line starts without torch.
-_HOMES = {"Classification": "tasks", "Task": "tasks", "Training": "training", "load": "artifacts.directory"}
+_HOMES = {
+    **dict.fromkeys(("Classification", "Regression", "Task"), "tasks"),
+    "Training": "training",
+    "load": "artifacts.directory",
+}
 
 
 def __getattr__(name: str) -> Any:

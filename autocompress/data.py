@@ -116,6 +116,22 @@ class _Order(torch.utils.data.Sampler[int]):
         return len(self.order)
 
 
+def grouped_split(groups: Sequence[int] | NDArray[Any], shares: Sequence[float], seed: int) -> list[Tensor]:
+    """Split positions into parts with about the given shares, none of which shares a group with another.
+
+    groups: one group a position. shares: positive, summing to 1. Returns one sorted LongTensor a share; each group,
+    in random order, the same for the same seed, goes to the part that lacks most of its share.
+    """
+    labels, member = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(member, minlength=len(labels))
+    lack = np.asarray(shares, float) * len(member)
+    part = np.zeros(len(labels), int)
+    for group in np.random.default_rng(seed).permutation(len(labels)):
+        part[group] = int(np.argmax(lack / np.asarray(shares)))
+        lack[part[group]] -= sizes[group]
+    return [torch.from_numpy(np.flatnonzero(part[member] == index)) for index in range(len(shares))]
+
+
 def stratified_split(targets: Sequence[int] | NDArray[Any], shares: Sequence[float], seed: int) -> list[Tensor]:
     """Split positions into parts with the given shares, class by class, the same for the same seed.
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import inspect
 import itertools
 import string
 import typing
@@ -25,6 +26,14 @@ TOLERANCE = 1e-3
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
+def batch_shapes(model: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
+    """Which axes of so many inputs are dynamic, in the form of the model's forward: `*inputs` is one tuple of them."""
+    shapes: list[Any] = [{0: batch} for _ in range(count)]
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else count
+    return (*shapes[:fixed], *([tuple(shapes[fixed:])] if count > fixed else []))
+
+
 def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProto:
     """Export with torch's dynamo exporter, batch dynamic; tensors keep their torch names.
 
@@ -35,11 +44,12 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
     names = ["input"] if len(example) == 1 else [f"input_{index}" for index in range(len(example))]
     try:
         with quietly(), torch.no_grad():
+            module = kept_apart(model.eval(), copied(example))
             program = torch.onnx.export(
-                kept_apart(model.eval(), copied(example)),
+                module,
                 copied(example),
                 dynamo=True,
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=batch_shapes(module, len(example), batch),
                 input_names=names,
                 output_names=["output"],
                 opset_version=OPSET,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import ArtifactError
-from .export import check_outputs, quietly
+from .export import batch_shapes, check_outputs, quietly
 from .runtime import Array
 
 TOLERANCE = 1e-4  # the program runs torch's own operators, so that only rounding may differ
@@ -24,10 +24,11 @@ def export_program(model: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     try:
         with quietly(), torch.no_grad():
             # A copy, as tracing may assign attributes of layers; zeros, as a program keeps the inputs it was traced on.
+            module = copy.deepcopy(model).eval()
             program = torch.export.export(
-                copy.deepcopy(model).eval(),
+                module,
                 tuple(torch.zeros_like(tensor) for tensor in example),
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=batch_shapes(module, len(example), batch),
             )
             for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
                 for node in graph.nodes:

@@ -13,7 +13,7 @@ from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task, refer
 from ..tasks.checks import metric_names
 from ..tasks.identity import task_facts
-from ..tasks.images import ImageClassificationConfig
+from ..tasks.kinds import task_kind
 from ..tasks.protocol import lower_is_better
 from ..trial.trial import TrialSpec
 from .files import StudyFiles, work_folder
@@ -134,4 +134,8 @@ def task_reference(config: SearchConfig) -> TaskReference:
         raise ConfigError(
             f"{config.document.place(('task',))}: add `kind: image_classification`, or write file.py:factory"
         )
-    return refer(validate(ImageClassificationConfig, config.document, ("task",)), config.root)
+    try:
+        kind = task_kind(config.task["kind"])
+    except ConfigError as error:
+        raise ConfigError(f"{config.document.place(('task', 'kind'))}: {error}") from None
+    return refer(validate(kind, config.document, ("task",)), config.root)

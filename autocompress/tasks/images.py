@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -16,6 +16,7 @@ from ..training import Training
 from .image_data import ImageData, SplitShares, alike_classes, missing_classes
 from .image_files import Form
 from .image_folder import read_folder
+from .kinds import Load, TaskKind
 from .npz import read_npz
 from .protocol import Classification
 from .weights import load_weights, read_weights
@@ -24,10 +25,8 @@ from .weights import load_weights, read_weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class ImageClassificationConfig(BaseModel):
+class ImageClassificationConfig(TaskKind):
     """The `task:` mapping of a search config with `kind: image_classification`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     kind: Literal["image_classification"]
     model: str = Field(pattern=r"^.+:.+$")
@@ -42,6 +41,10 @@ class ImageClassificationConfig(BaseModel):
     def places(self) -> list[str]:
         """Where data and weights lie, from the config's folder."""
         return [self.data.partition(":")[2], *([self.weights] if self.weights else [])]
+
+    def build(self, root: Path, load: Load) -> Classification:
+        """The task; relative paths start at root. Raises TaskError."""
+        return image_classification(self, root, load)
 
 
 class ImageTensors(TensorDataset):
@@ -62,9 +65,7 @@ class ImageTensors(TensorDataset):
         return images.float() * self.scale - self.shift, targets
 
 
-def image_classification(
-    config: ImageClassificationConfig, root: Path, load: Callable[[str, Path], Any]
-) -> Classification:
+def image_classification(config: ImageClassificationConfig, root: Path, load: Load) -> Classification:
     """Build the task that a config describes; relative paths start at `root`.
 
     load resolves `file.py:callable` and `package.module:callable`. Raises TaskError for anything that is not there

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import json
 import sys
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
@@ -16,7 +17,7 @@ from ..recipe import digest
 from .blame import one_line, place
 from .checks import check_task
 from .code import code_digest, file_stamp, forget_others
-from .images import ImageClassificationConfig, image_classification
+from .kinds import TaskKind, task_kind
 from .protocol import Task
 
 SHIPPED_FOLDER = "autocompress_task_code"  # what executors call the copy of the user's code that they send along
@@ -45,9 +46,9 @@ class TaskReference:
         return self.content or digest([self.code, self.settings, self.code_digest])
 
 
-def refer(task: str | ImageClassificationConfig, root: Path) -> TaskReference:
+def refer(task: str | TaskKind, root: Path) -> TaskReference:
     """A reference to what a config says of its task. Raises TaskError when its file is not there."""
-    code, settings = (task, "") if isinstance(task, str) else (task.model, task.model_dump_json())
+    code, settings = (task, "") if isinstance(task, str) else (task.code, task.model_dump_json())
     stamp = "" if isinstance(task, str) else file_stamp([root / place for place in task.places()])
     name, _, attribute = code.rpartition(":")
     if not name or not attribute:
@@ -83,8 +84,8 @@ def load_task(reference: TaskReference) -> Task:
     root = locate(reference)
     try:
         if reference.settings:
-            config = ImageClassificationConfig.model_validate_json(reference.settings)
-            task = image_classification(config, root, load_callable)
+            settings = json.loads(reference.settings)
+            task = task_kind(settings["kind"]).model_validate(settings).build(root, load_callable)
         else:
             task = load_callable(reference.code, root)()
         if not isinstance(task, Task):

@@ -65,12 +65,9 @@ def lower_is_better(task: Task) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Classification:
-    """A classification task over arrays in memory: cross-entropy and accuracy.
-
-    make_model returns the model. train, validation and test are pairs of inputs (N, ...) and integer classes
-    (N,), or datasets of such pairs. Subclass it, or write a Task of your own, for other losses and metrics. classes are
-    the names of the classes in the order of outputs; notes, what is said of the data before a search.
+class Supervised:
+    """A task over arrays in memory, or datasets of pairs: make_model returns the model, and each split is a pair of
+    inputs (N, ...) and targets (N, ...), or a dataset.
     """
 
     make_model: Callable[[], nn.Module]
@@ -78,10 +75,6 @@ class Classification:
     validation: Any
     test: Any
     baseline: Training | None = field(default_factory=lambda: Training())
-    quality: str = "accuracy"
-    classifies: ClassVar[bool] = True
-    classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
     def model(self) -> nn.Module:
         """A new model."""
@@ -99,6 +92,20 @@ class Classification:
             raise TaskError(f"split {name!r} has {len(inputs)} inputs but {len(targets)} targets: give one each")
         return TensorDataset(inputs, targets)
 
+
+@dataclass(frozen=True)
+class Classification(Supervised):
+    """A classification task over arrays in memory: cross-entropy and accuracy.
+
+    Targets are integer classes (N,). Subclass it, or write a Task of your own, for other losses and metrics. classes
+    are the names of the classes in the order of outputs; notes, what is said of the data before a search.
+    """
+
+    quality: str = "accuracy"
+    classifies: ClassVar[bool] = True
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits (N, classes) against classes (N,)."""
         return nn.functional.cross_entropy(output, target)
@@ -106,3 +113,31 @@ class Classification:
     def metrics(self, output: Array, target: Array) -> dict[str, float]:
         """Share of examples whose largest logit is the right class."""
         return {"accuracy": float(np.mean(output.argmax(axis=1) == target))}
+
+
+@dataclass(frozen=True)
+class Regression(Supervised):
+    """A task of predicting numbers, over arrays in memory: squared error, R2, and errors in the targets' own units.
+
+    Outputs and targets are (N, outputs). scale is about how large the targets' deviations are, by which the loss is
+    divided; notes, what is said of the data before a search.
+    """
+
+    quality: str = "r2"
+    lower_is_better: ClassVar[tuple[str, ...]] = ("mae", "rmse")
+    scale: float = 1.0
+    notes: tuple[str, ...] = ()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error, in units of the scale."""
+        return nn.functional.mse_loss(output / self.scale, target / self.scale)
+
+    def metrics(self, output: Array, target: Array) -> dict[str, float]:
+        """R2 over all outputs together, mean absolute error and root mean squared error."""
+        wrong = output.astype(np.float64) - target
+        spread = np.square(target - target.mean(axis=0, dtype=np.float64)).sum()
+        return {
+            "r2": float(1 - np.square(wrong).sum() / spread) if spread else float("nan"),
+            "mae": float(np.abs(wrong).mean()),
+            "rmse": float(np.sqrt(np.square(wrong).mean())),
+        }

@@ -201,14 +201,14 @@ def verdict(service: Service) -> dict[str, Any]:
 
 def told_of(server: Server, study: str) -> list[tuple[int | None, str]]:
     """The trial and kind of every event of a search that ended."""
-    found, kind = [], ""
+    found, kind, count = [], "", server.get(study)["events"]
     with server.client.stream("GET", f"/api/v1/searches/{study}/events") as answer:
         for line in answer.iter_lines():
             name, _, value = line.partition(": ")
             kind = value if name == "event" else kind
             if name == "data":
                 found.append((json.loads(value).get("trial"), kind))
-                if server.get(study)["events"] == len(found):
+                if len(found) == count:
                     break
     return found
 

@@ -62,14 +62,18 @@ def take_pages(browser: Any, given: argparse.Namespace) -> None:
 
 def take_mlflow(browser: Any, address: str, out: Path) -> None:
     """A search's description in MLflow, and its front as a table."""
-    page = browser.new_page(viewport={"width": 1600, "height": 1150})
+    context = browser.new_context(viewport={"width": 1400, "height": 1060})
+    # An assistant opens by itself at a first visit, over a third of the page.
+    context.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+    page = context.new_page()
     page.goto(address)
     page.wait_for_function("[...document.images].some(one => one.src.includes('front.png') && one.naturalWidth)")
+    page.get_by_text("Show more", exact=True).click()
     take(page, out / "mlflow.png")
     with page.expect_popup() as opened:
         page.get_by_role("link", name="The front as a table to sort and compare").click()
     table = opened.value
-    table.set_viewport_size({"width": 1600, "height": 620})
+    table.set_viewport_size({"width": 1400, "height": 620})
     table.get_by_role("columnheader", name="compression_ratio", exact=True).first.wait_for()
     table.locator("a", has_text="#").first.wait_for()
     take(table, out / "mlflow_table.png")

@@ -1,13 +1,15 @@
-"""The tasks of this package: classification of arrays, whatever the model, and of images without code."""
+"""The tasks of this package: classification of arrays, whatever the model, and images and tables without code."""
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from autocompress import Classification, Task, Training
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.images import ImageClassificationConfig
+from autocompress.tasks.tabular import TabularConfig
 from autocompress.testing import MODELS, TaskContract, make_task, seeded
 
 
@@ -32,3 +34,13 @@ class TestImageClassification(TaskContract):
         np.savez(tmp_path / "images.npz", x=images, y=np.arange(40) % 4)
         given = {"kind": "image_classification", "model": "autocompress.testing.models:Plain", "data": "npz:images.npz"}
         return load_task(refer(ImageClassificationConfig.model_validate({**given, "input_size": 12}), tmp_path))
+
+
+class TestTabular(TaskContract):
+    @pytest.fixture(params=["classes", "numbers"])
+    def task(self, request: pytest.FixtureRequest, tmp_path: Path) -> Task:
+        chance = np.random.default_rng(0)
+        table = pd.DataFrame({"size": chance.normal(size=40), "place": ["here", "there"] * 20, "y": np.arange(40) % 4})
+        table.to_csv(tmp_path / "table.csv", index=False)
+        given = {"kind": "tabular", "data": "csv:table.csv", "target": "y", "predicts": request.param}
+        return load_task(refer(TabularConfig.model_validate(given), tmp_path))

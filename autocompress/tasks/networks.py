@@ -1,0 +1,73 @@
+"""Small networks for tasks that name none of their own, and the scaling that stands around any."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN = (128, 64)
+WIDEST = 16  # of an embedding
+
+
+class TabularMLP(nn.Module):
+    """Two hidden layers on numbers (N, n) and embedded categories (N, c); outputs (N, outputs).
+
+    Either may be missing, where there is no such column. Widths of embeddings are half of the number of categories, up
+    to 16, as Guo and Berkhahn (2016, section 5) keep them small.
+    """
+
+    def __init__(self, numbers: int, categories: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        widths = [min(WIDEST, (size + 1) // 2) for size in categories]
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, width) for size, width in zip(categories, widths, strict=True)
+        )
+        self.first = nn.Linear(numbers + sum(widths), HIDDEN[0])
+        self.second = nn.Linear(*HIDDEN)
+        self.last = nn.Linear(HIDDEN[1], outputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """numbers, codes, or both in this order."""
+        parts = [tensor for tensor in inputs if tensor.is_floating_point()]
+        codes = [tensor for tensor in inputs if not tensor.is_floating_point()]
+        parts += [layer(codes[0][:, index]) for index, layer in enumerate(self.embeddings)]
+        hidden = torch.relu(self.first(torch.cat(parts, dim=1)))
+        result: Tensor = self.last(torch.relu(self.second(hidden)))
+        return result
+
+
+class Scaled(nn.Module):
+    """A network between numbers as they come and as networks learn them: inputs minus mean over std, outputs back.
+
+    mean and std: (n,), of the numbers that are the first input, where there are such; shift and scale: of the output.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        shift: float | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.given, self.moved = mean is not None, shift is not None
+        if mean is not None and std is not None:
+            self.register_buffer("mean", mean.clone())
+            self.register_buffer("factor", 1 / std)
+        if shift is not None:
+            self.register_buffer("shift", torch.tensor(shift))
+            self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The network's output, in the units of the targets."""
+        if self.given:
+            inputs = ((inputs[0] - self.mean) * self.factor, *inputs[1:])
+        output: Tensor = self.network(*inputs)
+        return output * self.scale + self.shift if self.moved else output
