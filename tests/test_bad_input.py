@@ -389,8 +389,12 @@ TASKS = [
     ),
 ]
 DATA = [
-    Case("task without a kind", config(task={"model": "task.py:network"}), ("search.yaml:", "add `kind: image_clas")),
-    Case("unknown kind", images(kind="image_clasification"), ("task.kind: 'image_clasification': ",)),
+    Case(
+        "task without a kind",
+        config(task={"model": "task.py:network"}),
+        ("search.yaml:", "add `kind:` (image_classification,"),
+    ),
+    Case("unknown kind", images(kind="image_clasification"), ("task.kind: unknown", "did you mean 'image_")),
     Case("unknown key of a task", images(wieghts="a.pt"), ("task.wieghts: unknown key; did you mean 'weights'?",)),
     Case("images of no size", images(input_size=0), ("task.input_size: 0: ", "greater than or equal to 8")),
     Case("shares past 1", images(split={"validation": 0.5, "test": 0.5}), ("task.split: ", "their sum less than 1")),

@@ -13,7 +13,7 @@ from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task, refer
 from ..tasks.checks import metric_names
 from ..tasks.identity import task_facts
-from ..tasks.kinds import task_kind
+from ..tasks.kinds import kinds, task_kind
 from ..tasks.protocol import lower_is_better
 from ..trial.trial import TrialSpec
 from .files import StudyFiles, work_folder
@@ -132,7 +132,7 @@ def task_reference(config: SearchConfig) -> TaskReference:
         return refer(config.task, config.root)
     if "kind" not in config.task:
         raise ConfigError(
-            f"{config.document.place(('task',))}: add `kind: image_classification`, or write file.py:factory"
+            f"{config.document.place(('task',))}: add `kind:` ({', '.join(kinds())}), or write file.py:factory"
         )
     try:
         kind = task_kind(config.task["kind"])

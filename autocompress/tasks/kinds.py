@@ -83,6 +83,6 @@ def _add(found: dict[str, type[TaskKind]], kind: type[TaskKind]) -> None:
 def task_kind(name: Any) -> type[TaskKind]:
     """The kind of that name. Raises ConfigError with the nearest names."""
     known = kinds()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"unknown kind of task {name!r}; {suggest(str(name), known)}")
     return known[name]
