@@ -427,7 +427,7 @@ DATA = [
     Case(
         "NPZ with fewer labels",
         arrays(x=pixels(16), y=np.arange(12) % 2),
-        ("x and y hold 16 images but 12 labels: store one each",),
+        ("x and y hold 16 examples but 12 labels: store one each",),
     ),
     Case("file that is no NPZ", both(images(), text("data.npz", "words")), ("data.npz: cannot be read as NPZ",)),
     Case("weights that are not there", images(weights="w.pt"), ("weights: ", "w.pt: no such file: check the path")),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 HIDDEN = (128, 64)
+WIDTHS, STATE = (32, 48, 64), 64
 WIDEST = 16  # of an embedding
 
 
@@ -36,10 +37,50 @@ class TabularMLP(nn.Module):
         return result
 
 
+class SeriesCNN(nn.Module):
+    """Three convolutions with strides of two, and the mean over what is left; for series (N, channels, length)."""
+
+    def __init__(self, channels: int, length: int, outputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in WIDTHS:
+            layers += [nn.Conv1d(channels, width, 5, stride=2, padding=2), nn.BatchNorm1d(width), nn.ReLU()]
+            channels = width
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(channels, outputs)
+
+    def forward(self, series: Tensor) -> Tensor:
+        """One row of outputs a series."""
+        result: Tensor = self.last(self.layers(series).mean(dim=2))
+        return result
+
+
+class SeriesGRU(nn.Module):
+    """A gated recurrent unit over time and a layer on its last state; series (N, channels, length)."""
+
+    def __init__(self, channels: int, length: int, outputs: int) -> None:
+        super().__init__()
+        self.recurrent = nn.GRU(channels, STATE, batch_first=True)
+        self.last = nn.Linear(STATE, outputs)
+
+    def forward(self, series: Tensor) -> Tensor:
+        """One row of outputs a series."""
+        states, _ = self.recurrent(series.transpose(1, 2))
+        result: Tensor = self.last(states[:, -1])
+        return result
+
+
+def spread(values: Tensor, over: tuple[int, ...] = (0,)) -> dict[str, Tensor]:
+    """Mean and deviation over some axes, as Scaled takes them; what does not vary has a deviation of 1."""
+    std = values.std(dim=over, correction=0, keepdim=True)[0]
+    return {"mean": values.mean(dim=over, keepdim=True)[0], "std": torch.where(std > 0, std, torch.ones(()))}
+
+
 class Scaled(nn.Module):
     """A network between numbers as they come and as networks learn them: inputs minus mean over std, outputs back.
 
-    mean and std: (n,), of the numbers that are the first input, where there are such; shift and scale: of the output.
+    mean and std: of each column (n,) or channel (c, 1) of the first input, where that holds numbers; shift and scale:
+    of the output.
     """
 
     mean: Tensor

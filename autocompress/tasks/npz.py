@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,21 +43,8 @@ def read_npz(path: Path, form: Form, shares: SplitShares) -> ImageData:
 
     Raises TaskError, naming array and fix, for what cannot be taken as it is.
     """
-    check_file(path, "task.data")
     remarks = Remarks()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            pairs = _pairs(path, members.keys())
-            wanted = [*(key for pair in pairs.values() for key in pair), *({NAMES} & members.keys())]
-            _check_sizes(path, archive, {key: members[key] for key in wanted}, pairs)
-            arrays = {key: _read(archive, members[key]) for key in wanted}
-    except TaskError:
-        raise
-    except Exception as error:
-        raise TaskError(f"task.data: {path}: cannot be read as NPZ without pickles: {error}") from None
-    for key in sorted(members.keys() - set(wanted)):
-        remarks.add("left out, as it holds neither images nor labels", f"{path}: {key}")
+    pairs, arrays = read_arrays(path, (NAMES,), remarks)
     labels = {y: arrays[y] for _, y in pairs.values()}
     targets, classes = read_labels(labels, arrays.get(NAMES), path, remarks)
     ready = {x: arrays[x].dtype.kind == "f" for x, _ in pairs.values()}
@@ -70,6 +57,29 @@ def read_npz(path: Path, form: Form, shares: SplitShares) -> ImageData:
         return ImageData(parts, classes, remarks.lines(), shares, floats)
     parts = {name: (pixels[x], targets[y]) for name, (x, y) in pairs.items()}
     return ImageData(parts, classes, remarks.lines(), ready=floats)
+
+
+def read_arrays(
+    path: Path, extra: Sequence[str], remarks: Remarks
+) -> tuple[dict[str, tuple[str, str]], dict[str, Array]]:
+    """The arrays of an NPZ file by name: x and y (as split "all"), or x_train, y_train, x_val, ..., and those of the
+    extra ones that are there; and which of them are a split's. Raises TaskError.
+    """
+    check_file(path, "task.data")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            pairs = _pairs(path, members.keys())
+            wanted = [*(key for pair in pairs.values() for key in pair), *(set(extra) & members.keys())]
+            _check_sizes(path, archive, {key: members[key] for key in wanted}, pairs)
+            arrays = {key: _read(archive, members[key]) for key in wanted}
+    except TaskError:
+        raise
+    except Exception as error:
+        raise TaskError(f"task.data: {path}: cannot be read as NPZ without pickles: {error}") from None
+    for key in sorted(members.keys() - set(wanted)):
+        remarks.add("left out, as it holds neither inputs nor labels", f"{path}: {key}")
+    return pairs, arrays
 
 
 def _pairs(path: Path, names: Any) -> dict[str, tuple[str, str]]:
@@ -109,7 +119,7 @@ def _check_sizes(
         counts = [str(headers[key].shape[0]) if headers[key].shape else "no" for key in (x, y)]
         if counts[0] != counts[1] or "no" in counts:
             raise TaskError(
-                f"task.data: {path}: {x} and {y} hold {counts[0]} images but {counts[1]} labels: store one each"
+                f"task.data: {path}: {x} and {y} hold {counts[0]} examples but {counts[1]} labels: store one each"
             )
 
 

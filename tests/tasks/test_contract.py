@@ -1,4 +1,4 @@
-"""The tasks of this package: classification of arrays, whatever the model, and images and tables without code."""
+"""The tasks of this package: classification of arrays, whatever the model, and images, tables and series without code."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from autocompress import Classification, Task, Training
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.images import ImageClassificationConfig
 from autocompress.tasks.tabular import TabularConfig
+from autocompress.tasks.time_series import TimeSeriesConfig
 from autocompress.testing import MODELS, TaskContract, make_task, seeded
 
 
@@ -44,3 +45,12 @@ class TestTabular(TaskContract):
         table.to_csv(tmp_path / "table.csv", index=False)
         given = {"kind": "tabular", "data": "csv:table.csv", "target": "y", "predicts": request.param}
         return load_task(refer(TabularConfig.model_validate(given), tmp_path))
+
+
+class TestTimeSeries(TaskContract):
+    @pytest.fixture(params=["cnn", "gru"])
+    def task(self, request: pytest.FixtureRequest, tmp_path: Path) -> Task:
+        x = np.random.default_rng(0).normal(size=(40, 2, 12)).astype(np.float32)
+        np.savez(tmp_path / "windows.npz", x=x, y=np.arange(40) % 2)
+        given = {"kind": "time_series", "data": "npz:windows.npz", "model": request.param}
+        return load_task(refer(TimeSeriesConfig.model_validate(given), tmp_path))

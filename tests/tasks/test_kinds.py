@@ -47,7 +47,7 @@ def given(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 def test_every_kind_has_its_name_and_a_package_may_add_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = list(kinds())
-    assert own == ["image_classification", "tabular"]
+    assert own == ["image_classification", "tabular", "time_series"]
     kinds.cache_clear()
     given(monkeypatch, f"{__name__}:Waves")
     assert list(kinds()) == [*own, "waves"]
@@ -75,7 +75,10 @@ def test_a_kind_that_cannot_be_used_is_named(value: str, words: str, monkeypatch
     [
         ({"kind": "tabluar"}, "task.kind: unknown kind of task 'tabluar'; did you mean 'tabular'?"),
         ({"kind": ["tabular"]}, "task.kind: unknown kind of task"),
-        ({"data": "csv:a.csv"}, "task: add `kind:` (image_classification, tabular), or write file.py:factory"),
+        (
+            {"data": "csv:a.csv"},
+            "task: add `kind:` (image_classification, tabular, time_series), or write file.py:factory",
+        ),
         ({"kind": "tabular", "data": "csv:a.csv"}, "task.target"),
     ],
 )

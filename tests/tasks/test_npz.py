@@ -149,8 +149,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "names no text": ({"y": PLAIN, "classes": np.arange(3)}, r"classes holds int64 of shape \(3,\): store the differ"),
     "names unlike": ({"y": np.eye(3)[PLAIN], "classes": NAMES[:2]}, r"classes holds <U3 of shape \(2,\): store the d"),
     "too many": ({"y": np.eye(20_000, dtype=bool)[PLAIN]}, r"has 20,000 different labels, at most 10,000 are taken"),
-    "lengths": ({"y": PLAIN[:7]}, r"x and y hold 30 images but 7 labels: store one each"),
-    "one value": ({"y": np.array(3)}, r"x and y hold 30 images but no labels: store one each"),
+    "lengths": ({"y": PLAIN[:7]}, r"x and y hold 30 examples but 7 labels: store one each"),
+    "one value": ({"y": np.array(3)}, r"x and y hold 30 examples but no labels: store one each"),
     "int64 images": ({"y": PLAIN, "x": images().astype(int)}, r"x holds int64: store uint8 from 0 to 255, uint16"),
     "bool images": ({"y": PLAIN, "x": images() > 0}, r"x holds bool: store uint8"),
     "channels first": (
@@ -209,7 +209,7 @@ def test_splits_of_unlike_labels_or_images_are_refused(tmp_path: Path) -> None:
 def test_other_arrays_are_left_out_and_it_is_said(tmp_path: Path) -> None:
     found = made(tmp_path, PLAIN, ids=np.arange(COUNT), origin=np.array([{"a": 1}], dtype=object))
     path = tmp_path / "set.npz"
-    assert found.notes == (f"task.data: left out, as it holds neither images nor labels: {path}: ids and 1 more",)
+    assert found.notes == (f"task.data: left out, as it holds neither inputs nor labels: {path}: ids and 1 more",)
 
 
 # Images

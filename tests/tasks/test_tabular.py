@@ -153,7 +153,7 @@ def refer_split(folder: Path, frame: pd.DataFrame) -> set[int]:
         ({"town": [f"name {i}" for i in range(60)]}, {"target": "price"}, "60 different values in 60 rows"),
         ({"height": [np.inf, *[1.0] * 59]}, {"target": "price"}, "column 'height' has inf in row 1"),
         ({}, {"target": "kind", "predicts": "numbers"}, "column 'kind' holds text, such as '(cheap|dear)'"),
-        ({"person": [1] * 60}, {"target": "price", "group": "person"}, "no row is in the split 'validation'"),
+        ({"person": [1] * 60}, {"target": "price", "group": "person"}, "no example is in the split 'validation'"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said_before_training(
