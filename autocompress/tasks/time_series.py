@@ -161,7 +161,7 @@ def _windows_of_table(config: TimeSeriesConfig, path: Path, remarks: Remarks) ->
         if not len(x[name]):
             least = (config.window or 0) + (config.horizon or 0)
             raise TaskError(
-                f"task.window: {path}: the {name} split has no stretch of {least} rows: take a smaller one, or more rows"
+                f"task.window: {path}: the {name} split has no stretch of {least} rows: take a smaller one or more rows"
             )
     if config.horizon and config.target in columns:
         last = x["validation"][:, columns.index(config.target), -1:]

@@ -1,4 +1,4 @@
-"""The tasks of this package: classification of arrays, whatever the model, and images, tables and series without code."""
+"""The tasks of this package: classification of arrays, whatever the model; images, tables and series without code."""
 
 from pathlib import Path
 
