@@ -86,7 +86,10 @@ class TimeSeriesConfig(TaskKind):
         splits: dict[str, Any] = {
             name: TensorDataset(torch.from_numpy(windows.x[name]), torch.from_numpy(windows.y[name])) for name in SPLITS
         }
-        usual = {"baseline": self.baseline or USUAL, "notes": tuple(f"task.data: {text}" for text in remarks.lines())}
+        usual: dict[str, Any] = {
+            "baseline": self.baseline or USUAL,
+            "notes": tuple(f"task.data: {text}" for text in remarks.lines()),
+        }
         if windows.names:
             return Classification(_maker(make, scaling, train.shape, outputs), **splits, classes=windows.names, **usual)
         scale = float(values.std()) or 1.0
@@ -128,7 +131,8 @@ def _windows_of_npz(config: TimeSeriesConfig, path: Path, remarks: Remarks) -> _
         if groups is not None and groups.shape != (len(targets),):
             raise TaskError(f"task.data: {path}: groups has shape {groups.shape}: store one group a window")
         parts = divided(config.split, targets if names else np.zeros(len(targets)), groups)
-        return _Windows(*({name: each[part] for name, part in parts.items()} for each in (series["x"], targets)), names)
+        x, y = ({name: each[part] for name, part in parts.items()} for each in (series["x"], targets))
+        return _Windows(x, y, names)
     ends = np.cumsum([len(series[x]) for x, _ in order])[:-1]
     pieces = dict(zip(pairs, np.split(targets, ends), strict=True))
     return _Windows({name: series[x] for name, (x, _) in pairs.items()}, pieces, names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import postgres
 import psutil
 import psycopg
 import pytest
@@ -60,6 +61,8 @@ class Up:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
+    if not postgres.installed():
+        pytest.skip("Postgres is not installed")
     with stack.running() as made:
         found = Up(made, client_for(made.url, made.token.read_text().strip()))
         yield found
