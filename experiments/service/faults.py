@@ -126,6 +126,7 @@ class Service:
                 if not self.strike():
                     return
             case "Ray node":
+                self.struck.update(alive(self.folder))  # those that run there die with it
                 stop(self.node)
                 self.node = self.cluster.join("--num-cpus=1")
             case "MLflow":
@@ -191,11 +192,11 @@ def verdict(service: Service) -> dict[str, Any]:
         if real:
             of_study = [run for run in runs if run["study"] == study]
             found["trials_missing_in_mlflow"] += max(0, len(told) + 1 - len(of_study))
-            found["left_running"] += any(run["status"] == "RUNNING" for run in of_study)
+            found["left_open_in_mlflow"] += any(run["status"] == "RUNNING" for run in of_study)
         if search["state"] != "finished" or not whole:
             print(study, search, sorted(told))
     found["left_running"] += len(controllers(service.folder))
-    names = ("lost", "run_twice", "left_running", "runs", "trials_missing_in_mlflow")
+    names = ("lost", "run_twice", "left_running", "runs", "trials_missing_in_mlflow", "left_open_in_mlflow")
     return {"searches": len(service.studies), **{name: found[name] for name in names}}
 
 
