@@ -49,6 +49,32 @@ def check_filled(column: "pd.Series[Any]", path: Path) -> None:
         )
 
 
+def check_category(name: str, values: NDArray[np.str_], path: Path) -> None:
+    """Raise TaskError for a column of text that is no category by its looks: numbers with a slip, or names of rows."""
+    different = np.unique(values)
+    figures = [_is_number(value) for value in different]
+    if 0 < sum(figures) < len(figures) and sum(figures) * 2 > len(figures):
+        odd = str(different[figures.index(False)])
+        row = int(np.flatnonzero(values == odd)[0]) + 1
+        raise TaskError(
+            f"task.data: {path}: column {name!r} holds {odd!r} in row {row} among numbers: correct it, or name the "
+            "column in task.categories or task.drop"
+        )
+    if len(different) > FEW and len(different) * 2 > len(values):
+        raise TaskError(
+            f"task.data: {path}: column {name!r} has {len(different)} different values in {len(values)} rows: name it "
+            "in task.drop, or in task.categories if it is one"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def predicted(
     target: NDArray[Any], name: str, predicts: Predicts, path: Path, remarks: Remarks
 ) -> tuple[NDArray[Any], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from .kinds import Load, TaskKind
 from .networks import Scaled, TabularMLP, spread
 from .protocol import Classification, Regression, Supervised
 from .remarks import Remarks
-from .tables import FEW, Predicts, check_filled, divided, numbers, plain, predicted, read_table
+from .tables import Predicts, check_category, check_filled, divided, numbers, plain, predicted, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,12 @@ def _inputs(
             floats.append(numbers(column.to_numpy(), name, path))
             continue
         values = plain(column).astype(np.str_)
-        _check_category(config, name, values, path)
+        if len(np.unique(values)) > MOST_CATEGORIES:
+            raise TaskError(
+                f"task.data: {path}: column {name!r} has more than {MOST_CATEGORIES:,} values: task.drop it"
+            )
+        if name not in config.categories:
+            check_category(name, values, path)
         known = np.unique(values[train])
         place = np.minimum(np.searchsorted(known, values), len(known) - 1)
         found = known[place] == values
@@ -123,36 +128,6 @@ def _inputs(
         sizes.append(len(known) + 1)
     tensors = [torch.from_numpy(np.stack(part, axis=1)) for part in (floats, codes) if part]
     return tuple(tensors), sizes
-
-
-def _check_category(config: TabularConfig, name: str, values: NDArray[np.str_], path: Path) -> None:
-    """Raise TaskError for a column that is no category by its looks, unless the config says that it is one."""
-    different = np.unique(values)
-    if len(different) > MOST_CATEGORIES:
-        raise TaskError(f"task.data: {path}: column {name!r} has {len(different):,} different values: task.drop it")
-    if name in config.categories:
-        return
-    figures = [_is_number(value) for value in different]
-    if 0 < sum(figures) < len(figures) and sum(figures) * 2 > len(figures):
-        odd = str(different[figures.index(False)])
-        row = int(np.flatnonzero(values == odd)[0]) + 1
-        raise TaskError(
-            f"task.data: {path}: column {name!r} holds {odd!r} in row {row} among numbers: correct it, or name the "
-            "column in task.categories or task.drop"
-        )
-    if len(different) > FEW and len(different) * 2 > len(values):
-        raise TaskError(
-            f"task.data: {path}: column {name!r} has {len(different)} different values in {len(values)} rows: name it "
-            "in task.drop, or in task.categories if it is one"
-        )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _split(

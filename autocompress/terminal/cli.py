@@ -13,6 +13,7 @@ from ..errors import AutocompressError
 from ..urls import is_server, shown
 from ..wording import size
 from .answers import code_of, print_front, print_next, print_parts, write_page
+from .drafting import init
 from .ending import BAD, INTERRUPTED, NOTHING_FITS, OK, exit_code
 from .options import (
     ColdOption,
@@ -46,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (serve, attach, logs, pause, resume, cancel):
+for command in (init, serve, attach, logs, pause, resume, cancel):
     app.command()(command)
 app.add_typer(token, name="token")
 

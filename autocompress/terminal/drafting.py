@@ -1,0 +1,55 @@
+"""The command that writes a first config."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from ..config import study_name
+from ..errors import ConfigError, unwritten
+from .plain import say
+
+USUAL = """budget:                # hard limits; take out what does not matter
+  compression_ratio: 10  # times smaller than the uncompressed file, or size: 800 KB
+  speedup: 1.5           # times as fast, or latency: 5 ms
+"""
+DROP = "  accuracy_drop: 0.01    # at most this share of accuracy lost\n"
+OTHER = (
+    "  # metrics: {r2: 0.8}   # `autocompress plan` shows what the uncompressed model has; or {mae: {at_most: 0.3}}\n"
+)
+
+
+def init(
+    data: Annotated[Path, typer.Argument(help="A folder of images, a table, an NPZ file, or weights.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("search.yaml"),
+) -> None:
+    """Write a first config with comments, after looking at your data or weights; what it guessed is said there."""
+    if out.exists():
+        raise ConfigError(f"{out}: is there already: name another file by --out")
+    from ..tasks.drafts import draft
+
+    place = data if data.is_absolute() else Path(os.path.relpath(data, out.parent))
+    found = draft(data, place.as_posix())
+    name = study_name((data if data.is_dir() else data.with_suffix("")).resolve().name)
+    lines = [f"# What {data.name} looks like; change what is wrong. All keys: the README.", f"study: {name}", "task:"]
+    lines += [line for key, value in found.task.items() for line in _entry(key, value, found.said.get(key, ""))]
+    text = "\n".join(lines) + "\n" + USUAL + (DROP if found.of_classes else OTHER)
+    if not found.of_classes:
+        text += "objectives: [size_bytes, r2, latency_ms]\n"
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise unwritten(error, out) from error
+    say(f"{out}: next, autocompress plan {out}")
+
+
+def _entry(key: str, value: Any, said: str) -> list[str]:
+    """A key of the task with what is said of it, which stands above where it is long."""
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    text = f"{key}: {written.removesuffix('...' + chr(10)).strip()}"
+    if not said:
+        return [f"  {text}"]
+    line = f"  {text:<40} # {said}"
+    return [line] if len(line) <= 120 else [f"  # {said}", f"  {text}"]
