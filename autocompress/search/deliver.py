@@ -132,6 +132,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         **({} if made.program is None else {"pt2_bytes": len(made.program)}),
         **({"classes": list(classes)} if (classes := getattr(setup.task, "classes", ())) else {}),
         **({"remarks": candidate.remarks} if candidate.remarks else {}),
+        **({"inputs": list(said)} if (said := getattr(setup.task, "inputs", ())) else {}),
     }
     inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]
     text = card(made.recipe, measurement, inputs)
@@ -196,12 +197,17 @@ Inputs are what the task's data yields: apply the same preprocessing. `decisions
 {_said(measurement)}"""
 
 
+def _cut(text: str, most: int = 2000) -> str:
+    return text if len(text) <= most else f"{text[:most]} ... (all of it in `measurement.json`)"
+
+
 def _said(measurement: dict[str, Any], most: int = 20) -> str:
-    """Paragraphs on the classes that outputs stand for, and on what the metrics do not tell."""
+    """Paragraphs on how inputs are made, on what outputs stand for, and on what the metrics do not tell."""
     classes: list[str] = measurement.get("classes", [])
     more = f", ... ({len(classes)} in `measurement.json`)" if len(classes) > most else ""
     shown = ", ".join(f"{index} {name!r}" for index, name in enumerate(classes[:most])) + more
-    paragraphs = [f"Outputs stand for: {shown}."] if classes else []
+    paragraphs = [f"Input {index}: {_cut(text)}." for index, text in enumerate(measurement.get("inputs", ()))]
+    paragraphs += [f"Outputs stand for: {shown}."] if classes else []
     paragraphs += [f"Warning: it {text}." for text in measurement.get("remarks", ())]
     return "".join(f"\n{text}\n" for text in paragraphs)
 

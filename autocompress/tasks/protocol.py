@@ -22,8 +22,9 @@ class Task(Protocol):
     """A model, its data, its loss and its metrics.
 
     quality names the metric that searches improve and budgets bound. baseline says how to train the model
-    first; None means that model() returns trained weights. Two more attributes may be there: `lower_is_better`, the
-    names of metrics of which less is better, and `classifies = True` where outputs are logits, classes on axis 1.
+    first; None means that model() returns trained weights. More attributes may be there: `lower_is_better`, the
+    names of metrics of which less is better; `classifies = True` where outputs are logits, classes on axis 1; and
+    `inputs`, how each input is made, in words for whoever runs the exported file.
     """
 
     quality: str
@@ -105,6 +106,7 @@ class Classification(Supervised):
     classifies: ClassVar[bool] = True
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of logits (N, classes) against classes (N,)."""
@@ -127,6 +129,7 @@ class Regression(Supervised):
     lower_is_better: ClassVar[tuple[str, ...]] = ("mae", "rmse")
     scale: float = 1.0
     notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean squared error, in units of the scale."""

@@ -65,13 +65,14 @@ class TabularConfig(TaskKind):
         values, names = predicted(plain(table[self.target]), self.target, self.predicts, path, remarks)
         groups = None if self.group is None else plain(table[self.group])
         parts = divided(self.split, values if names else np.zeros(len(table)), groups)
-        inputs, sizes = _inputs(self, table[columns], parts["train"], path, remarks)
+        inputs, sizes, said = _inputs(self, table[columns], parts["train"], path, remarks)
         splits: dict[str, Any] = {name: _split(inputs, values, part, not names) for name, part in parts.items()}
         count = inputs[0].shape[1] if inputs[0].is_floating_point() else 0
         scaling = spread(inputs[0][parts["train"]]) if count else {}
         usual: dict[str, Any] = {
             "baseline": self.baseline or USUAL,
             "notes": tuple(f"task.data: {text}" for text in remarks.lines()),
+            "inputs": said,
         }
         if names:
             network = _maker(make, scaling, count, sizes, len(names))
@@ -101,16 +102,19 @@ def _columns(config: TabularConfig, table: "pd.DataFrame", path: Path) -> list[s
 
 def _inputs(
     config: TabularConfig, table: "pd.DataFrame", train: NDArray[np.int64], path: Path, remarks: Remarks
-) -> tuple[tuple[Tensor, ...], list[int]]:
-    """Numbers (N, n) and codes (N, c), those that there are, and how many codes each category has.
+) -> tuple[tuple[Tensor, ...], list[int], tuple[str, ...]]:
+    """Numbers (N, n) and codes (N, c), those that there are, how many codes each category has, and how both are made.
 
     Codes count the values of the training split from 1; 0 is whatever else comes.
     """
     floats, codes, sizes = [], [], []
+    named: list[str] = []
+    coded: list[str] = []
     for name in table.columns:
         column = table[name]
         if name not in config.categories and column.dtype.kind in "iuf":
             floats.append(numbers(column.to_numpy(), name, path))
+            named.append(repr(name))
             continue
         values = plain(column).astype(np.str_)
         if len(np.unique(values)) > MOST_CATEGORIES:
@@ -126,8 +130,12 @@ def _inputs(
             remarks.add("values that the training split lacks are all taken as one more category", name)
         codes.append(np.where(found, place + 1, 0))
         sizes.append(len(known) + 1)
+        values_said = ", ".join(f"{index} for {str(value)!r}" for index, value in enumerate(known, 1))
+        coded.append(f"{name!r} is {values_said}, 0 for anything else")
     tensors = [torch.from_numpy(np.stack(part, axis=1)) for part in (floats, codes) if part]
-    return tuple(tensors), sizes
+    said = [f"numbers (N, {len(named)}) as they come, in this order: {', '.join(named)}"] if named else []
+    said += [f"codes (N, {len(coded)}): {'; '.join(coded)}"] if coded else []
+    return tuple(tensors), sizes, tuple(said)
 
 
 def _split(

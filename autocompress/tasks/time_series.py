@@ -86,9 +86,11 @@ class TimeSeriesConfig(TaskKind):
         splits: dict[str, Any] = {
             name: TensorDataset(torch.from_numpy(windows.x[name]), torch.from_numpy(windows.y[name])) for name in SPLITS
         }
+        order = f" {', '.join(map(repr, windows.channels))}" if windows.channels else " as in x"
         usual: dict[str, Any] = {
             "baseline": self.baseline or USUAL,
             "notes": tuple(f"task.data: {text}" for text in remarks.lines()),
+            "inputs": (f"series (N, {train.shape[1]}, {train.shape[2]}) as they come, newest last; channels:{order}",),
         }
         if windows.names:
             return Classification(_maker(make, scaling, train.shape, outputs), **splits, classes=windows.names, **usual)
@@ -104,6 +106,7 @@ class _Windows:
     x: Mapping[str, Floats]
     y: Mapping[str, NDArray[Any]]
     names: tuple[str, ...]
+    channels: tuple[str, ...] = ()
 
 
 def _maker(
@@ -171,7 +174,7 @@ def _windows_of_table(config: TimeSeriesConfig, path: Path, remarks: Remarks) ->
         last = x["validation"][:, columns.index(config.target), -1:]
         mae = float(np.abs(y["validation"] - last).mean())
         remarks.add(f"to repeat the last value has a mean absolute error of {mae:.4g} on validation", config.target)
-    return _Windows(x, y, names)
+    return _Windows(x, y, names, tuple(columns))
 
 
 def _columns(config: TimeSeriesConfig, table: "pd.DataFrame", path: Path) -> list[str]:

@@ -50,6 +50,11 @@ def test_columns_are_numbers_or_categories_and_the_rest_is_left_out(tmp_path: Pa
     numbers, codes = batch.inputs
     assert (numbers.shape[1], numbers.dtype, codes.shape[1], codes.dtype) == (2, torch.float32, 2, torch.int64)
     assert found.classes == ("cheap", "dear")  # type: ignore[attr-defined]
+    assert found.inputs == (  # type: ignore[attr-defined]
+        "numbers (N, 2) as they come, in this order: 'age', 'height'",
+        "codes (N, 2): 'town' is 1 for 'Graz', 2 for 'Linz', 0 for anything else; "
+        "'smokes' is 1 for 'False', 2 for 'True', 0 for anything else",
+    )
     towns = pd.read_csv(tmp_path / "table.csv")
     row = int(np.flatnonzero(np.isclose(towns["height"], float(numbers[0, 1]), atol=1e-4))[0])
     assert int(codes[0, 0]) == {"Graz": 1, "Linz": 2}[towns["town"][row]]
@@ -207,6 +212,9 @@ def test_a_table_is_searched_and_its_file_runs_on_numbers_as_they_come(of: str, 
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
     assert run(tmp_path, "search", "search.yaml", "--executor", "inline").code == 0
     assert run(tmp_path, "export", of, "--out", "chosen").code == 0
+    card = (tmp_path / "chosen" / "MODEL_CARD.md").read_text()
+    first = frame.columns[0]
+    assert f"Input 0: numbers (N, {len(frame.columns) - 1}) as they come, in this order: {first!r}, " in card
     session = onnxruntime.InferenceSession(tmp_path / "chosen" / "model.onnx")
     (given,) = session.get_inputs()
     output = session.run(None, {given.name: frame.drop(columns="target").to_numpy(np.float32)})[0]
