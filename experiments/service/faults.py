@@ -2,12 +2,13 @@
 
 Two servers on one database run searches on a Ray cluster of a head and a node, and log to an MLflow server: real ones
 (one layer, trials as Ray tasks) and ones by tests/pretender.py, which tells trials that nobody ran and
-notices a second one beside it. Every few seconds a server, a controller, the Ray node or the MLflow server is killed by
-SIGKILL, and, but for controllers, started again at once. In the end every search must have finished, every trial been
+notices a second one beside it. Every few seconds a server, a controller, the Ray node, the MLflow server or, where the
+database is one, the Postgres is killed (that by SIGQUIT, at which it stops at once, as at a crash; all others by
+SIGKILL), and, but for controllers, started again at once. In the end every search must have finished, every trial been
 told once, by one controller at a time, and nothing may run on.
 
 Usage, from a checkout: python experiments/service/faults.py [--seed 0] [--kills 20] [--minutes 8]
-[--controllers ray|process]: a row for every seed and kind, which ends after so many kills or minutes.
+[--controllers ray|process] [--postgres]: a row for every seed and kind, which ends after so many kills or minutes.
 """
 
 import argparse
@@ -29,10 +30,11 @@ import httpx2
 import pandas as pd
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "tests"))
+sys.path[:0] = [str(HERE.parents[1] / "tests"), str(HERE.parents[1] / "docker")]
+from databases import running_postgres  # type: ignore[import-not-found]  # noqa: E402
 from nodes import Cluster, cluster, free_ports, stop  # type: ignore[import-not-found]  # noqa: E402
 from pursued import ran, submit  # type: ignore[import-not-found]  # noqa: E402
-from served import Server, controllers, served  # type: ignore[import-not-found]  # noqa: E402
+from served import Server, controllers, served, until  # type: ignore[import-not-found]  # noqa: E402
 
 VICTIMS = {"server": 4, "controller": 4, "Ray node": 1, "MLflow": 1}  # how often each of ten
 ACTIVE, REAL_EVERY, TRIALS = 4, 10, 20
@@ -50,6 +52,7 @@ class Service:
     kind: str
     chance: random.Random
     stack: contextlib.ExitStack
+    postgres: Any = None
     servers: list[Server] = field(default_factory=list)
     studies: list[str] = field(default_factory=list)
     killed: Counter[str] = field(default_factory=Counter)
@@ -60,11 +63,14 @@ class Service:
         (self.port,) = free_ports(1)
         self.serve_mlflow()
         self.node = self.cluster.join("--num-cpus=1")
+        self.storage = None if self.postgres is None else self.postgres.make()
+        self.victims = {**VICTIMS, **({} if self.postgres is None else {"Postgres": 2})}
         self.servers = [self.serve(), self.serve()]
 
     def serve(self) -> Server:
         """One more server."""
         given = {"ray": self.cluster.address, "controllers": self.kind, "executor": "ray", "tracking": self.uri}
+        given |= {} if self.storage is None else {"storage": self.storage}
         return self.stack.enter_context(served(self.folder, 2, self.cluster.environment, lease_s=3.0, **given))
 
     @property
@@ -92,7 +98,11 @@ class Service:
 
     def states(self) -> dict[str, str]:
         """The state of every search."""
-        return {study: self.servers[0].get(study)["state"] for study in self.studies}
+        return {study: self.search(study)["state"] for study in self.studies}
+
+    def search(self, study: str) -> dict[str, Any]:
+        """A search, once the database answers."""
+        return until(lambda: (found := self.servers[0].get(study)).get("state") and found)  # type: ignore[no-any-return]
 
     def feed(self) -> None:
         """Submit searches until so many are to be done."""
@@ -129,6 +139,9 @@ class Service:
                 self.struck.update(alive(self.folder))  # those that run there die with it
                 stop(self.node)
                 self.node = self.cluster.join("--num-cpus=1")
+            case "Postgres":
+                self.postgres.stop(signal.SIGQUIT)
+                self.postgres.start()
             case "MLflow":
                 end_session(self.mlflow)
                 self.serve_mlflow()
@@ -155,7 +168,7 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
 
 def torment(service: Service, kills: int, minutes: float) -> None:
     """Kill parts at random moments, while there is always something to do."""
-    victims, weights = list(VICTIMS), list(VICTIMS.values())
+    victims, weights = list(service.victims), list(service.victims.values())
     end = time.monotonic() + 60 * minutes
     while service.killed.total() < kills and time.monotonic() < end:
         service.feed()
@@ -182,7 +195,7 @@ def verdict(service: Service) -> dict[str, Any]:
     runs = mlflow_runs(service.uri)
     for index, study in enumerate(service.studies):
         real = index % REAL_EVERY == 0
-        search = server.get(study)
+        search = service.search(study)
         told = [number for number, kind in told_of(server, study) if kind == "trial"]
         whole = sorted(set(told)) == list(range(len(set(told)) if real else TRIALS)) and len(told) > 2
         found["lost"] += search["state"] in ("failed", "paused", "cancelled") or not whole
@@ -234,20 +247,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--controllers", choices=("ray", "process"), default="ray")
+    parser.add_argument("--postgres", action="store_true", help="the database is a Postgres, and killed as well")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # all that was started ends with this
     with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as place, contextlib.ExitStack() as stack:
         made = stack.enter_context(cluster(Path(place)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        service = Service(folder, made, options.controllers, random.Random(options.seed), stack)
+        postgres = stack.enter_context(running_postgres()) if options.postgres else None
+        service = Service(folder, made, options.controllers, random.Random(options.seed), stack, postgres)
         service.begin()
         began = time.monotonic()
         torment(service, options.kills, options.minutes)
         seconds = round(time.monotonic() - began)
         drain(service)
         total = verdict(service)
-    killed = {f"killed_{victim.replace(' ', '_').lower()}": service.killed[victim] for victim in VICTIMS}
+    killed = {f"killed_{victim.replace(' ', '_').lower()}": service.killed[victim] for victim in service.victims}
     row = {"case": options.controllers, "seed": options.seed, "seconds": seconds, **killed, **total}
     path = HERE / "faults.csv"
     rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
