@@ -70,7 +70,7 @@ class Bell:
             self._reading[key] = asyncio.create_task(asyncio.to_thread(_told, self._database, *key))
         try:
             return await asyncio.shield(self._reading[key])
-        except SQLAlchemyError:
+        except Exception:
             self._reading.pop(key, None)  # who asks again may find it back
             raise
 

@@ -114,6 +114,11 @@ def numbers(values: NDArray[Any], name: str, path: Path) -> NDArray[np.float32]:
     odd = np.argwhere(~np.isfinite(found))
     if len(odd):
         raise TaskError(f"task.data: {path}: column {name!r} has {found[tuple(odd[0])]} in row {odd[0][0] + 1}")
+    if 2 * len(np.unique(found)) < len(np.unique(values)):
+        raise TaskError(
+            f"task.data: {path}: column {name!r} has values that are one and the same as 32-bit floats, such as near "
+            f"{values.flat[0]}: take a constant off them, or drop it"
+        )
     return found
 
 

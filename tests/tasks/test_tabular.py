@@ -157,6 +157,11 @@ def refer_split(folder: Path, frame: pd.DataFrame) -> set[int]:
         ({"age": [*map(str, range(59)), "?"]}, {"target": "price"}, r"'age' holds '\?' in row 60 among numbers"),
         ({"town": [f"name {i}" for i in range(60)]}, {"target": "price"}, "60 different values in 60 rows"),
         ({"height": [np.inf, *[1.0] * 59]}, {"target": "price"}, "column 'height' has inf in row 1"),
+        (
+            {"age": 1_700_000_000 + np.arange(60)},
+            {"target": "price"},
+            "'age' has values that are one and the same as 32-bit",
+        ),
         ({}, {"target": "kind", "predicts": "numbers"}, "column 'kind' holds text, such as '(cheap|dear)'"),
         ({"person": [1] * 60}, {"target": "price", "group": "person"}, "no example is in the split 'validation'"),
     ],

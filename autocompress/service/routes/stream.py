@@ -31,6 +31,6 @@ async def stream(
             for told in await parts.bell.past(search.id, number, upto):
                 number, state = told.number, told.state or state
                 yield ServerSentEvent(raw_data=told.text, event=told.kind, id=str(number))
-        if number == upto and state in LAST:
+        if number >= upto and state in LAST:
             return
         upto = await parts.bell.wait(search.id, number)
