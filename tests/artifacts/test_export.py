@@ -15,7 +15,7 @@ from torch._export import utils
 from torch.export import exported_program
 from torch.nn.functional import max_pool2d
 
-from autocompress.artifacts.export import _cached, cast_weights, check_parity, export_onnx, strip
+from autocompress.artifacts.export import _cached, batch_shapes, cast_weights, check_parity, export_onnx, strip
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
 from autocompress.testing.models import Plain, Residual, seeded
@@ -381,3 +381,20 @@ def test_a_model_that_torch_cannot_export_is_a_clear_error(capfd: pytest.Capture
     with pytest.raises(ArtifactError, match="ONNX: a and b must have same reduction dim"):
         export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (noise(2, 3),))
     assert capfd.readouterr().out == ""
+
+
+class Rest(nn.Module):
+    """Takes one input by name and any number of others."""
+
+    def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
+        return first + sum(2 * part for part in rest)
+
+
+@pytest.mark.parametrize(("count", "shapes"), [(1, (0,)), (2, (0, (1,))), (3, (0, (1, 2)))])
+def test_inputs_that_a_model_takes_as_the_rest_are_exported(count: int, shapes: tuple[object, ...]) -> None:
+    given = batch_shapes(Rest(), count, "batch")
+    assert [type(part) for part in given] == [tuple if isinstance(part, tuple) else dict for part in shapes]
+    inputs = tuple(torch.arange(6.0).reshape(2, 3) + index for index in range(count))
+    model = Model(export_onnx(Rest(), inputs).SerializeToString())
+    more = tuple(np.ones((5, 3), np.float32) for _ in range(count))
+    assert np.array_equal(model(*more), np.full((5, 3), 1.0 + 2 * (count - 1), np.float32))

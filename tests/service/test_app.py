@@ -316,6 +316,7 @@ def test_events_go_on_from_the_last_id_and_end_with_the_search(api: Api) -> None
         (None, ["queued", "paused", "queued", "cancelled"]),
         ("2", ["queued", "cancelled"]),
         ("4", []),
+        ("9", []),  # of another database, or made up
     ):
         answer = api.call("GET", "/api/v1/searches/one/events", headers={"Last-Event-ID": last} if last else {})
         assert answer.headers["content-type"].startswith("text/event-stream")
