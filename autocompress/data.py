@@ -16,6 +16,8 @@ from .errors import TaskError
 SPLITS = ("train", "validation", "test")
 # What the target is called in examples that are mappings.
 TARGETS = ("target", "targets", "label", "labels", "y")
+# Of each input, the axes whose sizes are others from one batch to the next; () where there are none.
+Varying = tuple[frozenset[int], ...]
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,50 @@ def batches(dataset: Dataset[Any], size: int, generator: torch.Generator | None 
     """Go once through a split in batches of `size`: in order, or shuffled where a generator is given.
 
     An example is (input, target), (input, ..., target), ((input, ...), target), or a mapping with one of TARGETS among
-    its keys, whose other values are the inputs in their order. Raises TaskError for anything else.
+    its keys, whose other values are the inputs in their order. A dataset that has a `collate_fn` is batched by it, as
+    torch's DataLoader would. Raises TaskError for anything else.
     """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     parts = torch.split(order, size)
+    yield from (_batch(rows, index) for index, rows in zip(parts, _rows(dataset, order, size), strict=True))
+
+
+def _rows(dataset: Dataset[Any], order: Tensor, size: int) -> Iterator[Any]:
+    """What a dataset yields for its examples in an order, a batch at a time."""
     if in_memory(dataset):
-        yield from (_batch(_taken(dataset, index), index) for index in parts)
+        yield from (_taken(dataset, index) for index in torch.split(order, size))
         return
-    loader = DataLoader(dataset, batch_size=size, sampler=_Order(order))
-    yield from (_batch(rows, index) for index, rows in zip(parts, loader, strict=True))
+    collate = getattr(_innermost(dataset), "collate_fn", None)
+    yield from DataLoader(dataset, batch_size=size, sampler=_Order(order), collate_fn=collate)
 
 
 def in_memory(dataset: Dataset[Any]) -> bool:
     """Whether a dataset holds tensors alone, so that many examples are taken at once and are the same each time."""
+    whole = _innermost(dataset)
+    if hasattr(whole, "collate_fn"):
+        return False
+    return type(whole) is TensorDataset or bool(getattr(whole, "in_memory", False))
+
+
+def may_vary(dataset: Dataset[Any]) -> bool:
+    """Whether a dataset makes batches by a rule of its own, so that shapes may be others from one batch to the next."""
+    whole = _innermost(dataset)
+    return hasattr(whole, "collate_fn") or (in_memory(whole) and type(whole) is not TensorDataset)
+
+
+def input_names(dataset: Dataset[Any]) -> tuple[str, ...]:
+    """What the inputs of an example are called; none where it is no mapping."""
+    rows = next(_rows(dataset, torch.arange(1), 1))
+    if isinstance(rows, list | tuple) and rows and isinstance(rows[0], Mapping):
+        rows = rows[0]
+    return tuple(str(key) for key in rows if key not in TARGETS) if isinstance(rows, Mapping) else ()
+
+
+def _innermost(dataset: Any) -> Any:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return type(dataset) is TensorDataset or bool(getattr(dataset, "in_memory", False))
+    return dataset
 
 
 def _taken(dataset: Any, index: Tensor) -> Any:

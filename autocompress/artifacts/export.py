@@ -17,7 +17,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from ..data import copied
+from ..data import Varying, copied
 from ..errors import ArtifactError
 from .norms import kept_apart
 from .runtime import Array, Model
@@ -26,18 +26,24 @@ TOLERANCE = 1e-3
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
-def batch_shapes(model: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
-    """Which axes of so many inputs are dynamic, in the form of the model's forward: `*inputs` is one tuple of them."""
-    shapes: list[Any] = [{0: batch} for _ in range(count)]
+def dynamic_shapes(model: nn.Module, count: int, batch: Any, varying: Varying = ()) -> tuple[Any, ...]:
+    """Which axes of so many inputs are dynamic, in the form of the model's forward: `*inputs` is one tuple of them.
+
+    The batch, and the axes of each input that vary.
+    """
+    free = torch.export.Dim.DYNAMIC
+    axes = varying or [()] * count
+    shapes: list[Any] = [{0: batch, **dict.fromkeys(sorted(each), free)} for each in axes]
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else count
     return (*shapes[:fixed], *([tuple(shapes[fixed:])] if count > fixed else []))
 
 
-def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+def export_onnx(model: nn.Module, example: tuple[Tensor, ...], varying: Varying = ()) -> onnx.ModelProto:
     """Export with torch's dynamo exporter, batch dynamic; tensors keep their torch names.
 
-    example: inputs of two or more examples. Raises ArtifactError when torch cannot export the model.
+    example: inputs of two or more examples. varying: axes of each input that are dynamic too. Raises ArtifactError when
+    torch cannot export the model.
     """
     _cache_torchlib()
     batch = torch.export.Dim("batch")
@@ -49,7 +55,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...]) -> onnx.ModelProt
                 module,
                 copied(example),
                 dynamo=True,
-                dynamic_shapes=batch_shapes(module, len(example), batch),
+                dynamic_shapes=dynamic_shapes(module, len(example), batch, varying),
                 input_names=names,
                 output_names=["output"],
                 opset_version=OPSET,
@@ -244,32 +250,42 @@ def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema.Attri
 
 
 def check_parity(
-    model: nn.Module, exported: onnx.ModelProto, example: tuple[Tensor, ...], tolerance: float = TOLERANCE
+    model: nn.Module,
+    exported: onnx.ModelProto,
+    example: tuple[Tensor, ...],
+    tolerance: float = TOLERANCE,
+    varying: Varying = (),
 ) -> float:
     """The largest difference between a module and its export, relative to the largest output.
 
     Raises ArtifactError beyond the tolerance.
     """
-    return check_outputs(model, Model(exported.SerializeToString()), example, tolerance, "the exported model")
+    return check_outputs(model, Model(exported.SerializeToString()), example, tolerance, "the exported model", varying)
 
 
 def check_outputs(
-    model: nn.Module, run: Callable[..., Array], example: tuple[Tensor, ...], tolerance: float, name: str
+    model: nn.Module,
+    run: Callable[..., Array],
+    example: tuple[Tensor, ...],
+    tolerance: float,
+    name: str,
+    varying: Varying = (),
 ) -> float:
     """The largest difference between a module and what was made of it, relative to the largest output.
 
-    Runs one example and the whole batch, so that a batch size frozen by the exporter is found. Raises ArtifactError,
-    with the name of what was made, beyond the tolerance.
+    Runs one example and the whole batch, and the batch cut short where axes vary, so that a size frozen by the exporter
+    is found. Raises ArtifactError, with the name of what was made, beyond the tolerance.
     """
     differences = []
-    for count in (1, len(example[0])):
-        inputs = tuple(tensor[:count] for tensor in example)
+    tried = [tuple(tensor[:count] for tensor in example) for count in (1, len(example[0]))]
+    for inputs in [*tried, *([_cut_short(example, varying)] if varying else [])]:
         with torch.no_grad():
             expected = model.eval()(*copied(inputs)).numpy()
         try:
             actual = run(*(tensor.numpy() for tensor in inputs))
         except Exception as error:
-            raise ArtifactError(f"{name} fails at batch size {count}: {error}") from error
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+            raise ArtifactError(f"{name} fails at batch size {len(inputs[0])}, inputs {shapes}: {error}") from error
         if actual.shape != expected.shape:
             raise ArtifactError(f"{name} gives shape {actual.shape} where the model gives {expected.shape}")
         differences.append(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
@@ -277,3 +293,12 @@ def check_outputs(
     if not worst <= tolerance:
         raise ArtifactError(f"{name} differs from the model by {worst:.2g}, more than {tolerance:g}")
     return worst
+
+
+def _cut_short(example: tuple[Tensor, ...], varying: Varying) -> tuple[Tensor, ...]:
+    """Inputs with half of each axis that varies, and no less than two."""
+    cut = list(example)
+    for index, axes in enumerate(varying):
+        for axis in axes:
+            cut[index] = cut[index].narrow(axis, 0, max(min(2, cut[index].shape[axis]), cut[index].shape[axis] // 2))
+    return tuple(cut)

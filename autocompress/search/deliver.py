@@ -16,7 +16,7 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, latency_now, violations
 from ..recipe import Recipe
-from ..tasks.examples import example_inputs, model_inputs
+from ..tasks.examples import example_inputs, model_inputs, varying_axes
 from ..tasks.models import build_model
 from ..techniques import expanded
 from ..trial.stages import rebuild
@@ -108,7 +108,7 @@ def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made
             f"model.pt2 cannot be made: the task's model is no longer the one that was compressed ({first}): "
             "search again, or leave out --pt2"
         ) from error
-    return Made(recipe, candidate, export_program(model, example_inputs(setup.task)))
+    return Made(recipe, candidate, export_program(model, example_inputs(setup.task), varying_axes(setup.task)))
 
 
 def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Metrics) -> dict[str, Any]:

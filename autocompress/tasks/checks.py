@@ -13,7 +13,8 @@ from ..data import SPLITS, Batch, batches, in_memory, seed_all
 from ..errors import TaskError, suggest
 from ..training import Training
 from .blame import blaming
-from .examples import example_inputs
+from .calling import named_outputs
+from .examples import example_inputs, extremes, varying_axes
 from .models import alike, build_model, check_repeatable
 from .protocol import Classification, Task, task_metrics
 
@@ -25,7 +26,6 @@ def check_task(task: Task) -> None:
     """Raise TaskError, with the fix, when model, data, loss and metrics do not fit together."""
     if task.baseline is not None and not isinstance(task.baseline, Training):
         raise TaskError(f"task.baseline is a {type(task.baseline).__name__}: give a Training, or None if trained")
-    model = build_model(task, 0)
     heads: dict[str, Batch] = {}
     for name in SPLITS:
         dataset = _dataset(task, name)
@@ -34,7 +34,7 @@ def check_task(task: Task) -> None:
         for batch in sample:
             _finite(batch, name)
             heads.setdefault(name, batch)
-    model.eval()
+    model = build_model(task, 0).eval()
     classes = _outputs(task, model, heads["validation"])
     if isinstance(task, Classification):
         _named_outputs(task, classes)
@@ -81,7 +81,9 @@ def _outputs(task: Task, model: nn.Module, batch: Batch) -> int:
         shapes = ", ".join(str(tuple(tensor.shape[1:])) for tensor in batch.inputs)
         raise TaskError(f"the model does not take the data's inputs of shape {shapes}: {_first(error)}") from error
     if not isinstance(output, Tensor):
-        raise TaskError(f"the model returned a {type(output).__name__}: return one tensor with the batch first")
+        named = ", ".join(repr(name) for name in named_outputs(output))
+        fix = f", or name one by task.output: {named}" if named else ""
+        raise TaskError(f"the model returned a {type(output).__name__}: return one tensor with the batch first{fix}")
     if isinstance(task, Classification) and output.dim() != 2:
         raise TaskError(f"the model's output has shape {tuple(output.shape)}: classification needs (batch, classes)")
     return int(output.shape[-1])
@@ -168,6 +170,24 @@ def _independent(model: nn.Module, task: Task) -> None:
         together, alone = (model(*(part.clone()[:count] for part in inputs)) for count in (len(inputs[0]), 1))
     if not alike(together[:1], alone):
         raise TaskError(f"{wrong}: find the operation in forward() that mixes examples")
+    if varying_axes(task):
+        _ignores_padding(model, task)
+
+
+def _ignores_padding(model: nn.Module, task: Task) -> None:
+    """The output for an example must be the same beside a longer one, or padding would be another input."""
+    with torch.no_grad():
+        alone, together = (model(*inputs) for inputs in extremes(task))
+    if alone.shape[1:] != together.shape[1:]:
+        raise TaskError(
+            f"outputs have other shapes beside longer examples, {tuple(alone.shape[1:])} and "
+            f"{tuple(together.shape[1:])}: return one shape, whatever the length of inputs"
+        )
+    if not alike(together[:1], alone):
+        raise TaskError(
+            "the model's output for an example changes with its padding beside a longer one: give it a mask of what "
+            "is padding, and use it wherever positions are mixed or averaged"
+        )
 
 
 def _one_step(model: nn.Module, task: Task) -> None:
@@ -179,7 +199,7 @@ def _one_step(model: nn.Module, task: Task) -> None:
     if not isinstance(output, Tensor):
         raise TaskError(
             f"in training the model returns a {type(output).__name__}: return one tensor in both modes, without "
-            "auxiliary outputs"
+            "auxiliary outputs, or name one by task.output"
         )
     with blaming("task.loss() in training"):
         loss = task.loss(output, batch.targets)

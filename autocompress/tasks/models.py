@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from ..data import seed_all
 from ..errors import TaskError
 from ._plain import computed_weights, with_plain_weights
+from .calling import called
 from .examples import example_inputs
 from .protocol import Task
 
@@ -17,6 +18,8 @@ TOLERANCE = 1e-4  # of the largest output
 
 def build_model(task: Task, seed: int) -> nn.Module:
     """The task's model, with every random number that its code may draw from a seed; in 32 bits, lazy layers made.
+
+    It takes tensors by position and returns one, whatever names inputs and outputs have.
 
     Weights that torch computes from others before each call, as weight normalization has them, become plain ones. A
     model that came with all of its parameters frozen is thawed, since compressing trains them. Raises TaskError where
@@ -27,6 +30,7 @@ def build_model(task: Task, seed: int) -> nn.Module:
     model = task.model()
     if not isinstance(model, nn.Module):
         raise TaskError(f"task.model() returned a {type(model).__name__}: return a torch.nn.Module")
+    model = called(task, model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         with torch.no_grad():
             model.eval()(*example_inputs(task))

@@ -10,7 +10,7 @@ from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline
 from ..tasks import TaskReference, load_task
 from ..tasks.checks import check_trainable
-from ..tasks.examples import example_inputs, model_inputs
+from ..tasks.examples import example_inputs, model_inputs, varying_axes
 from ..tasks.models import build_model
 from ..training import fit
 from .stages import pack_weights
@@ -39,8 +39,9 @@ def make_baseline(reference: TaskReference, seed: int, threads: int = 1, batch_s
         with clock("train"):
             fit(model, task.split("train"), lambda o, b: task.loss(o, b.targets), task.baseline, seed, keep_early)
     with clock("export"):
-        exported = export_onnx(model.eval(), example_inputs(task))
-        check_parity(model, exported, example_inputs(task))
+        example, varying = example_inputs(task), varying_axes(task)
+        exported = export_onnx(model.eval(), example, varying)
+        check_parity(model, exported, example, varying=varying)
         data = strip(exported).SerializeToString()
     with clock("quality"):
         metrics = {**measure_size(data), **measure_quality(Model(data, threads), task, "validation")}

@@ -22,7 +22,7 @@ from ..errors import NothingToDo, TaskError
 from ..outcome import Baseline, Infeasible, Limit
 from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task
-from ..tasks.examples import example_inputs
+from ..tasks.examples import example_inputs, varying_axes
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from ..turns import pause
@@ -169,11 +169,11 @@ class Run:
     def file(self, clock: Clock, check: bool = True) -> onnx.ModelProto:
         """The module as a file, encoded and packed; check: that it computes what the module does."""
         with clock("export"), during("exporting the compressed model"):
-            example = example_inputs(self.context.task)
-            exported = export_onnx(self.model, example)
+            example, varying = example_inputs(self.context.task), varying_axes(self.context.task)
+            exported = export_onnx(self.model, example, varying)
             if check:
                 parity = max((step.parity for step in self.recipe.steps), default=TOLERANCE)
-                check_parity(self.model, exported, example, parity)
+                check_parity(self.model, exported, example, parity, varying)
         exported = self.encode(exported, clock)
         with clock("export"), during("packing the compressed model"):
             return pack(exported)

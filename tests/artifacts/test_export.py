@@ -15,7 +15,7 @@ from torch._export import utils
 from torch.export import exported_program
 from torch.nn.functional import max_pool2d
 
-from autocompress.artifacts.export import _cached, batch_shapes, cast_weights, check_parity, export_onnx, strip
+from autocompress.artifacts.export import _cached, cast_weights, check_parity, dynamic_shapes, export_onnx, strip
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
 from autocompress.testing.models import Plain, Residual, seeded
@@ -392,7 +392,7 @@ class Rest(nn.Module):
 
 @pytest.mark.parametrize(("count", "shapes"), [(1, (0,)), (2, (0, (1,))), (3, (0, (1, 2)))])
 def test_inputs_that_a_model_takes_as_the_rest_are_exported(count: int, shapes: tuple[object, ...]) -> None:
-    given = batch_shapes(Rest(), count, "batch")
+    given = dynamic_shapes(Rest(), count, "batch")
     assert [type(part) for part in given] == [tuple if isinstance(part, tuple) else dict for part in shapes]
     inputs = tuple(torch.arange(6.0).reshape(2, 3) + index for index in range(count))
     model = Model(export_onnx(Rest(), inputs).SerializeToString())

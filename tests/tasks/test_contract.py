@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from worded import save, sentences
 
 from autocompress import Classification, Task, Training
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.images import ImageClassificationConfig
 from autocompress.tasks.tabular import TabularConfig
+from autocompress.tasks.texts import TextClassificationConfig
 from autocompress.tasks.time_series import TimeSeriesConfig
 from autocompress.testing import MODELS, TaskContract, make_task, seeded
 
@@ -54,3 +56,12 @@ class TestTimeSeries(TaskContract):
         np.savez(tmp_path / "windows.npz", x=x, y=np.arange(40) % 2)
         given = {"kind": "time_series", "data": "npz:windows.npz", "model": request.param}
         return load_task(refer(TimeSeriesConfig.model_validate(given), tmp_path))
+
+
+class TestTexts(TaskContract):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        sentences(40).to_csv(tmp_path / "texts.csv", index=False)
+        save(tmp_path / "model")
+        given = {"kind": "text_classification", "data": "csv:texts.csv", "model": "transformers:model"}
+        return load_task(refer(TextClassificationConfig.model_validate(given), tmp_path))

@@ -1,0 +1,173 @@
+"""Models that take their inputs by name, return several tensors, or sequences of any length."""
+
+from collections import namedtuple
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from autocompress import Training
+from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.data import batches, in_memory, input_names
+from autocompress.errors import ArtifactError, TaskError
+from autocompress.tasks.calling import Called, one_output
+from autocompress.tasks.checks import check_task, check_trainable
+from autocompress.tasks.examples import example_inputs, model_inputs, varying_axes
+from autocompress.tasks.models import build_model
+from autocompress.testing import TaskContract
+
+Pair = namedtuple("Pair", ["logits", "features"])
+
+
+class Words(Dataset[Any]):
+    """Sequences of 2 to 9 tokens, the first of which tells the class, as mappings in another order than forward's."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        chance = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(2, 10, (count,), generator=chance).tolist()
+        self.tokens = [torch.randint(1, 20, (length,), generator=chance) for length in lengths]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.tokens[index]
+
+    def collate_fn(self, rows: list[Tensor]) -> dict[str, Tensor]:
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        labels = torch.stack([row[0] % 2 for row in rows])
+        return {"mask": (tokens > 0).long(), "tokens": tokens, "labels": labels}
+
+
+class Mean(nn.Module):
+    """Means of embedded tokens, with the mask or without it; returns a mapping."""
+
+    def __init__(self, masked: bool = True) -> None:
+        super().__init__()
+        self.embed, self.last, self.masked = nn.Embedding(20, 8), nn.Linear(8, 2), masked
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        weight = mask.unsqueeze(-1).float() if self.masked else torch.ones_like(mask).unsqueeze(-1).float()
+        features = (self.embed(tokens) * weight).sum(1) / weight.sum(1)
+        return {"features": features, "logits": self.last(features)}
+
+
+class Sentiment:
+    """A task over sequences of any length."""
+
+    quality, baseline, classifies, output = "accuracy", Training(epochs=1), True, "logits"
+
+    def __init__(self, masked: bool = True) -> None:
+        self.masked = masked
+        self.splits = {name: Words(40, seed) for seed, name in enumerate(("train", "validation", "test"))}
+
+    def model(self) -> nn.Module:
+        return Mean(self.masked)
+
+    def split(self, name: str) -> Dataset[Any]:
+        return self.splits[name]
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, target)
+
+    def metrics(self, output: Any, target: Any) -> dict[str, float]:
+        return {"accuracy": float((output.argmax(1) == target).mean())}
+
+
+class TestSentiment(TaskContract):
+    @pytest.fixture
+    def task(self) -> Any:
+        return Sentiment()
+
+
+def test_inputs_are_passed_by_name_and_the_file_takes_any_length() -> None:
+    task = Sentiment()
+    check_task(task)
+    check_trainable(task, 0)
+    assert input_names(task.split("train")) == ("mask", "tokens")
+    assert not in_memory(task.split("train"))
+    model = build_model(task, 0).eval()
+    assert isinstance(model, Called)
+    batch = next(batches(task.split("validation"), 5))
+    mask, tokens = batch.inputs
+    with torch.no_grad():
+        assert torch.equal(model(mask, tokens), model.model(tokens, mask)["logits"])
+    assert varying_axes(task) == (frozenset({1}), frozenset({1}))
+    assert len({array.shape for array in model_inputs(task, 3)}) == 1
+    example = example_inputs(task)
+    exported = export_onnx(model, example, varying_axes(task))
+    assert check_parity(model, exported, example, varying=varying_axes(task)) < 1e-5
+    frozen = export_onnx(model, example)
+    with pytest.raises(ArtifactError, match="fails at batch size 4, inputs"):
+        check_parity(model, frozen, example, varying=varying_axes(task))
+
+
+def test_latency_is_of_inputs_of_middling_length() -> None:
+    task = Sentiment()
+    lengths = sorted(len(tokens) for tokens in task.splits["validation"].tokens)
+    (_, tokens) = model_inputs(task, 1)
+    assert tokens.shape == (1, lengths[len(lengths) // 2])
+
+
+def test_a_model_that_takes_padding_for_data_is_refused() -> None:
+    with pytest.raises(TaskError, match="changes with its padding beside a longer one: give it a mask"):
+        check_trainable(Sentiment(masked=False), 0)
+
+
+def test_an_input_that_forward_does_not_take_is_refused() -> None:
+    task = Sentiment()
+    for words in task.splits.values():
+        words.collate_fn = lambda rows: {"tokens": torch.ones(len(rows), 2).long(), "maks": torch.ones(len(rows), 2),
+                                         "labels": torch.zeros(len(rows)).long()}  # type: ignore[method-assign]  # fmt: skip
+    with pytest.raises(TaskError, match=r"an input 'maks', which forward.. does not take: did you mean 'mask'"):
+        build_model(task, 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "name", "expected"),
+    [
+        (torch.ones(2), None, 1),
+        ({"logits": torch.full((2,), 3.0), "state": torch.ones(2)}, None, 3),
+        ({"only": torch.full((2,), 4.0)}, None, 4),
+        ({"a": torch.ones(2), "b": torch.full((2,), 5.0)}, "b", 5),
+        (Pair(torch.full((2,), 6.0), torch.ones(2)), None, 6),
+        (Pair(torch.ones(2), torch.full((2,), 7.0)), "features", 7),
+        ((torch.ones(2), torch.full((2,), 8.0)), 1, 8),
+    ],
+)
+def test_which_output_is_taken(output: Any, name: Any, expected: float) -> None:
+    assert float(one_output(output, name)[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "name", "message"),
+    [
+        ({"a": torch.ones(2), "b": torch.ones(2)}, None, "returned a dict with several outputs: .*: 'a', 'b'"),
+        ({"a": torch.ones(2)}, "b", "returned a dict with no tensor 'b': name one by task.output: 'a'"),
+        ((torch.ones(2), torch.ones(2)), None, "returned a tuple with several outputs: .*: 0, 1"),
+        (None, None, "returned a NoneType with several outputs: name one by task.output: no tensor"),
+    ],
+)
+def test_outputs_among_which_none_is_named_are_refused(output: Any, name: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        one_output(output, name)
+
+
+class Plain(Sentiment):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = None  # type: ignore[assignment]
+
+
+def test_a_mapping_of_outputs_is_named_in_the_error() -> None:
+    task = Plain()
+    for words in task.splits.values():
+        words.collate_fn = lambda rows: {"tokens": torch.ones(len(rows), 2).long(),
+                                         "mask": torch.ones(len(rows), 2).long(),
+                                         "labels": torch.zeros(len(rows)).long()}  # type: ignore[method-assign]  # fmt: skip
+    with pytest.raises(
+        TaskError, match=r"returned a dict: return one tensor .*, or name one by task.output: 'features'"
+    ):
+        check_task(task)
