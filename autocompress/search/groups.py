@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, takewhile
 from typing import Any, Literal, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from ..recipe import Choice, Range, Step
 
 NONE = "none"
+RATE = "learning_rate"
 Domain = Range | Choice
 
 
@@ -44,6 +45,20 @@ class Option:
     def told(self) -> str:
         """The fixed settings as text."""
         return str(self.fixed)
+
+    def at_rates(self, factor: float) -> "Option":
+        """The option with its learning rate, fixed or searched, multiplied by a factor; itself where it trains none."""
+        if RATE not in self.kind.model_fields:
+            return self
+        domain = self.searched.get(RATE)
+        if domain is None:
+            rate = self.fixed.get(RATE, self.kind.model_fields[RATE].default)
+            return replace(self, fixed={**self.fixed, RATE: rate * factor})
+        if isinstance(domain, Choice):
+            scaled: Domain = Choice(*(value * factor for value in domain.values))
+        else:
+            scaled = Range(domain.low * factor, domain.high * factor, domain.step and domain.step * factor, domain.log)
+        return replace(self, searched={**self.searched, RATE: scaled})
 
     def sample(self, trial: Suggester) -> Step:
         """A step with every searched setting suggested, under the name `option.setting`."""

@@ -16,6 +16,7 @@ from ..tasks.protocol import lower_is_better
 from ..trial.baseline import make_baseline
 from .leaving_out import note_of, obtain_obstacles
 from .setup import Setup, changed, find_goal
+from .space import Space
 from .state import View
 
 
@@ -43,7 +44,7 @@ def make_plan(setup: Setup, executor: Executor, view: View, left_out: Mapping[st
     techniques of the space cannot be applied to the model, and why: left_out says that for a study that was begun.
     Raises ConfigError or TaskError.
     """
-    for text in (*getattr(setup.task, "notes", ()), *model_notes(setup.task)):
+    for text in (*getattr(setup.task, "notes", ()), *model_notes(setup.task), *_rates(setup.space)):
         view.note(f"note: {text}")
     baseline = obtain_baseline(setup, executor, view)
     for text in doubts(setup.task, baseline.metrics):
@@ -79,6 +80,13 @@ def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) 
     )
     setup.files.store_baseline(setup.baseline_key, baseline, setup.reference.code, setup.baseline_facts)
     return baseline
+
+
+def _rates(space: Space) -> list[str]:
+    """What is changed of a space to train at the rates of the task."""
+    if space.rates == 1:
+        return []
+    return [f"learning rates of the search space are multiplied by {space.rates:.3g}, to be near the task's own"]
 
 
 def check_limits(setup: Setup, baseline: Metrics) -> tuple[Limit, ...]:

@@ -7,6 +7,7 @@ from ..documents import Document, Key, read_yaml
 from ..errors import ConfigError
 from ..recipe import VERSION, Recipe, parse_recipe
 from ..techniques import technique
+from .groups import RATE
 from .space import Space
 from .terrain import Row
 
@@ -41,10 +42,21 @@ def _recipe(document: Document, index: int) -> Recipe:
 
 
 def portfolio_rows(space: Space, recipes: list[Recipe]) -> list[Row]:
-    """The rows of a space that say these recipes, as far as it can say them, each once."""
+    """The rows of a space that say these recipes, as far as it can say them, each once; at the space's rates."""
     found: list[Row] = []
     for recipe in recipes:
-        row = space.parameters_of(recipe)
+        row = space.parameters_of(_at_rates(recipe, space.rates))
         if row is not None and row not in found:
             found.append(row)
     return found
+
+
+def _at_rates(recipe: Recipe, factor: float) -> Recipe:
+    """A recipe with every learning rate multiplied by a factor."""
+    rates = [getattr(step, RATE, None) for step in recipe.steps]
+    return Recipe(
+        tuple(
+            step if rate is None else step.model_copy(update={RATE: rate * factor})
+            for step, rate in zip(recipe.steps, rates, strict=True)
+        )
+    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artifacts.directory import processor, versions
-from ..config import MEASURED, SearchConfig
+from ..config import FOLDERS, MEASURED, SearchConfig
 from ..documents import validate
 from ..errors import ConfigError
 from ..outcome import Limit, Metrics
@@ -14,7 +14,7 @@ from ..tasks import Task, TaskReference, load_task, refer
 from ..tasks.checks import metric_names
 from ..tasks.identity import task_facts
 from ..tasks.kinds import kinds, task_kind
-from ..tasks.protocol import lower_is_better
+from ..tasks.protocol import learning_rate, lower_is_better
 from ..trial.trial import TrialSpec
 from .files import StudyFiles, work_folder
 from .goal import goal_limits
@@ -23,6 +23,8 @@ from .space_file import find_space, load_space
 
 # Up to how many workers pause while a file is timed: with more, they would wait longer than they work.
 PAUSED = 4
+# The rate that bundled spaces and the portfolio are written around, and by how much that of a task may be another.
+USUAL_RATE, OTHER_ORDER = 2e-3, 4.0
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,23 @@ class Setup:
 
 def set_up(config: SearchConfig) -> Setup:
     """Check task, search space and goal. Raises ConfigError or TaskError; starts nothing."""
-    space = load_space(find_space(config.search_space, config.root))
+    path = find_space(config.search_space, config.root)
+    space = load_space(path)
     reference = task_reference(config)
     task = load_task(reference)
+    if path.parent == FOLDERS["search_spaces"]:
+        space = space.at_rates(rate_factor(task))
     if config.search.until is not None:
         find_goal(config, task, dict.fromkeys((*MEASURED, *metric_names(task)), 1.0))
     made_of = task_facts(reference, task, config.search.seed)
     files = StudyFiles(work_folder(config.storage), config.study)
     return Setup(config, replace(reference, content=digest(made_of)), task, space, files, made_of)
+
+
+def rate_factor(task: Task) -> float:
+    """What the learning rates of bundled spaces are multiplied by, for tasks that train at rates of another order."""
+    factor = learning_rate(task, USUAL_RATE) / USUAL_RATE
+    return factor if not 1 / OTHER_ORDER < factor < OTHER_ORDER else 1.0
 
 
 def find_goal(config: SearchConfig, task: Task, baseline: Metrics) -> tuple[Limit, ...]:

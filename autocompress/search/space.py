@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..recipe import Recipe
 from .groups import (
+    RATE,
     Domain,
     Given,
     Group,
@@ -26,13 +27,29 @@ from .inverse import align
 class Space:
     """Groups in the order in which their steps run, and parameters of the trials to start with.
 
-    times: how often repeats run, by the name of the parameter, where that is searched.
+    times: how often repeats run, by the name of the parameter, where that is searched. rates: what its learning rates
+    were multiplied by.
     """
 
     source: str
     groups: tuple[Group, ...]
     start: tuple[dict[str, Any], ...] = ()
     times: Mapping[str, Domain] = field(default_factory=dict)
+    rates: float = 1.0
+
+    def at_rates(self, factor: float) -> "Space":
+        """The space with every learning rate of its steps multiplied by a factor."""
+        if factor == 1:
+            return self
+        groups = tuple(
+            replace(group, options=tuple(option and option.at_rates(factor) for option in group.options))
+            for group in self.groups
+        )
+        start = tuple(
+            {key: value * factor if key.endswith(f".{RATE}") else value for key, value in row.items()}
+            for row in self.start
+        )
+        return replace(self, groups=groups, start=start, rates=self.rates * factor)
 
     def sample(self, trial: Suggester) -> Recipe:
         """A recipe. Every parameter is suggested every time, used or not, so that all samplers see one fixed space."""
@@ -81,7 +98,8 @@ class Space:
             return self
         groups = tuple(left for group in self.groups if (left := _without(group, reasons, self.source)) is not None)
         used = {name for group in groups for name, _ in group.rounds}
-        made = Space(self.source, groups, times={name: d for name, d in self.times.items() if name in used})
+        times = {name: domain for name, domain in self.times.items() if name in used}
+        made = Space(self.source, groups, times=times, rates=self.rates)
         if not made.options():
             why = "; ".join(reasons.values())
             raise ConfigError(f"{self.source}: none of its techniques can be applied to this model: {why}")

@@ -23,8 +23,9 @@ class Task(Protocol):
 
     quality names the metric that searches improve and budgets bound. baseline says how to train the model
     first; None means that model() returns trained weights. More attributes may be there: `lower_is_better`, the
-    names of metrics of which less is better; `classifies = True` where outputs are logits, classes on axis 1; and
-    `inputs`, how each input is made, in words for whoever runs the exported file.
+    names of metrics of which less is better; `classifies = True` where outputs are logits, classes on axis 1;
+    `learning_rate`, at which a model that comes trained is trained further; `output`, which of several outputs counts;
+    and `inputs`, how each input is made, in words for whoever runs the exported file.
     """
 
     quality: str
@@ -63,6 +64,14 @@ def classifies(task: Task) -> bool:
 def lower_is_better(task: Task) -> tuple[str, ...]:
     """The task's own metrics of which less is better, as its attribute `lower_is_better` names them."""
     return tuple(getattr(task, "lower_is_better", ()))
+
+
+def learning_rate(task: Task, usual: float) -> float:
+    """The rate at which a task's model is trained: as its attribute `learning_rate` says, or its baseline's."""
+    own = getattr(task, "learning_rate", None)
+    if own is not None:
+        return float(own)
+    return task.baseline.learning_rate if task.baseline is not None else usual
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class TextClassification(Classification):
     """A classification whose model is one of transformers, which returns its logits by name."""
 
     output: ClassVar[str] = LOGITS
+    learning_rate: ClassVar[float] = USUAL.learning_rate
 
 
 class Sentences(Dataset[Any]):
