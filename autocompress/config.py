@@ -87,6 +87,28 @@ class Target(_Strict):
     resource: str | None = None
 
 
+class Train(_Strict):
+    """Where and how baselines and trials train; they are measured on the target all the same.
+
+    device `auto` is an accelerator where there is one. precision is that of forward and backward passes; weights stay
+    in 32 bits. gpus_per_trial is what Ray gives a trial on cuda, a share where several train on one. loader_workers
+    read data that is not held in memory, in processes of their own.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    gpus_per_trial: Annotated[float, Field(gt=0, le=16)] = 1.0
+    loader_workers: int = Field(0, ge=0, le=64)
+    channels_last: bool = False
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _has_fp16(self) -> "Train":
+        if self.precision == "fp16" and self.device in ("cpu", "mps"):
+            raise ValueError(f"fp16 trains on cuda alone, where losses are scaled: write bf16 on {self.device}")
+        return self
+
+
 class Bound(_Strict):
     """A limit on a metric of the task's own, from above or from below."""
 
@@ -226,6 +248,7 @@ class SearchConfig(_Strict):
     task: str | dict[str, Any]
     search_space: str = "hybrid"
     target: Target = Target()
+    train: Train = Train()
     objectives: tuple[str, ...] = Field(("size_bytes", "accuracy", "latency_ms"), min_length=1)
     budget: Budget = Budget()
     search: SearchSettings = SearchSettings()

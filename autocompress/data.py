@@ -28,6 +28,15 @@ class Batch:
     targets: Tensor
     index: Tensor
 
+    def to(self, device: torch.device, **form: Any) -> "Batch":
+        """The same on a device; form: of inputs with four axes, such as `memory_format`."""
+        given = (tensor.to(device, non_blocking=True, **(form if tensor.dim() == 4 else {})) for tensor in self.given)
+        return Batch(tuple(given), self.targets.to(device, non_blocking=True), self.index)
+
+    def part(self, positions: slice) -> "Batch":
+        """Some of its examples."""
+        return Batch(tuple(tensor[positions] for tensor in self.given), self.targets[positions], self.index[positions])
+
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The inputs, a copy at each call: a model may work in place on what it is given."""
@@ -46,8 +55,12 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def batches(dataset: Dataset[Any], size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+def batches(
+    dataset: Dataset[Any], size: int, generator: torch.Generator | None = None, workers: int = 0
+) -> Iterator[Batch]:
     """Go once through a split in batches of `size`: in order, or shuffled where a generator is given.
+
+    workers: how many processes read ahead where the split is not held in memory; 0 reads in this one.
 
     An example is (input, target), (input, ..., target), ((input, ...), target), or a mapping with one of TARGETS among
     its keys, whose other values are the inputs in their order. A dataset that has a `collate_fn` is batched by it, as
@@ -56,16 +69,16 @@ def batches(dataset: Dataset[Any], size: int, generator: torch.Generator | None 
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
     parts = torch.split(order, size)
-    yield from (_batch(rows, index) for index, rows in zip(parts, _rows(dataset, order, size), strict=True))
+    yield from (_batch(rows, index) for index, rows in zip(parts, _rows(dataset, order, size, workers), strict=True))
 
 
-def _rows(dataset: Dataset[Any], order: Tensor, size: int) -> Iterator[Any]:
+def _rows(dataset: Dataset[Any], order: Tensor, size: int, workers: int = 0) -> Iterator[Any]:
     """What a dataset yields for its examples in an order, a batch at a time."""
     if in_memory(dataset):
         yield from (_taken(dataset, index) for index in torch.split(order, size))
         return
     collate = getattr(_innermost(dataset), "collate_fn", None)
-    yield from DataLoader(dataset, batch_size=size, sampler=_Order(order), collate_fn=collate)
+    yield from DataLoader(dataset, batch_size=size, sampler=_Order(order), collate_fn=collate, num_workers=workers)
 
 
 def in_memory(dataset: Dataset[Any]) -> bool:

@@ -7,11 +7,14 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
+from .config import Train
 from .data import Batch, batches, seed_all
 from .errors import TaskError
 from .turns import pause
@@ -23,7 +26,41 @@ VALUES, SHARED = 257, 4  # as many values as 8 bits and zero give, each for four
 SAMPLED = 4096
 
 
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 _look: ContextVar[Look | None] = ContextVar("look", default=None)
+_hardware: ContextVar[Train | None] = ContextVar("hardware", default=None)
+ON_CPU = Train(device="cpu")
+
+
+@contextlib.contextmanager
+def training_on(how: Train) -> Iterator[None]:
+    """Let every fit in here train on that device, in that way. Raises TaskError where this machine has none such."""
+    device_of(how)
+    token = _hardware.set(how)
+    try:
+        yield
+    finally:
+        _hardware.reset(token)
+
+
+def device_of(how: Train) -> torch.device:
+    """The device that `auto` or a name stands for on this machine. Raises TaskError where there is none such."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if how.device == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
+    if not there[how.device]:
+        raise TaskError(
+            f"train.device: {how.device}: torch finds none on this machine: install torch for it, or write "
+            f"`device: {'cpu' if how.device != 'cuda' or not there['mps'] else 'mps'}`"
+        )
+    return torch.device(how.device)
+
+
+def on_device(batch: Batch, model: nn.Module) -> Batch:
+    """A batch where a model is."""
+    place = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
+    return batch if place is None or place.type == "cpu" else batch.to(place)
 
 
 @contextlib.contextmanager
@@ -50,6 +87,9 @@ class Training(BaseModel):
     """How long and how fast a model is trained: AdamW, a short linear warm-up, then a cosine to zero.
 
     sharpness is the radius of a sharpness-aware step, which takes two passes a batch (Foret et al., 2021); 0 for none.
+    accumulate: batches a step. clip_norm bounds the norm of all gradients together, 0 for none. ema is the decay of a
+    moving average of the weights that is what is left in the end, 0 for none. patience: after how many epochs without
+    a lower loss on the validation split a baseline's training ends, with the best weights; 0 trains to the end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +99,16 @@ class Training(BaseModel):
     batch_size: int = Field(64, ge=1)
     weight_decay: float = Field(1e-2, ge=0)
     sharpness: float = Field(0.0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    clip_norm: float = Field(0.0, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    patience: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_batch_a_step(self) -> "Training":
+        if self.sharpness and self.accumulate > 1:
+            raise ValueError("sharpness takes its step from one batch: leave out accumulate")
+        return self
 
 
 def schedule(progress: float, warmup: float = 0.1) -> float:
@@ -75,40 +125,37 @@ def fit(
     settings: Training,
     seed: int,
     after_step: Callable[[float], None] | None = None,
+    validation: Dataset[Any] | None = None,
 ) -> list[float]:
-    """Train a model in place and leave it in evaluation mode; returns the mean loss of each epoch.
+    """Train a model in place and leave it in evaluation mode, on the CPU; returns the mean loss of each epoch.
 
-    after_step is told after each optimizer step which share of the training is done; unless it is given, pruned
-    weights are held at zero, and those that share a value share it still. Raises TaskError when the loss stops being
-    a number.
+    It trains where `training_on` says. after_step is told after each optimizer step which share of the training is
+    done; unless it is given, pruned weights are held at zero, and those that share a value share it still. validation:
+    where patience looks. Raises TaskError when the loss stops being a number.
     """
     seed_all(seed)
     generator = torch.Generator().manual_seed(seed)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    after_step = after_step or Held(parameters).restore
-    steps = settings.epochs * math.ceil(len(dataset) / settings.batch_size)  # type: ignore[arg-type]
-    history, step = [], 0
+    how = _hardware.get() or ON_CPU
+    steps = Steps(model, loss, settings, how)
+    after_step = after_step or Held(steps.parameters).restore
+    ema, best = _averaged(model, settings.ema), Best(settings.patience)
+    batch_count = math.ceil(len(dataset) / settings.batch_size)  # type: ignore[arg-type]
+    history, done = [], 0
     model.train()
     for epoch in range(settings.epochs):
-        total = torch.zeros(())
+        total = torch.zeros((), device=steps.device)
         count = 0
-        for batch in batches(dataset, settings.batch_size, generator):
+        for batch in batches(dataset, settings.batch_size, generator, how.loader_workers):
             if len(batch.index) == 1 < settings.batch_size and count:
                 continue  # batch normalization has nothing to normalize by in a last batch of one
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * schedule(step / steps)
-            value = loss(model(*batch.inputs), batch)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            if settings.sharpness:
-                with ascended(parameters, settings.sharpness):
-                    optimizer.zero_grad(set_to_none=True)
-                    loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += value.detach()
-            step, count = step + 1, count + 1
-            after_step(step / steps)
+            progress = done / (settings.epochs * batch_count)
+            value, stepped = steps.take(batch, settings.learning_rate * schedule(progress), count + 1 == batch_count)
+            total += value
+            done, count = done + 1, count + 1
+            if stepped:
+                after_step(done / (settings.epochs * batch_count))
+                if ema is not None:
+                    ema.update_parameters(model)
             pause()
         history.append(float(total) / count)
         if not math.isfinite(history[-1]):
@@ -116,11 +163,133 @@ def fit(
                 f"the loss became {history[-1]} in epoch {epoch + 1} at learning rate {settings.learning_rate:g}: "
                 "lower the learning rate"
             )
+        if validation is not None and best.past(model, steps.mean_loss(validation)):
+            break
         if epoch + 1 < settings.epochs:
             show(model, epoch / settings.epochs, (epoch + 1) / settings.epochs)
+    if ema is not None:
+        model.load_state_dict(ema.module.state_dict())
+    best.restore(model)
     model.eval()
     renew_statistics(model, dataset, settings.batch_size)
+    model.cpu()
     return history
+
+
+class Steps:
+    """Optimizer steps of one training, on the device that it runs on; moves the model there."""
+
+    def __init__(self, model: nn.Module, loss: Loss, settings: Training, how: Train) -> None:
+        self.device = device_of(how)
+        self._form = {"memory_format": torch.channels_last} if how.channels_last else {}
+        self._model = model.to(self.device)
+        if how.channels_last:
+            self._model.to(memory_format=torch.channels_last)
+        self._run: Callable[..., Tensor] = torch.compile(model) if how.compile else model
+        self._loss, self._settings = loss, settings
+        self._precision = PRECISIONS[how.precision]
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self._optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=decay)
+        self._scaler = GradScaler(self.device.type, enabled=how.precision == "fp16")
+        self._parts, self._gathered = 1, 0
+
+    def take(self, batch: Batch, rate: float, last: bool) -> tuple[Tensor, bool]:
+        """Learn from a batch; its loss, and whether the weights moved, which they do every `accumulate` and at last."""
+        batch = batch.to(self.device, **self._form)
+        if not self._gathered:
+            self._optimizer.zero_grad(set_to_none=True)
+        value = self._gradients(batch)
+        if self._settings.sharpness:
+            with ascended(self.parameters, self._settings.sharpness):
+                self._optimizer.zero_grad(set_to_none=True)
+                self._gradients(batch)
+        self._gathered += 1
+        if self._gathered < self._settings.accumulate and not last:
+            return value, False
+        self._move(rate)
+        self._gathered = 0
+        return value, True
+
+    def mean_loss(self, dataset: Dataset[Any]) -> float:
+        """The mean loss over a split, in evaluation mode."""
+        self._model.eval()
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for batch in batches(dataset, self._settings.batch_size):
+                total += float(self._loss_of(batch.to(self.device, **self._form))) * len(batch.index)
+                count += len(batch.index)
+        self._model.train()
+        return total / count
+
+    def _move(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self._settings.clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self._settings.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Add the gradients of a batch's loss; in two parts from the first one on that was too large for the device."""
+        try:
+            return self._backward(batch)
+        except torch.OutOfMemoryError:
+            if self._parts > 1 or len(batch.index) < 2:
+                raise
+        self._parts = 2
+        self._optimizer.zero_grad(set_to_none=True)  # it was cut off half-way
+        return self._backward(batch)
+
+    def _backward(self, batch: Batch) -> Tensor:
+        size, whole = math.ceil(len(batch.index) / self._parts), torch.zeros((), device=self.device)
+        for start in range(0, len(batch.index), size):
+            part = batch if self._parts == 1 else batch.part(slice(start, start + size))
+            share = len(part.index) / len(batch.index)
+            value = self._loss_of(part)
+            scaled = self._scaler.scale(value * (share / self._settings.accumulate))
+            scaled.backward()  # type: ignore[no-untyped-call]
+            whole += value.detach() * share
+        return whole
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        if self._precision is None:
+            return self._loss(self._run(*batch.inputs), batch)
+        with torch.autocast(self.device.type, self._precision):
+            output = self._run(*batch.inputs)
+        return self._loss(output.float(), batch)
+
+
+class Best:
+    """The weights of the lowest loss so far, where a training has patience."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience, self._waited, self._lowest = patience, 0, math.inf
+        self._weights: dict[str, Tensor] = {}
+
+    def past(self, model: nn.Module, loss: float) -> bool:
+        """Whether so many epochs in a row, this one too, were no better than an earlier one."""
+        if not self._patience:
+            return False
+        if loss < self._lowest:
+            self._lowest, self._waited = loss, 0
+            self._weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self._waited += 1
+        return self._waited >= self._patience
+
+    def restore(self, model: nn.Module) -> None:
+        """Give a model the best weights, where any were kept."""
+        if self._weights:
+            model.load_state_dict(self._weights)
+
+
+def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:
+    """A moving average of a model's weights (Polyak and Juditsky, 1992), and its buffers as they are."""
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -159,7 +328,7 @@ class Zeros:
         """Set them to zero again, whatever share of the training is done."""
         with torch.no_grad():
             for parameter, zero in self._held:
-                parameter.masked_fill_(zero, 0.0)
+                parameter.masked_fill_(zero.to(parameter.device), 0.0)
 
 
 class Held:
@@ -179,7 +348,8 @@ class Held:
         """Bring them together again, whatever share of the training is done."""
         with torch.no_grad():
             for weight, groups, counts in self._shared:
-                total = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, groups, weight.flatten().double())
+                total = torch.zeros(len(counts), dtype=torch.float64, device=weight.device)
+                total.index_add_(0, groups, weight.flatten().double())
                 mean = (total / counts).to(weight.dtype)
                 weight.copy_(mean[groups].view_as(weight))
         self._zeros.restore(progress)
@@ -217,7 +387,7 @@ def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int) -
         for batch in batches(dataset, max(batch_size, 2), torch.Generator().manual_seed(0)):
             if seen and (seen >= STATISTICS_EXAMPLES or len(batch.index) < 2):
                 break
-            model(*batch.inputs)
+            model(*on_device(batch, model).inputs)
             seen += len(batch.index)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

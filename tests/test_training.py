@@ -1,6 +1,7 @@
 """The training loop: its schedule, its arithmetic on one step, and what it does when training diverges."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from autocompress.config import Train
 from autocompress.data import Batch
 from autocompress.errors import TaskError
 from autocompress.testing.models import Plain, Residual, make_task, seeded
-from autocompress.training import Training, Zeros, ascended, fit, schedule
+from autocompress.training import Steps, Training, Zeros, ascended, device_of, fit, schedule, training_on
 from autocompress.trial.stages import pack_weights
 
 
@@ -283,3 +285,121 @@ def test_weights_come_back_to_the_bit_and_scales_stay_where_they_are() -> None:
         expected = 0.3 * slopes[name] / length if name.endswith("weight") and moved.dim() > 1 else moved * 0
         torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_several_batches_a_step_are_one_batch_of_their_size() -> None:
+    steps = Steps(line(), squared, Training(accumulate=2, batch_size=2), Train(device="cpu"))
+    whole = Steps(line(), squared, Training(batch_size=4), Train(device="cpu"))
+    data = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    batch = Batch((data,), data * 2, torch.arange(4))
+    assert not steps.take(batch.part(slice(0, 2)), 0.1, False)[1]
+    assert steps.take(batch.part(slice(2, 4)), 0.1, False)[1]
+    assert whole.take(batch, 0.1, False)[1]
+    for one, other in zip(steps.parameters, whole.parameters, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_are_cut_to_a_norm() -> None:
+    steps = Steps(line(), squared, Training(clip_norm=0.5), Train(device="cpu"))
+    data = torch.tensor([[1.0], [2.0]])
+    steps.take(Batch((data,), data * 100, torch.arange(2)), 0.1, True)
+    assert float(steps.parameters[0].grad.norm()) == pytest.approx(0.5, rel=1e-4)  # type: ignore[union-attr]
+
+
+def test_a_moving_average_of_the_weights_is_what_is_left() -> None:
+    data = torch.randn(40, 1)
+    plain, averaged = line(), line()
+    seen: list[float] = []
+    settings = Training(epochs=4, batch_size=10, learning_rate=0.1)
+    fit(plain, TensorDataset(data, 2 * data), squared, settings, 0, lambda _: seen.append(float(plain.weight.detach())))
+    fit(averaged, TensorDataset(data, 2 * data), squared, settings.model_copy(update={"ema": 0.5}), 0)
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    assert float(averaged.weight.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_ends_where_the_validation_loss_does_not_fall_and_leaves_the_best_weights() -> None:
+    data = torch.randn(40, 1)
+    held_out = TensorDataset(data[:8], 0 * data[:8])  # whatever is learned makes it worse
+    model = line()
+    settings = Training(epochs=20, batch_size=10, learning_rate=0.1, patience=3)
+    first: list[float] = []
+    history = fit(model, TensorDataset(data, 2 * data), squared, settings, 0,
+                  lambda _: first.append(float(model.weight.detach())), held_out)  # fmt: skip
+    assert len(history) == 4, "the first epoch and three that were no better"
+    assert float(model.weight.detach()) == first[3], "as it was after the first epoch of four batches"
+
+
+class Narrow(nn.Module):
+    """Runs out of memory with more than four examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.sizes = line(), list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        found: Tensor = self.line(x)
+        return found
+
+
+def test_a_batch_that_is_too_large_for_the_device_is_taken_in_halves_once() -> None:
+    data = torch.randn(8, 1)
+    narrow, plain = Narrow(), line()
+    settings = Training(epochs=2, batch_size=8, learning_rate=0.1)
+    fit(narrow, TensorDataset(data, 2 * data), squared, settings, 0)
+    fit(plain, TensorDataset(data, 2 * data), squared, settings, 0)
+    assert narrow.sizes == [8, 4, 4, 4, 4]
+    torch.testing.assert_close(narrow.line.weight, plain.weight)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(Narrow(), TensorDataset(torch.randn(16, 1), torch.randn(16, 1)), squared,
+            settings.model_copy(update={"batch_size": 16}), 0)  # fmt: skip
+
+
+def test_bf16_is_for_passes_alone_and_learns_as_32_bits_do() -> None:
+    task = make_task(Plain)
+    losses = {}
+    for precision in ("float32", "bf16"):
+        model = seeded(Plain)
+        with training_on(Train(device="cpu", precision=precision)):
+            losses[precision] = fit(model, task.split("train"), cross_entropy, Training(epochs=2), 0)
+        assert all(tensor.dtype == torch.float32 for tensor in model.parameters())
+    assert losses["bf16"] != losses["float32"]
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    with pytest.raises(TaskError, match=r"train.device: cuda: torch finds none on this machine: .* `device: cpu`"), \
+            training_on(Train(device="cuda")):  # fmt: skip
+        pass
+    assert device_of(Train()).type in ("cpu", "mps")
+
+
+def test_readers_of_their_own_give_the_same_training() -> None:
+    data = torch.randn(20, 1)
+    weights = []
+    for workers in (0, 2):
+        model = line()
+        with training_on(Train(device="cpu", loader_workers=workers)):
+            fit(model, Read(data), squared, Training(epochs=1, batch_size=5), 0)
+        weights.append(model.weight.detach())
+    assert torch.equal(*weights)
+
+
+class Read(Dataset[Any]):
+    """Reads one example at a time."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data[index], 2 * self.data[index]

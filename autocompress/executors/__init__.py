@@ -27,7 +27,13 @@ __all__ = [
 
 @contextlib.contextmanager
 def opened(
-    kind: str, ray: RayAddress, workers: int, code: Path | None, resource: str | None, note: Note
+    kind: str,
+    ray: RayAddress,
+    workers: int,
+    code: Path | None,
+    resource: str | None,
+    note: Note,
+    gpus: float = 0.0,
 ) -> Iterator[Executor]:
     """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
 
@@ -37,7 +43,7 @@ def opened(
         raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
     executor: Executor = InlineExecutor()
     if kind == "ray":
-        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image)
+        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image, gpus)
     try:
         yield executor
     finally:

@@ -30,8 +30,8 @@ class Executor(Protocol):
     def share(self, baseline: Baseline) -> None:
         """Give every later trial this baseline."""
 
-    def call(self, function: Callable[..., Value], *arguments: Any) -> Value:
-        """Run one function where the trials run and wait for it."""
+    def call(self, function: Callable[..., Value], *arguments: Any, trains: bool = False) -> Value:
+        """Run one function where trials are measured, or where they train, and wait for it."""
 
     def submit(self, spec: TrialSpec) -> None:
         """Start a trial."""

@@ -19,7 +19,7 @@ class InlineExecutor:
         """Keep the baseline."""
         self._baseline = baseline
 
-    def call(self, function: Callable[..., Value], *arguments: Any) -> Value:
+    def call(self, function: Callable[..., Value], *arguments: Any, trains: bool = False) -> Value:
         """Call it."""
         return function(*arguments)
 

@@ -36,8 +36,8 @@ class RayExecutor:
     address: auto joins a cluster that was started to be shared, else starts a private one with `workers` processors;
     local always starts one. A private cluster that is lost is started anew, and its trials come back as cut off.
     The folder of the task's code reaches the workers through Ray's runtime environment; with an image, in whose
-    containers they run, it has to be there. note is told what is worth a line. Raises ExecutorError where no cluster
-    can be had, here and whenever a joined one is lost.
+    containers they run, it has to be there. note is told what is worth a line; gpus are what each training gets.
+    Raises ExecutorError where no cluster can be had, here and whenever a joined one is lost.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class RayExecutor:
         resource: str | None = None,
         note: Note = lambda _: None,
         image: str | None = None,
+        gpus: float = 0.0,
     ) -> None:
         self._cluster = Cluster(address, workers, code, resource, note, image)
         self._ray = self._cluster.ray
@@ -55,9 +56,11 @@ class RayExecutor:
         # Ray's own retries are off: the controller counts attempts, and Ray retries an out-of-memory kill for ever.
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
         marked = {"resources": {resource: 0.001}} if resource else {}
-        self._prepare = self._ray.remote(**options)(prepare_in_time).options(name="prepare")
+        training = {"num_gpus": gpus} if gpus else {}
+        self._prepare = self._ray.remote(**options, **training)(prepare_in_time).options(name="prepare")
         self._measure = self._ray.remote(**options, **marked)(measure_in_time).options(name="measure")
         self._call = self._ray.remote(**options, **marked)(guarded)
+        self._train = self._ray.remote(**options, **training)(guarded) if gpus else self._call
         self._warm = self._ray.remote(**options)(warm)
         self._baseline: Baseline | None = None
         self._shared: Any = None
@@ -77,9 +80,9 @@ class RayExecutor:
         if not self._settle():
             self._shared = self._ray.put(baseline)
 
-    def call(self, function: Callable[..., Value], *arguments: Any) -> Value:
+    def call(self, function: Callable[..., Value], *arguments: Any, trains: bool = False) -> Value:
         """Run a function on a worker, once more if it is lost. Raises what it raised, or ExecutorError."""
-        result = self._called(function, arguments)
+        result = self._called(self._train if trains else self._call, function, arguments)
         if isinstance(result, AutocompressError):
             raise result
         if isinstance(result, Failed):
@@ -89,11 +92,11 @@ class RayExecutor:
         value: Value = result
         return value
 
-    def _called(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def _called(self, remote: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         lost = cut_off = 0
         while True:
             words = self._words("call")
-            ref = self._call.remote(function, arguments, words)
+            ref = remote.remote(function, arguments, words)
             while not (done := self._wait([ref], POLL_SECONDS)) and not self._cluster.lost():
                 pass
             reason = "its cluster was lost"

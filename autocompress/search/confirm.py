@@ -67,7 +67,8 @@ def _file(number: int, plan: Plan, store: StudyStore, executor: Executor) -> byt
     """A trial's file, made again where it is not kept, as of one that was not on the front until now."""
     kept = plan.setup.files.load(number)
     if kept is None:
-        made = executor.call(prepare, plan.setup.trial(number, store.records()[number].recipe), plan.baseline)
+        spec = plan.setup.trial(number, store.records()[number].recipe)
+        made = executor.call(prepare, spec, plan.baseline, trains=True)
         if not isinstance(made, Candidate):
             return None
         with contextlib.suppress(WriteError):  # a full disk: it can be made once more

@@ -13,7 +13,7 @@ from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
 from ..tasks.models import model_notes
 from ..tasks.protocol import lower_is_better
-from ..trial.baseline import make_baseline
+from ..trial.baseline import time_baseline, train_baseline
 from .leaving_out import note_of, obtain_obstacles
 from .setup import Setup, changed, find_goal
 from .space import Space
@@ -75,9 +75,9 @@ def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) 
             names = ", ".join(changed(before, setup.baseline_facts))
             view.note(f"the baseline is made anew: {names} changed since the last one was kept")
         view.phase("training and measuring the baseline" if setup.task.baseline else "measuring the baseline")
-    baseline = executor.call(
-        make_baseline, setup.reference, config.search.seed, config.target.threads, config.target.batch_size
-    )
+    threads, batch_size = config.target.threads, config.target.batch_size
+    trained = executor.call(train_baseline, setup.reference, config.search.seed, threads, setup.how, trains=True)
+    baseline = executor.call(time_baseline, trained, setup.reference, threads, batch_size)
     setup.files.store_baseline(setup.baseline_key, baseline, setup.reference.code, setup.baseline_facts)
     return baseline
 

@@ -58,7 +58,8 @@ def _starting(kind: str) -> str:
 
 def _workers(setup: Setup, kind: str, view: View) -> AbstractContextManager[Executor]:
     config = setup.config
-    return opened(kind, config.ray, config.search.workers, setup.code, config.target.resource, view.note)
+    gpus = config.train.gpus_per_trial if setup.how.device == "cuda" else 0.0
+    return opened(kind, config.ray, config.search.workers, setup.code, config.target.resource, view.note, gpus)
 
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:

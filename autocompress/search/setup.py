@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artifacts.directory import processor, versions
-from ..config import FOLDERS, MEASURED, SearchConfig
+from ..config import FOLDERS, MEASURED, SearchConfig, Train
 from ..documents import validate
 from ..errors import ConfigError
 from ..outcome import Limit, Metrics
@@ -15,6 +15,7 @@ from ..tasks.checks import metric_names
 from ..tasks.identity import task_facts
 from ..tasks.kinds import kinds, task_kind
 from ..tasks.protocol import learning_rate, lower_is_better
+from ..training import device_of
 from ..trial.trial import TrialSpec
 from .files import StudyFiles, work_folder
 from .goal import goal_limits
@@ -39,6 +40,12 @@ class Setup:
     made_of: Mapping[str, str]
 
     @property
+    def how(self) -> Train:
+        """Where and how models train, `auto` as it is where the search is started."""
+        given = self.config.train
+        return given if given.device != "auto" else given.model_copy(update={"device": device_of(given).type})
+
+    @property
     def quality(self) -> str:
         """The task's main metric."""
         return self.task.quality
@@ -55,6 +62,7 @@ class Setup:
         return {
             **self.made_of,
             "target": digest([self.config.search.seed, target.threads, target.batch_size]),
+            "training": digest(self.how.model_dump(exclude={"gpus_per_trial", "loader_workers"})),
             "versions": digest(versions()),
             "processor": digest(processor()["name"]),
         }
@@ -100,6 +108,7 @@ class Setup:
             time_limit=self.config.search.trial_timeout,
             alone=self.config.search.workers <= PAUSED,
             tolerance=tolerance or {},
+            how=self.how,
         )
 
 

@@ -1,5 +1,7 @@
 """Learning from the uncompressed model's logits."""
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
@@ -41,16 +43,23 @@ class Teacher:
     """The teacher's logits: computed once where the split is held in memory, else batch by batch."""
 
     def __init__(self, context: Context) -> None:
-        self.model = context.teacher
+        self.model, self._context = context.teacher, context
+        self.stored: Tensor | None = None
         self.stored = self._all(context) if in_memory(context.train) else None
 
     def _all(self, context: Context) -> Tensor:
-        return context.cached("logits", lambda: torch.cat([self._forward(b) for b in batches(context.train, 256)]))
+        return context.cached("logits", lambda: torch.cat([self(batch) for batch in batches(context.train, 256)]))
 
     def _forward(self, batch: Batch) -> Tensor:
+        place = batch.targets.device
+        if place.type == "cpu":
+            model = self.model
+        else:
+            model = self._context.cached(f"teacher on {place}", lambda: copy.deepcopy(self.model).to(place))
         with torch.no_grad():
-            output: Tensor = self.model(*batch.inputs)
+            output: Tensor = model(*batch.inputs)
         return output
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self._forward(batch) if self.stored is None else self.stored[batch.index]
+        """The logits for a batch, where the batch is."""
+        return self._forward(batch) if self.stored is None else self.stored[batch.index].to(batch.targets.device)

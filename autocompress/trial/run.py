@@ -17,6 +17,7 @@ from ..artifacts.directory import versions
 from ..artifacts.export import TOLERANCE, check_parity, export_onnx
 from ..artifacts.packing import pack
 from ..artifacts.runtime import Model
+from ..config import Train
 from ..data import seed_all
 from ..errors import NothingToDo, TaskError
 from ..outcome import Baseline, Infeasible, Limit
@@ -25,6 +26,7 @@ from ..tasks import Task, TaskReference, load_task
 from ..tasks.examples import example_inputs, varying_axes
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
+from ..training import ON_CPU
 from ..turns import pause
 from .peers import Peers
 from .screening import find_collapse
@@ -50,6 +52,7 @@ class TrialSpec:
     latency_seconds: float = 0.6
     alone: bool = True  # let the other trials on the node pause while this one's file is timed
     time_limit: float = 3600.0  # seconds on a worker, for making the file and for timing it alike
+    how: Train = ON_CPU  # where and how it trains
     train: bool = True  # else only the facts of its file are asked for
     # By what share of a limit the facts of a file may be off before it is trained, by metric.
     tolerance: Mapping[str, float] = field(default_factory=dict)
@@ -98,7 +101,8 @@ class Run:
         task = load_task(spec.task)
         teacher, shared = _teacher(spec.task, baseline, spec.seed)
         recipe = expanded(recipe_from_data(spec.recipe))
-        base = digest([baseline.fingerprint, spec.task.key, spec.seed, versions()])
+        how = spec.how.model_dump(exclude={"gpus_per_trial", "loader_workers"})
+        base = digest([baseline.fingerprint, spec.task.key, spec.seed, versions(), how])
         cache = StageCache(Path(spec.cache), base) if spec.cache else None
         found = cache.longest(recipe) if cache else None
         model = build_model(task, spec.seed)

@@ -97,6 +97,7 @@ def _quality(model: nn.Module, task: Task) -> Metrics:
     """The task's metrics of a copy on the validation split; none where they are no numbers, as early on they may be."""
     probe = copy.deepcopy(model).eval()
     renew_statistics(probe, task.split("train"), 64)
+    probe.cpu()
 
     def outputs(*inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():

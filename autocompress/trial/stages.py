@@ -22,7 +22,7 @@ CACHE_BYTES = 2_000_000_000
 
 def pack_weights(model: nn.Module) -> bytes:
     """A module's parameters and buffers as safetensors."""
-    return save({name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()})
+    return save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()})
 
 
 def rebuild(model: nn.Module, recipe: Recipe, decisions: list[Decision], weights: bytes) -> nn.Module:

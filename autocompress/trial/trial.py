@@ -3,6 +3,8 @@
 import traceback
 from dataclasses import replace
 
+import torch
+
 from ..artifacts.export import strip
 from ..artifacts.packing import float_weights
 from ..artifacts.runtime import Model
@@ -13,6 +15,7 @@ from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Completed, Facts, Failed, Infeasible, Metrics, Result, Stopped, violations
 from ..tasks import TaskReference, load_task
 from ..tasks.examples import model_inputs
+from ..training import training_on
 from ..turns import pause, working
 from .facts import find_facts, screen_facts
 from .run import Run, TrialSpec
@@ -31,7 +34,7 @@ def prepare(spec: TrialSpec, baseline: Baseline) -> Candidate | Result:
     """Compress, train, export, load and judge one candidate: all of a trial but its latency, or its facts alone."""
     clock = Clock(dict.fromkeys(PHASES, 0.0))
     try:
-        with working():
+        with working(), training_on(spec.how):
             return _prepare(spec, baseline, clock)
     except Exception as error:
         return failure(error, clock.seconds)
@@ -49,6 +52,8 @@ def failure(error: BaseException, seconds: dict[str, float] | None = None) -> Fa
         return Failed(str(error), False, isinstance(error, TechniqueError), details, seconds or {}, place)
     text = " ".join(str(error).split())[:300]
     reason = "ran out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = "ran out of the accelerator's memory, also with half of a batch at a time: lower batch_size"
     return Failed(f"{place}: {reason}" if place else reason, False, False, details, seconds or {}, place)
 
 

@@ -64,9 +64,9 @@ class Sparsify(Technique):
             pruned.restore(progress)
             amount = self.learning_rate * self.strength * schedule(progress)
             with torch.no_grad():
-                for weight, zero in zip(weights, held, strict=True):
-                    weight.copy_(shrink(weight.masked_fill(zero, 0.0), amount))
-                    torch.eq(weight, 0, out=zero)
+                for index, weight in enumerate(weights):
+                    weight.copy_(shrink(weight.masked_fill(held[index].to(weight.device), 0.0), amount))
+                    held[index] = weight == 0
 
         fit(
             model,
