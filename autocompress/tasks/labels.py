@@ -112,10 +112,7 @@ def _by_values(
     check_classes(len(values), where)
     if values.dtype.kind == "U" or not np.array_equal(values, np.arange(len(values))):
         shown = ", ".join(map(str, values[:SHOWN].tolist())) + (", ..." if len(values) > SHOWN else "")
-        remarks.add(
-            f"labels {shown} are outputs 0 to {len(values) - 1} in this order; an array `classes` of names in the file "
-            "would say another",
-            where,
-        )
+        named = "; an array `classes` of names in the file would say another" if where.suffix == ".npz" else ""
+        remarks.add(f"labels {shown} are outputs 0 to {len(values) - 1} in this order{named}", where)
     targets = {key: np.searchsorted(values, labels).astype(np.int64) for key, labels in columns.items()}
     return targets, tuple(str(value) for value in values.tolist())

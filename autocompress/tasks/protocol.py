@@ -67,11 +67,10 @@ def lower_is_better(task: Task) -> tuple[str, ...]:
 
 
 def learning_rate(task: Task, usual: float) -> float:
-    """The rate at which a task's model is trained: as its attribute `learning_rate` says, or its baseline's."""
-    own = getattr(task, "learning_rate", None)
-    if own is not None:
-        return float(own)
-    return task.baseline.learning_rate if task.baseline is not None else usual
+    """The rate at which a task's model is trained: its baseline's, or as its attribute `learning_rate` says."""
+    if task.baseline is not None:
+        return task.baseline.learning_rate
+    return float(getattr(task, "learning_rate", usual))
 
 
 @dataclass(frozen=True)

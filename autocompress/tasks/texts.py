@@ -62,7 +62,7 @@ class TextClassificationConfig(TaskKind):
         remarks, path, folder = Remarks(), *(root / place for place in self.places())
         tokenizer, settings = _opened(folder)
         table = read_table(path, self.data.partition(":")[0])
-        texts, labels, names = _rows(self, table, path, remarks)
+        texts, labels, names = _rows(self, table, path)
         head = find_head(settings, names, self.baseline is not None)
         labels = np.array([head.classes.index(name) for name in names])[labels]
         tokens = _tokens(tokenizer, texts, self.max_length, path, remarks)
@@ -74,6 +74,7 @@ class TextClassificationConfig(TaskKind):
             name: Sentences([tokens[index] for index in part], torch.from_numpy(labels[part]), padding)
             for name, part in _parts(self.split, texts, labels, groups, remarks).items()
         }
+        remarks.add(f"outputs are {', '.join(head.classes)} in this order", folder)
         if head.new:
             remarks.add(f"its classifier is made anew for {len(names)} classes, and trained first", folder)
         return TextClassification(
@@ -177,7 +178,7 @@ def _opened(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _rows(
-    config: TextClassificationConfig, table: Any, path: Path, remarks: Remarks
+    config: TextClassificationConfig, table: Any, path: Path
 ) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:
     """Texts, their classes from 0, and the names of these. Raises TaskError."""
     for key in ("text", "label", "group"):
@@ -188,7 +189,7 @@ def _rows(
             check_filled(table[name], path)
     if table[config.text].dtype.kind in "iufb":
         raise TaskError(f"task.text: {path}: column {config.text!r} holds numbers: name the column of texts")
-    found, names = read_labels({config.label: plain(table[config.label])}, None, path, remarks)
+    found, names = read_labels({config.label: plain(table[config.label])}, None, path, Remarks())
     return [str(text) for text in table[config.text]], found[config.label], names
 
 
