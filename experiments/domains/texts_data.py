@@ -1,6 +1,6 @@
 """Sentences of documentation and the library that each is from, and a small transformer that has read none of them.
 
-They are first paragraphs of docstrings in the installed numpy, scipy, pandas, scikit-learn and torch, which are under BSD
+They are first paragraphs of docstrings in the installed numpy, scipy, pandas, scikit-learn and torch, under BSD
 licences, without the libraries' own names. Their files are parsed, not run.
 
 Usage: python experiments/domains/texts_data.py FOLDER
