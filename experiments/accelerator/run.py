@@ -1,0 +1,161 @@
+"""How fast does the training loop train, and do baseline, techniques and a search run where it trains?
+
+Examples a second of autocompress' loop against a minimal one, in turns within one run; then a baseline, three
+techniques and a short search. Writes DEVICE.csv beside this file and prints a table; under ten minutes on a GPU.
+
+Usage: python experiments/accelerator/run.py [--device auto|cpu|cuda|mps] [--repeats 5] [--quick]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from torchvision import models
+
+from autocompress.config import Train
+from autocompress.data import Batch
+from autocompress.tasks import refer
+from autocompress.training import Training, device_of, fit, training_on
+from autocompress.trial.baseline import make_baseline
+from autocompress.trial.trial import TrialSpec, prepare
+
+HERE = Path(__file__).parent
+LENET = HERE.parent / "mnist5k_lenet"
+sys.path.insert(0, str(LENET))
+
+from task import LeNet5  # noqa: E402  the network of that example
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "LeNet-5": (LeNet5, (1, 28, 28), 4096),
+    "ResNet-18, 64x64": (lambda: models.resnet18(num_classes=10), (3, 64, 64), 256),
+    "MobileNetV3-small, 64x64": (lambda: models.mobilenet_v3_small(num_classes=10), (3, 64, 64), 512),
+}
+STEPS = {
+    "channel_pruning": [{"technique": "channel_pruning", "ratio": 0.5}, {"technique": "finetune", "epochs": 1}],
+    "svd": [{"technique": "svd"}, {"technique": "distill", "epochs": 1}],
+    "weight_clustering": [{"technique": "weight_clustering", "bits": 4}, {"technique": "finetune", "epochs": 1}],
+}
+
+
+def minimal(model: nn.Module, data: TensorDataset, device: torch.device, size: int) -> None:
+    """An epoch of the loop that everybody writes."""
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    x, y = data.tensors
+    for index in torch.randperm(len(x)).split(size):
+        optimizer.zero_grad(set_to_none=True)
+        inputs, targets = x[index].to(device, non_blocking=True), y[index].to(device, non_blocking=True)
+        nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """How long something takes, all that the device has to do for it included."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def loss(output: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy."""
+    return nn.functional.cross_entropy(output, batch.targets)
+
+
+def rates(make: Callable[[], nn.Module], data: TensorDataset, how: Train) -> tuple[float, float]:
+    """Examples a second of this loop and of the minimal one, each on a new model.
+
+    Ours is the second of two epochs, as after the last one it renews statistics, which a minimal loop leaves out.
+    """
+    device, settings, model = device_of(how), Training(epochs=1), make()
+    plain = seconds(lambda: minimal(make(), data, device, settings.batch_size), device)
+    with training_on(how):
+        one, two = (
+            seconds(lambda epochs=count: fit(model, data, loss, Training(epochs=epochs), 0), device)  # type: ignore[misc]
+            for count in (1, 2)
+        )
+    return len(data) / (two - one), len(data) / plain
+
+
+def loops(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
+    """Examples a second of both loops, and the median ratio of pairs."""
+    device, rows = device_of(how), []
+    for name, (make, shape, count) in NETWORKS.items():
+        if device.type != "cpu":
+            count *= 16
+        count = max(64, int(count * share))
+        data = TensorDataset(torch.randn(count, *shape), torch.randint(0, 10, (count,)))
+        pairs = [rates(make, data, how) for _ in range(repeats + 1)]
+        found = [statistics.median(values) for values in zip(*pairs[1:], strict=True)]
+        ratio = statistics.median(own / other for own, other in pairs[1:])  # the first of them warms up
+        rows.append({"what": f"loop, {name}", "examples_a_second": found[0], "minimal": found[1], "ratio": ratio})
+    return rows
+
+
+def stages(how: Train) -> list[dict[str, Any]]:
+    """Seconds of a baseline and of three techniques trained there, or why they failed."""
+    reference = refer("task.py:lenet_mnist5k", LENET)
+    began = time.perf_counter()
+    baseline = make_baseline(reference, 0, how=how)
+    rows = [{"what": "baseline, LeNet-5", "seconds": time.perf_counter() - began,
+             "accuracy": baseline.metrics["accuracy"]}]  # fmt: skip
+    for name, steps in STEPS.items():
+        began = time.perf_counter()
+        made: Any = prepare(TrialSpec(0, {"version": 1, "steps": steps}, reference, 0, how=how), baseline)
+        accuracy = getattr(made, "metrics", {}).get("accuracy")
+        row = {"what": name, "seconds": time.perf_counter() - began, "accuracy": accuracy}
+        rows.append(row if accuracy is not None else {**row, "failed": getattr(made, "reason", str(made))})
+    return rows
+
+
+def search(how: Train, trials: int) -> dict[str, Any]:
+    """Seconds of a search of a few trials, and its members of the front."""
+    config = yaml.safe_load((LENET / "search.yaml").read_text())
+    config["search"] = {"trials": trials, "workers": 1}
+    config["train"] = how.model_dump()
+    config["task"] = "task.py:lenet_mnist5k"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "task.py").write_text((LENET / "task.py").read_text())
+        (Path(folder) / "search.yaml").write_text(yaml.safe_dump(config))
+        command = [str(Path(sys.executable).with_name("autocompress")), "search", "search.yaml", "--executor", "inline"]
+        began = time.perf_counter()
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        row = {"what": f"search of {trials} trials", "seconds": time.perf_counter() - began}
+        return row if ended.returncode == 0 else {**row, "failed": ended.stderr[-300:]}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything, and no search")
+    given = parser.parse_args()
+    device = device_of(Train(device=given.device)).type
+    plain, mixed = Train(device=device), Train(device=device, precision="bf16")
+    rows = loops(plain, 1 if given.quick else given.repeats, 0.1 if given.quick else 1.0)
+    if device != "cpu" and not given.quick:
+        rows += [{**row, "what": f"{row['what']}, bf16"} for row in loops(mixed, given.repeats, 1.0)]
+    if not given.quick:
+        rows += [*stages(plain), search(plain, 6)]
+    table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name() if device == "cuda" else device)
+    print(table.to_string(index=False, float_format="%.4g"))
+    if not given.quick:
+        table.to_csv(HERE / f"{device}.csv", index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
+    main()
