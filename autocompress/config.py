@@ -317,7 +317,7 @@ class SearchConfig(_Strict):
 
     def identity(self) -> str:
         """A digest of everything that makes two searches comparable: not of how long, where or how wide they run."""
-        data = self.model_dump(mode="json", exclude={"storage", "tracking", "ray"})
+        data = self.model_dump(mode="json", exclude={"storage", "tracking", "ray", "train"})
         data["search"] = {"seed": self.search.seed}
         return digest(data)
 

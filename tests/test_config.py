@@ -224,6 +224,7 @@ def test_violations_are_shares_of_the_limit(limit: Limit, metrics: dict[str, flo
         {"storage": "sqlite:///other.db"},
         {"tracking": None},
         {"ray": {"address": "local"}},
+        {"train": {"loader_workers": 2}},
         {"budget": {}},
         {"search": {"seed": 0}},
     ],
