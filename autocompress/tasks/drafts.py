@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TaskError
-from .image_folder import SPLIT_WORDS
+from .folders import SPLIT_WORDS
 from .npz import read_arrays
 from .remarks import Remarks
 from .tables import check_category, check_filled, plain, predicted, read_table

@@ -80,7 +80,12 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
     form = Form(config.input_size, config.channels, config.background)
     data = (read_folder if kind == "folder" else read_npz)(path, form, config.split)
     weights = read_weights(root / config.weights) if config.weights else None
-    notes = (*data.notes, *missing_classes(data, weights is not None), *alike_classes(data.classes))
+    targets = {name: part for name, (_, part) in data.parts.items()}
+    notes = (
+        *data.notes,
+        *missing_classes(targets, data.classes, data.shares, weights is not None),
+        *alike_classes(data.classes),
+    )
     factory = _model_factory(config, root, len(data.classes), load)
 
     def make_model() -> nn.Module:
