@@ -23,11 +23,11 @@ MODEL = "torchvision:mobilenet_v3_small"
 
 @dataclass(frozen=True)
 class Draft:
-    """The `task:` mapping of a config, what is to be said beside its keys, and whether its quality is accuracy."""
+    """The `task:` mapping of a config, what is to be said beside its keys, and what its quality is."""
 
     task: Mapping[str, Any]
     said: Mapping[str, str] = field(default_factory=dict)
-    of_classes: bool = True
+    quality: str = "accuracy"
 
 
 def draft(path: Path, place: str) -> Draft:
@@ -77,7 +77,7 @@ def _of_table(path: Path, place: str) -> Draft:
             "kind": "or time_series, with `time`, `window` and `horizon`, where rows follow each other"}  # fmt: skip
     if dropped:
         task["drop"], said["drop"] = dropped, "; ".join(dict.fromkeys(why))
-    return Draft(task, said, bool(names))
+    return Draft(task, said, "accuracy" if names else "r2")
 
 
 def _of_npz(path: Path, place: str) -> Draft:
@@ -88,7 +88,7 @@ def _of_npz(path: Path, place: str) -> Draft:
     if given.dtype.kind == "f" and given.ndim in (2, 3):
         several = target.ndim == 2 and target.shape[1] > 1
         names = () if several else predicted(target.reshape(-1), y, "auto", path, Remarks())[1]
-        return Draft({"kind": "time_series", "data": f"npz:{place}"}, {"data": said}, bool(names))
+        return Draft({"kind": "time_series", "data": f"npz:{place}"}, {"data": said}, "accuracy" if names else "r2")
     task = {"kind": "image_classification", "model": MODEL, "data": f"npz:{place}", "input_size": int(given.shape[2])}
     return Draft(task, {"data": said, "model": "takes three channels; `channels: 1` for one that takes gray images"})
 

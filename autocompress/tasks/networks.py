@@ -81,8 +81,8 @@ def spread(values: Tensor, over: tuple[int, ...] = (0,)) -> dict[str, Tensor]:
 class Scaled(nn.Module):
     """A network between numbers as they come and as networks learn them: inputs minus mean over std, outputs back.
 
-    mean and std: of each column (n,), channel (c, 1) or band (1, b, 1) of the first input, where it holds numbers; shift and scale:
-    of the output.
+    mean and std: of each column (n,), channel (c, 1) or band (1, b, 1) of the first input, where that holds numbers;
+    shift and scale: of the output.
     """
 
     mean: Tensor

@@ -145,7 +145,7 @@ class Segmentation(Supervised):
         return total / (wanted != ignore).sum().clamp(min=1)
 
     def metrics(self, output: Array, target: Array) -> dict[str, float]:
-        """Intersection over union, averaged over classes that occur in targets or outputs, and the share of right pixels.
+        """Intersection over union, the mean of classes that occur in targets or outputs, and the share of right pixels.
 
         Both are of all pixels of a split that count. Raises TaskError for logits of another shape.
         """
