@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def read_image(path: Path, form: Form, remarks: Remarks) -> Images:
 
 
 @contextlib.contextmanager
-def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """An image file while it is read. Raises TaskError, with the fix, for what cannot be read or is too large."""
     check_file(path, "task.data", MOST_IMAGE_BYTES)
     try:

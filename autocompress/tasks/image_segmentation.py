@@ -165,7 +165,8 @@ def _unseen(
 
 
 def _counts(masks: Masks) -> NDArray[np.int64]:
-    return np.sum([np.bincount(mask.ravel(), minlength=MOST_CLASSES) for mask in masks], axis=0)
+    counts: NDArray[np.int64] = np.sum([np.bincount(mask.ravel(), minlength=MOST_CLASSES) for mask in masks], axis=0)
+    return counts
 
 
 def _how(form: Form) -> str:

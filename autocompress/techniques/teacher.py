@@ -40,7 +40,7 @@ def blended(context: Context, alpha: float, temperature: float) -> Loss:
 
 
 class Teacher:
-    """The teacher's logits: computed once where the split is held in memory and they can be too, else batch by batch."""
+    """The teacher's logits: computed once where split and logits are held in memory, else batch by batch."""
 
     def __init__(self, context: Context) -> None:
         self.model = context.teacher
