@@ -150,7 +150,9 @@ class Segmentation(Supervised):
         Both are of all pixels of a split that count. Raises TaskError for logits of another shape.
         """
         _check_pixels(output.shape, target.shape, len(self.classes))
-        pairs = np.sum([self._pairs(*rows) for rows in zip(output, target, strict=True)], axis=0)
+        pairs = np.zeros((output.shape[1], output.shape[1]), np.int64)
+        for rows in zip(output, target, strict=True):
+            pairs += self._pairs(*rows)
         right = np.diag(pairs)
         union = pairs.sum(axis=0) + pairs.sum(axis=1) - right
         there = union > 0

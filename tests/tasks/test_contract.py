@@ -1,4 +1,4 @@
-"""The tasks of this package: classification of arrays, whatever the model; images, masks, tables and series without code."""
+"""The tasks of this package: classification of arrays, whatever the model; data of all kinds without code."""
 
 from pathlib import Path
 
