@@ -21,7 +21,7 @@ NETWORKS_OF_MICROSECONDS = ("tabular", "time_series")
 
 
 def init(
-    data: Annotated[Path, typer.Argument(help="A folder of images, a table, an NPZ file, or weights.")],
+    data: Annotated[Path, typer.Argument(help="A folder of images or sounds, a table, an NPZ file, or weights.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("search.yaml"),
 ) -> None:
     """Write a first config with comments, after looking at your data or weights; what it guessed is said there."""

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.io import wavfile
 
 from autocompress import Classification, Task, Training
 from autocompress.tasks import load_task, refer
+from autocompress.tasks.audio_classification import AudioClassificationConfig
 from autocompress.tasks.image_segmentation import ImageSegmentationConfig
 from autocompress.tasks.images import ImageClassificationConfig
 from autocompress.tasks.tabular import TabularConfig
@@ -50,6 +52,18 @@ class TestImageSegmentation(TaskContract):
                 Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
         given = {"kind": "image_segmentation", "data": "folder:.", "input_size": 16, "ignore": request.param}
         return load_task(refer(ImageSegmentationConfig.model_validate(given), tmp_path))
+
+
+class TestAudioClassification(TaskContract):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        chance = np.random.default_rng(0)
+        for number in range(20):
+            place = tmp_path / ("low", "high")[number % 2] / f"{number}.wav"
+            place.parent.mkdir(exist_ok=True)
+            wavfile.write(place, 8000, chance.integers(-9000, 9000, 2000).astype(np.int16))
+        given = {"kind": "audio_classification", "data": "folder:.", "sample_rate": 8000, "seconds": 0.25}
+        return load_task(refer(AudioClassificationConfig.model_validate(given), tmp_path))
 
 
 class TestTabular(TaskContract):
