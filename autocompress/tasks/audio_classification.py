@@ -80,6 +80,7 @@ class AudioClassificationConfig(TaskKind):
     def build(self, root: Path, load: Load) -> Classification:
         """The task; relative paths start at root. Raises TaskError."""
         path, remarks = root / self.places()[0], Remarks()
+        make = load(self.code, root)
         check_folder(path)
         found = class_folders(path, SOUNDS, remarks)
         rows = _by_split(self, found)
@@ -92,7 +93,7 @@ class AudioClassificationConfig(TaskKind):
         seen = {name: _seen(rows[name], clip, bands, remarks) for name in SPLITS}
         splits: dict[str, Any] = {name: TensorDataset(seen[name], torch.from_numpy(targets[name])) for name in SPLITS}
         scaling: dict[str, Any] = {**spread(seen["train"], (0, 3))}
-        make, count = load(self.code, root), len(found.classes)
+        count = len(found.classes)
 
         def model() -> nn.Module:
             """The network on bands that are scaled as in training."""
@@ -119,7 +120,10 @@ def _shown(bands: Bands, shape: tuple[int, ...]) -> str:
 
 def _seen(rows: Rows, clip: Clip, bands: Bands, remarks: Remarks) -> Tensor:
     """Spectrograms (N, 1, bands, frames) of files."""
-    return torch.from_numpy(np.stack([_spectrogram(file, clip, bands, remarks) for file, _ in rows])[:, None])
+    seen = np.empty((len(rows), 1, bands.count, bands.frames(clip.length)), np.float32)
+    for index, (file, _) in enumerate(rows):
+        seen[index, 0] = _spectrogram(file, clip, bands, remarks)
+    return torch.from_numpy(seen)
 
 
 def _spectrogram(file: Path, clip: Clip, bands: Bands, remarks: Remarks) -> Floats:

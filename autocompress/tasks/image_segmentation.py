@@ -78,6 +78,8 @@ class ImageSegmentationConfig(TaskKind):
     def build(self, root: Path, load: Load) -> Segmentation:
         """The task; relative paths start at root. Raises TaskError."""
         path, remarks = root / self.places()[0], Remarks()
+        weights = read_weights(root / self.weights) if self.weights else None
+        make = load(self.code, root)
         pairs = _pairs_by_split(self, path, remarks)
         form = Form(self.input_size, self.channels, self.background)
         check_room(sum(map(len, pairs.values())), form.values + form.size**2, path)
@@ -92,8 +94,6 @@ class ImageSegmentationConfig(TaskKind):
         for name in SPLITS:
             images = read_images([image for image, _ in pairs[name]], form, remarks)
             splits[name] = ImageTensors(torch.from_numpy(images), torch.from_numpy(masks[name]))
-        weights = read_weights(root / self.weights) if self.weights else None
-        make = load(self.code, root)
         known = {"classes": len(classes), **({"channels": self.channels} if self.model in BUILT_IN else {})}
 
         def model() -> nn.Module:

@@ -1,6 +1,6 @@
 """Writes spoken words in many voices, by espeak-ng: python audio_data.py FOLDER [VOICES].
 
-Every voice says every word three times, at other speeds and pitches, begins at another moment and is heard in noise.
+Every voice says every word twice, at other speeds and pitches, begins at another moment and is heard in noise.
 Files are named VOICE__NUMBER.wav, so that a voice can be kept in one split.
 """
 
@@ -15,7 +15,7 @@ from scipy.io import wavfile
 WORDS = ("yes", "no", "up", "down", "left", "right", "stop", "go")
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5")
-VOICES, TAKES, SEED = 36, 3, 0
+VOICES, TAKES, SEED = 72, 2, 0
 
 
 def spoken(word: str, voice: str, speed: int, pitch: int) -> tuple[int, np.ndarray]:

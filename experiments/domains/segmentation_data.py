@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CLASSES = ("ground", "disc", "square", "triangle")
-SIZE, IMAGES, SEED = 48, 240, 0
+SIZE, IMAGES, SEED = 48, 400, 0
 
 
 def texture(chance: np.random.Generator) -> np.ndarray:
@@ -20,8 +20,8 @@ def texture(chance: np.random.Generator) -> np.ndarray:
 
 
 def outline(label: int, chance: np.random.Generator) -> np.ndarray:
-    """Where a shape lies, (SIZE, SIZE): anywhere, turned at random, a fifth to almost half as wide as the image."""
-    radius, turn = chance.uniform(0.1, 0.23) * SIZE, chance.uniform(0, 2 * np.pi)
+    """Where a shape lies, (SIZE, SIZE): anywhere, turned at random, a third to two thirds as wide as the image."""
+    radius, turn = chance.uniform(0.16, 0.3) * SIZE, chance.uniform(0, 2 * np.pi)
     centre = chance.uniform(radius, SIZE - radius, 2)
     image = Image.new("1", (SIZE, SIZE))
     draw = ImageDraw.Draw(image)
@@ -35,9 +35,9 @@ def outline(label: int, chance: np.random.Generator) -> np.ndarray:
 
 
 def example(chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An image of one to three shapes, later ones over earlier ones, and its mask."""
+    """An image of one or two shapes, the second over the first, and its mask."""
     image, mask = texture(chance), np.zeros((SIZE, SIZE), np.uint8)
-    for label in chance.integers(1, len(CLASSES), chance.integers(1, 4)):
+    for label in chance.integers(1, len(CLASSES), chance.integers(1, 3)):
         inside = outline(int(label), chance)
         image[inside], mask[inside] = texture(chance)[inside], label
     return np.clip(image, 0, 255).astype(np.uint8), mask
