@@ -25,13 +25,15 @@ def judge(model: Outputs, task: Task, split: str, batch_size: int = 64) -> tuple
     for batch in batches(task.split(split), batch_size):
         outputs.append(model(*(tensor.numpy() for tensor in batch.inputs)))
         targets.append(batch.targets.numpy())
-    metrics = task_metrics(task, split, np.concatenate(outputs), np.concatenate(targets))
+    output, target = np.concatenate(outputs), np.concatenate(targets)
+    outputs.clear()  # those of segmentation fill memory
+    metrics = task_metrics(task, split, output, target)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise ArtifactError(
                 f"{name} of the exported model is {value} on the {split} split: its outputs are useless"
             )
-    return metrics, remarks(task, split, np.concatenate(outputs), np.concatenate(targets))
+    return metrics, remarks(task, split, output, target)
 
 
 def measure_quality(model: Outputs, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
@@ -41,11 +43,15 @@ def measure_quality(model: Outputs, task: Task, split: str, batch_size: int = 64
 
 def remarks(task: Task, split: str, outputs: NDArray[Any], targets: NDArray[Any]) -> list[str]:
     """What metrics do not tell of a classifier: that it names one class for everything, right as often as that is."""
-    if not classifies(task) or outputs.ndim != 2 or len(np.unique(targets)) < 2:
+    if not classifies(task) or outputs.ndim < 2 or (outputs.ndim > 2 and outputs[:, 0].shape != targets.shape):
         return []
-    named = np.unique(outputs.argmax(axis=1))
+    if len(np.unique(targets[targets < outputs.shape[1]])) < 2:  # others are left out of what counts
+        return []
+    parts = (outputs[start : start + 64].argmax(axis=1) for start in range(0, len(outputs), 64))
+    named = np.unique(np.concatenate([np.unique(part) for part in parts]))
     if len(named) > 1:
         return []
     classes = getattr(task, "classes", ())
     name = classes[named[0]] if named[0] < len(classes) else str(named[0])
-    return [f"names one class, {name!r}, for all {len(targets)} examples of the {split} split"]
+    what = "examples" if outputs.ndim == 2 else "pixels" if outputs.ndim == 4 else "places"
+    return [f"names one class, {name!r}, for all {targets.size} {what} of the {split} split"]

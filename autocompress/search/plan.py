@@ -12,7 +12,7 @@ from ..executors import Executor
 from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
 from ..tasks.models import model_notes
-from ..tasks.protocol import lower_is_better
+from ..tasks.protocol import Segmentation, lower_is_better
 from ..trial.baseline import time_baseline, train_baseline
 from .leaving_out import note_of, obtain_obstacles
 from .setup import Setup, changed, find_goal
@@ -122,14 +122,16 @@ def objectives(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[s
 
 def doubts(task: Task, baseline: Metrics) -> list[str]:
     """What makes a search from this baseline doubtful, each in a sentence."""
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification | Segmentation):
         return []
     targets = np.concatenate([batch.targets.numpy() for batch in batches(task.split("validation"), 1024)])
-    chance = np.bincount(targets).max() / len(targets)
-    value = baseline.get("accuracy", 1.0)
-    if value > 1.1 * chance:
+    quality = "accuracy" if isinstance(task, Classification) else "pixel_accuracy"
+    counted = targets[targets != getattr(task, "ignore", None)]
+    chance = np.bincount(counted.ravel()).max() / counted.size
+    value = baseline.get(quality, 1.0)
+    if value > chance + 0.1 * min(chance, 1 - chance):
         return []
     return [
-        f"the uncompressed model's accuracy {value:.4f} is no better than always naming the most frequent class "
+        f"the uncompressed model's {quality} {value:.4f} is no better than always naming the most frequent class "
         f"({chance:.4f}): train the baseline longer, or check data and learning rate"
     ]

@@ -26,12 +26,17 @@ def check_file(path: Path, key: str, most: int = MOST_BYTES) -> None:
         raise TaskError(f"{key}: {path}: has {status.st_size:,} bytes, at most {most:,} are read: make it smaller")
 
 
-def check_room(count: int, each: int, where: Path) -> None:
-    """Raise TaskError when so many images, of `each` bytes in memory, would not be held."""
+def check_room(
+    count: int, each: int, where: Path, what: str = "images of task.input_size", key: str = "input_size"
+) -> None:
+    """Raise TaskError when so many images, or what else, of `each` bytes in memory would not be held.
+
+    key: the setting of which a smaller one takes less.
+    """
     if count * each > MOST_BYTES:
         raise TaskError(
-            f"task.data: {where}: {count:,} images of task.input_size take {count * each:,} bytes, at most "
-            f"{MOST_BYTES:,} are held: choose a smaller input_size, or write a task whose Dataset reads them one by one"
+            f"task.data: {where}: {count:,} {what} take {count * each:,} bytes, at most {MOST_BYTES:,} are held: "
+            f"choose a smaller {key}, or write a task whose Dataset reads them one by one"
         )
 
 

@@ -1,6 +1,7 @@
 """Images in three splits with their classes, and what must hold of them."""
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,29 +69,32 @@ def alike_classes(classes: tuple[str, ...]) -> list[str]:
     return [f"classes {a!r} and {b!r} are spelled almost alike: they are taken as two" for a, b in pairs if a != b]
 
 
-def missing_classes(data: ImageData, trained: bool) -> list[str]:
+def missing_classes(
+    targets: Mapping[str, Targets], classes: tuple[str, ...], shares: SplitShares | None, trained: bool
+) -> list[str]:
     """What is to be said of classes that are not in every split; trained: whether the model came with weights.
 
+    shares: how one set was split class by class, where it was.
     Raises TaskError for a split without examples, and for a class to be learned that has none to train on.
     """
-    counts = {name: np.bincount(data.parts[name][1], minlength=len(data.classes)) for name in SPLITS}
+    counts = {name: np.bincount(targets[name], minlength=len(classes)) for name in SPLITS}
     empty = [name for name in SPLITS if not counts[name].sum()]
     if empty:
-        raise TaskError(f"task.data: no image is in the split {empty[0]!r}: every split needs at least one example")
+        raise TaskError(f"task.data: no example is in the split {empty[0]!r}: every split needs at least one example")
     totals = np.sum(list(counts.values()), axis=0)
-    fewest = None if data.shares is None else data.shares.fewest()
+    fewest = None if shares is None else shares.fewest()
     fix = "" if fewest is None else f"; a class needs {fewest} to be in each split"
     notes = []
     for name in SPLITS:
         missing = np.flatnonzero((counts[name] == 0) & (totals > 0))
         if not missing.size:
             continue
-        text = f"{name} has no example of class {_named(data.classes, missing)} ({totals[missing[0]]} in all{fix})"
+        text = f"{name} has no example of class {_named(classes, missing)} ({totals[missing[0]]} in all{fix})"
         if name == "train" and not trained:
             raise TaskError(f"task.data: {text}: add some to train on, or leave the class out")
         notes.append(text)
     unused = np.flatnonzero(totals == 0)
-    return [*notes, f"nothing has class {_named(data.classes, unused)}"] if unused.size else notes
+    return [*notes, f"nothing has class {_named(classes, unused)}"] if unused.size else notes
 
 
 def _named(classes: tuple[str, ...], positions: NDArray[np.intp]) -> str:

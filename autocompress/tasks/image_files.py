@@ -1,6 +1,8 @@
 """One image, from its file to intensities: by the file's own depth, upright, and laid on a ground."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +44,21 @@ def read_image(path: Path, form: Form, remarks: Remarks) -> Images:
     Of several frames or pages the first is taken. Raises TaskError, with the fix, for what cannot be read or has no
     known depth.
     """
+    with opened(path) as image:
+        if getattr(image, "is_animated", False):
+            remarks.add("of several frames or pages the first is taken", path)
+        return _intensities(image, form, remarks, path)
+
+
+@contextlib.contextmanager
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image file while it is read. Raises TaskError, with the fix, for what cannot be read or is too large."""
     check_file(path, "task.data", MOST_IMAGE_BYTES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                if getattr(image, "is_animated", False):
-                    remarks.add("of several frames or pages the first is taken", path)
-                return _intensities(image, form, remarks, path)
+            with Image.open(path, formats=formats) as image:
+                yield image
     except TaskError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -62,7 +71,7 @@ def read_image(path: Path, form: Form, remarks: Remarks) -> Images:
 
 
 def _intensities(image: Image.Image, form: Form, remarks: Remarks, path: Path) -> Images:
-    raw = _raw_mode(image)
+    raw = raw_mode(image)
     if image.mode in EIGHT_BITS:
         _own_transparency(image, raw, path)
         if ";16" in raw:
@@ -91,7 +100,7 @@ def _intensities(image: Image.Image, form: Form, remarks: Remarks, path: Path) -
     return to_floats(shown, form)
 
 
-def _raw_mode(image: Image.Image) -> str:
+def raw_mode(image: Image.Image) -> str:
     """How the file stores its pixels, such as RGB;16B; PPM files of more than 8 bits say it by their largest value."""
     arguments = next((tile[3] for tile in getattr(image, "tile", [])), "")
     parts = arguments if isinstance(arguments, tuple) else (arguments,)

@@ -47,6 +47,11 @@ class ImageClassificationConfig(TaskKind):
         return image_classification(self, root, load)
 
 
+def statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel, by which intensities from 0 to 1 are normalized."""
+    return (MEAN, STD) if channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
+
+
 class ImageTensors(TensorDataset):
     """Images kept as bytes (N, C, H, W) and normalized when they are read."""
 
@@ -55,7 +60,7 @@ class ImageTensors(TensorDataset):
     def __init__(self, images: Tensor, targets: Tensor) -> None:
         super().__init__(images, targets)
         channels = images.shape[1]
-        mean, std = (MEAN, STD) if channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
+        mean, std = statistics(channels)
         top = 255 if images.dtype == torch.uint8 else 1  # images of more than 8 bits are floats from 0 to 1
         self.scale = 1 / (top * torch.tensor(std).view(-1, 1, 1))
         self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
@@ -80,7 +85,12 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
     form = Form(config.input_size, config.channels, config.background)
     data = (read_folder if kind == "folder" else read_npz)(path, form, config.split)
     weights = read_weights(root / config.weights) if config.weights else None
-    notes = (*data.notes, *missing_classes(data, weights is not None), *alike_classes(data.classes))
+    targets = {name: part for name, (_, part) in data.parts.items()}
+    notes = (
+        *data.notes,
+        *missing_classes(targets, data.classes, data.shares, weights is not None),
+        *alike_classes(data.classes),
+    )
     factory = _model_factory(config, root, len(data.classes), load)
 
     def make_model() -> nn.Module:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 HIDDEN = (128, 64)
 WIDTHS, STATE = (32, 48, 64), 64
+UNET_WIDTHS = (16, 32, 64, 128)
+SOUND_WIDTHS = (32, 48, 64, 96)
 WIDEST = 16  # of an embedding
 
 
@@ -79,8 +81,8 @@ def spread(values: Tensor, over: tuple[int, ...] = (0,)) -> dict[str, Tensor]:
 class Scaled(nn.Module):
     """A network between numbers as they come and as networks learn them: inputs minus mean over std, outputs back.
 
-    mean and std: of each column (n,) or channel (c, 1) of the first input, where that holds numbers; shift and scale:
-    of the output.
+    mean and std: of each column (n,), channel (c, 1) or band (1, b, 1) of the first input, where that holds numbers;
+    shift and scale: of the output.
     """
 
     mean: Tensor
@@ -112,3 +114,62 @@ class Scaled(nn.Module):
             inputs = ((inputs[0] - self.mean) * self.factor, *inputs[1:])
         output: Tensor = self.network(*inputs)
         return output * self.scale + self.shift if self.moved else output
+
+
+class UNet(nn.Module):
+    """A small U-Net (Ronneberger et al., 2015) with batch normalization; images (N, channels, H, W).
+
+    Each of three levels halves height and width, so both are multiples of 8; outputs are logits (N, classes, H, W).
+    """
+
+    def __init__(self, classes: int, channels: int = 3) -> None:
+        super().__init__()
+        *outer, inner = UNET_WIDTHS
+        self.down = nn.ModuleList(
+            _twice_convolved(before, width) for before, width in zip((channels, *outer[:-1]), outer, strict=True)
+        )
+        self.deepest = _twice_convolved(outer[-1], inner)
+        self.widened = nn.ModuleList(
+            nn.ConvTranspose2d(below, width, 2, stride=2)
+            for below, width in zip((inner, *outer[:0:-1]), outer[::-1], strict=True)
+        )
+        self.up = nn.ModuleList(_twice_convolved(2 * width, width) for width in outer[::-1])
+        self.last = nn.Conv2d(outer[0], classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of every pixel."""
+        hidden, passed = images, []
+        for layers in self.down:
+            passed.append(layers(hidden))
+            hidden = nn.functional.max_pool2d(passed[-1], 2)
+        hidden = self.deepest(hidden)
+        for widened, layers in zip(self.widened, self.up, strict=True):
+            hidden = layers(torch.cat([passed.pop(), widened(hidden)], dim=1))
+        result: Tensor = self.last(hidden)
+        return result
+
+
+def _twice_convolved(channels: int, width: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before in (channels, width):
+        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class SoundCNN(nn.Module):
+    """Four convolutions with strides of two, and the mean over what is left; spectrograms (N, 1, bands, frames)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width in SOUND_WIDTHS:
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(before, classes)
+
+    def forward(self, sounds: Tensor) -> Tensor:
+        """One row of logits a sound."""
+        result: Tensor = self.last(self.layers(sounds).mean(dim=(2, 3)))
+        return result

@@ -15,6 +15,7 @@ from ..training import Training
 from .blame import blaming
 
 Array = NDArray[Any]
+NO_CLASS = -100  # what no target is
 
 
 @runtime_checkable
@@ -123,6 +124,67 @@ class Classification(Supervised):
     def metrics(self, output: Array, target: Array) -> dict[str, float]:
         """Share of examples whose largest logit is the right class."""
         return {"accuracy": float(np.mean(output.argmax(axis=1) == target))}
+
+
+@dataclass(frozen=True)
+class Segmentation(Supervised):
+    """A task of naming the class of every pixel, over arrays in memory: cross-entropy and the mean IoU.
+
+    Outputs are logits (N, classes, H, W), targets classes (N, H, W), of which `ignore` stands for pixels that count in
+    neither loss nor metrics. classes are the names of the classes in the order of outputs; notes, what is said of the
+    data before a search.
+    """
+
+    quality: str = "mean_iou"
+    classifies: ClassVar[bool] = True
+    classes: tuple[str, ...] = ()
+    ignore: int | None = None
+    notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy over the pixels that count, 0 where none does.
+
+        Raises TaskError for logits of another shape.
+        """
+        _check_pixels(tuple(output.shape), tuple(target.shape), len(self.classes))
+        wanted, ignore = target.long(), NO_CLASS if self.ignore is None else self.ignore
+        total = nn.functional.cross_entropy(output, wanted, ignore_index=ignore, reduction="sum")
+        return total / (wanted != ignore).sum().clamp(min=1)
+
+    def metrics(self, output: Array, target: Array) -> dict[str, float]:
+        """Intersection over union, the mean of classes that occur in targets or outputs, and the share of right pixels.
+
+        Both are of all pixels of a split that count. Raises TaskError for logits of another shape.
+        """
+        _check_pixels(output.shape, target.shape, len(self.classes))
+        pairs = np.zeros((output.shape[1], output.shape[1]), np.int64)
+        for rows in zip(output, target, strict=True):
+            pairs += self._pairs(*rows)
+        right = np.diag(pairs)
+        union = pairs.sum(axis=0) + pairs.sum(axis=1) - right
+        there = union > 0
+        return {
+            "mean_iou": float(np.mean(right[there] / union[there])) if there.any() else float("nan"),
+            "pixel_accuracy": float(right.sum() / pairs.sum()) if there.any() else float("nan"),
+        }
+
+    def _pairs(self, output: Array, target: Array) -> NDArray[np.int64]:
+        """How many pixels of an image have each pair of target (rows) and output (columns)."""
+        count = len(output)
+        named, wanted = output.argmax(axis=0).ravel(), target.astype(np.int64).ravel()
+        if self.ignore is not None:
+            named, wanted = named[wanted != self.ignore], wanted[wanted != self.ignore]
+        return np.bincount(wanted * count + named, minlength=count**2).reshape(count, count)
+
+
+def _check_pixels(output: tuple[int, ...], target: tuple[int, ...], classes: int) -> None:
+    if len(output) != 4 or (output[0], *output[2:]) != target or output[1] < 2 or classes not in (0, output[1]):
+        wanted = f"{classes} classes" if classes else "two classes or more"
+        raise TaskError(
+            f"the model's output has shape {output} for targets {target}: segmentation needs logits (N, classes, H, W) "
+            f"of as many pixels and {wanted}"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from ..tasks.protocol import classifies
 from ..training import Loss
 from .base import Context
 
+MOST_BYTES = 2 * 10**9  # of logits that are kept
+
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, logits: bool) -> Tensor:
     """Kullback-Leibler divergence of softened distributions, times temperature squared (Hinton et al., 2015, 2).
@@ -40,12 +42,17 @@ def blended(context: Context, alpha: float, temperature: float) -> Loss:
 
 
 class Teacher:
-    """The teacher's logits: computed once where the split is held in memory, else batch by batch."""
+    """The teacher's logits: computed once where split and logits are held in memory, else batch by batch."""
 
     def __init__(self, context: Context) -> None:
         self.model, self._context = context.teacher, context
         self.stored: Tensor | None = None
-        self.stored = self._all(context) if in_memory(context.train) else None
+        self.stored = self._all(context) if in_memory(context.train) and self._fit(context) else None
+
+    def _fit(self, context: Context) -> bool:
+        """Whether the logits of all examples, such as those of every pixel, take little enough memory."""
+        one = self._forward(next(batches(context.train, 1)))
+        return one.nbytes * len(context.train) <= MOST_BYTES  # type: ignore[arg-type]
 
     def _all(self, context: Context) -> Tensor:
         return context.cached("logits", lambda: torch.cat([self(batch) for batch in batches(context.train, 256)]))

@@ -16,13 +16,12 @@ USUAL = """budget:                # hard limits; take out what does not matter
 """
 FASTER = "speedup: 1.5           # times as fast, or latency: 5 ms\n"
 DROP = "  accuracy_drop: 0.01    # at most this share of accuracy lost\n"
-OTHER = (
-    "  # metrics: {r2: 0.8}   # `autocompress plan` shows what the uncompressed model has; or {mae: {at_most: 0.3}}\n"
-)
+OTHER = "  # metrics: {{{quality}: 0.8}}   # `autocompress plan` shows what the uncompressed model has{more}\n"
+NETWORKS_OF_MICROSECONDS = ("tabular", "time_series")
 
 
 def init(
-    data: Annotated[Path, typer.Argument(help="A folder of images, a table, an NPZ file, or weights.")],
+    data: Annotated[Path, typer.Argument(help="A folder of images or sounds, a table, an NPZ file, or weights.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("search.yaml"),
 ) -> None:
     """Write a first config with comments, after looking at your data or weights; what it guessed is said there."""
@@ -36,10 +35,14 @@ def init(
     lines = [f"# What {data.name} looks like; change what is wrong. All keys: the README.", f"study: {name}", "task:"]
     lines += [line for key, value in found.task.items() for line in _entry(key, value, found.said.get(key, ""))]
     # Networks for tables and series take microseconds, most of them to be called at all.
-    faster = f"  {FASTER}" if found.task["kind"] == "image_classification" else f"  # {FASTER}"
-    text = "\n".join(lines) + "\n" + USUAL + faster + (DROP if found.of_classes else OTHER)
-    if not found.of_classes:
-        text += "objectives: [size_bytes, r2, latency_ms]\n"
+    faster = f"  # {FASTER}" if found.task["kind"] in NETWORKS_OF_MICROSECONDS else f"  {FASTER}"
+    text = "\n".join(lines) + "\n" + USUAL + faster
+    if found.quality == "accuracy":
+        text += DROP
+    else:
+        more = "; or {mae: {at_most: 0.3}}" if found.quality == "r2" else ""
+        text += OTHER.format(quality=found.quality, more=more)
+        text += f"objectives: [size_bytes, {found.quality}, latency_ms]\n"
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -28,26 +28,27 @@ HERE = Path(__file__).parent
 WORK = HERE / ".autocompress"
 RESULTS, README = HERE / "results.csv", HERE / "README.md"
 BEGIN, END = "<!-- table -->", "<!-- end -->"
-# What makes the data of each, in this folder; called with the folder that they go to.
+# What makes the data of each, in this folder; called with the folder that its config names.
 KINDS = {
-    "tabular": "tabular_data.py",
-    "series": "series_data.py",
-    "texts": "texts_data.py",
-    "segmentation": "segmentation_data.py",
-    "audio": "audio_data.py",
-    "recommendation": "recommendation_data.py",
-    "control": "cartpole_policy.py",
+    "tabular": ("tabular_data.py", "data/tabular"),
+    "series": ("series_data.py", "data/series"),
+    "texts": ("texts_data.py", "data/texts"),
+    "segmentation": ("segmentation_data.py", "shapes"),
+    "audio": ("audio_data.py", "words"),
+    "recommendation": ("recommendation_data.py", "."),
+    "control": ("cartpole_policy.py", "."),
 }
 
 
 def search(kind: str, executor: str) -> None:
     """Make the data of a kind, where they are not there, and run or go on with its search."""
-    WORK.mkdir(exist_ok=True)
-    if not (WORK / "data" / kind).exists():
-        making = WORK / "data" / f".{kind}"
-        shutil.rmtree(making, ignore_errors=True)
-        subprocess.run([sys.executable, str(HERE / KINDS[kind]), str(making)], check=True)
-        making.rename(WORK / "data" / kind)
+    script, place = KINDS[kind]
+    made = WORK / "made" / kind
+    if not made.exists():
+        (WORK / place).mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(HERE / script), str(WORK / place)], check=True)
+        made.parent.mkdir(exist_ok=True)
+        made.touch()
     shutil.copy(HERE / f"{kind}.yaml", WORK)
     autocompress("search", f"{kind}.yaml", "--resume", "--executor", executor)
 
@@ -60,7 +61,8 @@ def autocompress(*words: str, **options: Any) -> subprocess.CompletedProcess[str
 
 def rows(kind: str) -> list[dict[str, Any]]:
     """The uncompressed model and the front of a kind's study."""
-    document = json.loads(autocompress("front", kind, "--json", stdout=subprocess.PIPE).stdout)
+    study = yaml.safe_load((HERE / f"{kind}.yaml").read_text())["study"]
+    document = json.loads(autocompress("front", study, "--json", stdout=subprocess.PIPE).stdout)
     quality = quality_of(kind, document["baseline"])
     found = [{"member": "baseline", **document["baseline"]}]
     for member in document["front"]:

@@ -1,14 +1,18 @@
-"""The tasks of this package: classification of arrays, whatever the model; images, tables and series without code."""
+"""The tasks of this package: classification of arrays, whatever the model; data of all kinds without code."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from scipy.io import wavfile
 from worded import save, sentences
 
 from autocompress import Classification, Task, Training
 from autocompress.tasks import load_task, refer
+from autocompress.tasks.audio_classification import AudioClassificationConfig
+from autocompress.tasks.image_segmentation import ImageSegmentationConfig
 from autocompress.tasks.images import ImageClassificationConfig
 from autocompress.tasks.tabular import TabularConfig
 from autocompress.tasks.texts import TextClassificationConfig
@@ -37,6 +41,31 @@ class TestImageClassification(TaskContract):
         np.savez(tmp_path / "images.npz", x=images, y=np.arange(40) % 4)
         given = {"kind": "image_classification", "model": "autocompress.testing.models:Plain", "data": "npz:images.npz"}
         return load_task(refer(ImageClassificationConfig.model_validate({**given, "input_size": 12}), tmp_path))
+
+
+class TestImageSegmentation(TaskContract):
+    @pytest.fixture(params=[None, 2])
+    def task(self, request: pytest.FixtureRequest, tmp_path: Path) -> Task:
+        chance = np.random.default_rng(0)
+        for name, shape in (("images", (16, 16, 3)), ("masks", (16, 16))):
+            (tmp_path / name).mkdir()
+            for number in range(10):
+                pixels = chance.integers(0, 256 if name == "images" else 3, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+        given = {"kind": "image_segmentation", "data": "folder:.", "input_size": 16, "ignore": request.param}
+        return load_task(refer(ImageSegmentationConfig.model_validate(given), tmp_path))
+
+
+class TestAudioClassification(TaskContract):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        chance = np.random.default_rng(0)
+        for number in range(20):
+            place = tmp_path / ("low", "high")[number % 2] / f"{number}.wav"
+            place.parent.mkdir(exist_ok=True)
+            wavfile.write(place, 8000, chance.integers(-9000, 9000, 2000).astype(np.int16))
+        given = {"kind": "audio_classification", "data": "folder:.", "sample_rate": 8000, "seconds": 0.25}
+        return load_task(refer(AudioClassificationConfig.model_validate(given), tmp_path))
 
 
 class TestTabular(TaskContract):

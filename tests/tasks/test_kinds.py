@@ -14,7 +14,14 @@ from autocompress.tasks import kinds as module
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.kinds import Load, TaskKind, kinds, task_kind
 
-OWN = ["image_classification", "tabular", "text_classification", "time_series"]
+OWN = [
+    "audio_classification",
+    "image_classification",
+    "image_segmentation",
+    "tabular",
+    "text_classification",
+    "time_series",
+]
 
 
 class Waves(TaskKind):

@@ -202,7 +202,7 @@ def test_splits_of_unlike_labels_or_images_are_refused(tmp_path: Path) -> None:
         task(parts(tmp_path, np.eye(3)[PLAIN[:10]], y_val=np.eye(4)[PLAIN[:10]]))
     with pytest.raises(TaskError, match=r"x_train, x_val, x_test hold bytes and floats: store them alike"):
         task(parts(tmp_path, PLAIN[:10], x_val=np.zeros((10, 3, 8, 8))))
-    with pytest.raises(TaskError, match=r"no image is in the split 'test': every split needs at least one example"):
+    with pytest.raises(TaskError, match=r"no example is in the split 'test': every split needs at least one example"):
         task(parts(tmp_path, PLAIN[:10], x_test=images()[:0], y_test=PLAIN[:0]))
 
 

@@ -11,6 +11,7 @@ import torchvision
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.io import wavfile
 from tiny import run
 
 from autocompress.config import load_config
@@ -47,6 +48,28 @@ def pictures(folder: Path) -> str:
     return "digits.npz"
 
 
+def masks(folder: Path) -> str:
+    chance = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for name, values in (("images", (16, 16, 3)), ("masks", (16, 16))):
+            (folder / "streets" / part / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = chance.integers(0, 3, values).astype(np.uint8)
+                if name == "masks":
+                    pixels[0] = 255
+                Image.fromarray(pixels).save(folder / "streets" / part / name / f"{number}.png")
+    return "streets"
+
+
+def sounds(folder: Path) -> str:
+    for label in ("no", "yes"):
+        (folder / "words" / label).mkdir(parents=True)
+        for number in range(10):
+            rate = 8000 if number else 11_025
+            wavfile.write(folder / "words" / label / f"{number:x}_nohash_0.wav", rate, np.ones(rate // 2, np.int16))
+    return "words"
+
+
 @pytest.mark.parametrize(
     ("make", "task", "quality"),
     [
@@ -54,8 +77,21 @@ def pictures(folder: Path) -> str:
         (table, {"kind": "tabular", "data": "csv:people.csv", "target": "label", "drop": ["name", "gap"]}, "accuracy"),
         (windows, {"kind": "time_series", "data": "npz:windows.npz"}, "r2"),
         (pictures, {"kind": "image_classification", "data": "npz:digits.npz", "input_size": 28}, "accuracy"),
+        (masks, {"kind": "image_segmentation", "data": "folder:streets", "input_size": 64, "ignore": 255}, "mean_iou"),
+        (
+            sounds,
+            {
+                "kind": "audio_classification",
+                "data": "folder:words",
+                "sample_rate": 8000,
+                "seconds": 0.5,
+                "resample": True,
+                "group": "^(.+)_nohash_",
+            },
+            "accuracy",
+        ),
     ],
-    ids=["images", "table", "windows", "pictures"],
+    ids=["images", "table", "windows", "pictures", "masks", "sounds"],
 )
 def test_what_data_look_like_is_a_config_whose_task_can_be_made(
     make: Any, task: dict[str, Any], quality: str, tmp_path: Path
@@ -68,6 +104,8 @@ def test_what_data_look_like_is_a_config_whose_task_can_be_made(
     assert task.items() <= config.task.items()
     found = load_task(task_reference(config))
     assert found.quality == quality
+    assert ("objectives" in config.model_fields_set) == (quality != "accuracy")
+    assert quality in config.objectives
     again = run(tmp_path, "init", make.__name__)
     assert again.code == 2
     assert "search.yaml: is there already: name another file by --out" in again.err
