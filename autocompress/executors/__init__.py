@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..config import RayAddress
 from ..errors import ConfigError, suggest
+from ..tasks.objects import Held
 from .base import Executor, Finished, Note
 from .inline import InlineExecutor
 from .ray import RayExecutor
@@ -27,7 +28,13 @@ __all__ = [
 
 @contextlib.contextmanager
 def opened(
-    kind: str, ray: RayAddress, workers: int, code: Path | None, resource: str | None, note: Note
+    kind: str,
+    ray: RayAddress,
+    workers: int,
+    code: Path | None,
+    resource: str | None,
+    note: Note,
+    held: Held | None = None,
 ) -> Iterator[Executor]:
     """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
 
@@ -37,7 +44,7 @@ def opened(
         raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
     executor: Executor = InlineExecutor()
     if kind == "ray":
-        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image)
+        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image, held)
     try:
         yield executor
     finally:
