@@ -28,6 +28,7 @@ from .search.run import search_for
 from .search.setup import Setup, renamed, set_up
 from .search.state import State, View
 from .search.store import StudyStore
+from .search.verify import verify
 from .tasks import Task
 from .tasks.given import task_from
 from .tasks.objects import hold
@@ -38,7 +39,7 @@ from .terminal.plain import Screen
 from .terminal.views import on_standard_error
 from .tracking.figures import front_figure
 from .training import Training
-from .wording import verdict_lines, warning_lines
+from .wording import metric_cells, verdict_lines, warning_lines
 
 UNNAMED = "unnamed"
 EXECUTORS = ("auto", *KINDS)
@@ -220,6 +221,14 @@ class Study:
         with _left_as_it_was():
             return export_trial(self._results, number, Path(path), pt2, self._config)
 
+    def verify(self, path: str | PathLike[str]) -> dict[str, Any]:
+        """Measure an artifact directory again on the study's task: claimed, measured, and what is wrong.
+
+        Raises ArtifactError where it is damaged.
+        """
+        with _left_as_it_was():
+            return verify(Path(path), set_up(self._config or self._results.config()))
+
     def figure(self) -> Any:
         """The front as a plotly figure: size against quality, coloured by latency, the recipe under the pointer."""
         return front_figure(self._results.picture())
@@ -227,10 +236,11 @@ class Study:
     def _repr_html_(self) -> str:
         results, document = self._results, self._results.document()
         columns = ["trial", *heading(results.quality), "picks"]
-        rows = [(member.number, *member.cells, ", ".join(member.picks)) for member in shown_members(results)]
+        base = ("-", *metric_cells(document["baseline"], results.quality), "uncompressed")
+        members = [(member.number, *member.cells, ", ".join(member.picks)) for member in shown_members(results)]
         lines = [*verdict_lines(document, results.limits, results.quality), *warning_lines(document)]
         said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-        table: str = pd.DataFrame(rows, columns=columns).to_html(index=False, border=0) if rows else ""
+        table: str = pd.DataFrame([base, *members], columns=columns).to_html(index=False, border=0)
         return f"<h4>{html.escape(self.name)}</h4>{table}{said}"
 
 

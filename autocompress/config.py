@@ -303,6 +303,7 @@ class SearchConfig(_Strict):
         """A digest of everything that makes two searches comparable: not of how long, where or how wide they run."""
         data = self.model_dump(mode="json", exclude={"storage", "tracking", "ray"})
         data["search"] = {"seed": self.search.seed}
+        data["task"] = data["task"] if self.held is None else "object"  # which one, its content says
         return digest(data)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config import RayAddress
 from ..errors import ConfigError, suggest
-from ..tasks.objects import Held
+from ..tasks.objects import HeldTask
 from .base import Executor, Finished, Note
 from .inline import InlineExecutor
 from .ray import RayExecutor
@@ -34,7 +34,7 @@ def opened(
     code: Path | None,
     resource: str | None,
     note: Note,
-    held: Held | None = None,
+    held: HeldTask | None = None,
 ) -> Iterator[Executor]:
     """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import AutocompressError, ExecutorError, TaskError
 from ..outcome import Baseline, Candidate, Failed, Result
-from ..tasks.objects import Held
+from ..tasks.objects import HeldTask
 from ..trial.trial import TrialSpec
 from .base import Finished, Note, Value
 from .cluster import Cluster
@@ -50,7 +50,7 @@ class RayExecutor:
         resource: str | None = None,
         note: Note = lambda _: None,
         image: str | None = None,
-        held: Held | None = None,
+        held: HeldTask | None = None,
     ) -> None:
         self._held = held
         self._cluster = Cluster(address, workers, code, resource, note, image)
@@ -82,7 +82,7 @@ class RayExecutor:
         if self._held is not None:
             self._sent = Sent(self._held.key, self._put(self._held))
 
-    def _put(self, held: Held) -> Any:
+    def _put(self, held: HeldTask) -> Any:
         try:
             return self._ray.put(held.task)
         except Exception as error:

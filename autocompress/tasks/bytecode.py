@@ -5,7 +5,7 @@ import hashlib
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,13 +26,13 @@ OF_MODULES = {"_parameters", "_buffers", "_modules", "training"}
 Seen = dict[int, tuple[str, Any]]  # what was said of an object, and the object, so that no other gets its number
 
 
-def object_digest(thing: Any) -> str:
+def object_digest(thing: Any, apart: Sequence[Any] = ()) -> str:
     """A digest of an object's classes and functions, and of the numbers, tensors and functions that these use.
 
     Functions are taken as Python compiles them, so that comments and places do not count; what they name is followed,
-    but for what is installed, which its name and version stand for.
+    but for what is installed, which its name and version stand for. apart: objects that count elsewhere.
     """
-    return digest(_told(thing, {}, 0))
+    return digest(_told(thing, {id(other): ("apart", other) for other in apart}, 0))
 
 
 def _told(thing: Any, seen: Seen, depth: int) -> str:
@@ -64,6 +64,9 @@ def _parts(thing: Any) -> Iterator[str | tuple[Any]]:
         yield from _function(thing)
     elif isinstance(thing, types.MethodType):
         yield from ((thing.__func__,), (thing.__self__,))
+    elif isinstance(thing, types.BuiltinFunctionType):  # also a method of a list or dictionary
+        yield f"{thing.__module__} {thing.__qualname__}"
+        yield from () if isinstance(thing.__self__, types.ModuleType | type(None)) else ((thing.__self__,),)
     elif isinstance(thing, type):
         yield from _class(thing)
     elif isinstance(thing, Mapping):

@@ -48,7 +48,7 @@ def task_from(
     lower_is_better: Sequence[str] = (),
     baseline: Training | None = None,
 ) -> Supervised:
-    """A task from a model and data: (train, validation, test), each (inputs, targets) or a Dataset.
+    """A task from a model as it is now and data: (train, validation, test), each (inputs, targets) or a Dataset.
 
     Without loss and metrics, whole numbers as targets (N,) are classes (cross-entropy and accuracy), and other numbers
     are predicted by squared error (R2, mae, rmse), which is said. baseline: how the model is trained first; None takes
@@ -58,6 +58,8 @@ def task_from(
         raise TaskError("task: add quality=: which of metrics the search improves")
     if lower_is_better and metrics is None:
         raise TaskError("task: lower_is_better= names metrics of your own: add metrics=")
+    with blaming("copying the model", "give a Task whose model() makes it anew"):
+        model = _copied(model)
     parts = {"make_model": functools.partial(_copied, model), **_splits(data), "baseline": baseline}
     usual: Any = None
     said = ""

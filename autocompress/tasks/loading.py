@@ -19,7 +19,7 @@ from .bytecode import object_digest
 from .checks import check_task
 from .code import code_digest, file_stamp, forget_others
 from .kinds import TaskKind, task_kind
-from .objects import OBJECT, Held, elsewhere, find
+from .objects import OBJECT, HeldTask, data_of, elsewhere, find, is_object
 from .protocol import Task
 
 SHIPPED_FOLDER = "autocompress_task_code"  # what executors call the copy of the user's code that they send along
@@ -69,9 +69,9 @@ def refer(task: str | TaskKind, root: Path) -> TaskReference:
         raise TaskError(f"task: {error}") from None
 
 
-def refer_object(held: Held, root: Path) -> TaskReference:
+def refer_object(held: HeldTask, root: Path) -> TaskReference:
     """A reference to a task that is an object of this process."""
-    return TaskReference(held.code, str(root), code_digest=object_digest(held.task), stamp=held.key)
+    return TaskReference(held.code, str(root), code_digest=object_digest(held.task, data_of(held.task)), stamp=held.key)
 
 
 def locate(reference: TaskReference) -> Path:
@@ -96,7 +96,7 @@ def load_task(reference: TaskReference) -> Task:
         if reference.settings:
             settings = json.loads(reference.settings)
             task = task_kind(settings["kind"]).model_validate(settings).build(root, load_callable)
-        elif reference.code.startswith(f"{OBJECT}:"):
+        elif is_object(reference.code):
             task = find(reference.stamp, reference.code)
         else:
             task = load_callable(reference.code, root)()

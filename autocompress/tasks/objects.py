@@ -1,10 +1,14 @@
 """Tasks that are objects, as notebooks make them: found by a key, in this process and on workers they were sent to."""
 
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from torch.utils.data import Subset, TensorDataset
+
+from ..data import SPLITS
 from ..errors import TaskError
 from .protocol import Task
 
@@ -12,7 +16,7 @@ OBJECT = "object"  # stands for the file or module in the reference to such a ta
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class HeldTask:
     """A task of this process under a key of its own; whoever keeps this keeps the task."""
 
     task: Any
@@ -24,11 +28,11 @@ class Held:
         return f"{OBJECT}:{type(self.task).__name__}"
 
 
-_HELD: WeakValueDictionary[str, Held] = WeakValueDictionary()
-_RECEIVED: list[Held] = []  # on a worker: the one task that it keeps
+_HELD: WeakValueDictionary[str, HeldTask] = WeakValueDictionary()
+_RECEIVED: list[HeldTask] = []  # on a worker: the one task that it keeps
 
 
-def hold(task: Any) -> Held:
+def hold(task: Any) -> HeldTask:
     """Let a task be found by its key for as long as what is returned is kept. Raises TaskError for what is no task."""
     if isinstance(task, type):
         raise TaskError(f"task: {task.__name__} is a class: give an object of it, such as {task.__name__}(...)")
@@ -39,7 +43,7 @@ def hold(task: Any) -> Held:
             f"task: a {type(task).__name__} without {missing}: give a Task, a torch.nn.Module with data=, a mapping as "
             "in YAML, 'file.py:factory', or the path of a search.yaml"
         )
-    held = Held(task)
+    held = HeldTask(task)
     _HELD[held.key] = held
     return held
 
@@ -50,6 +54,25 @@ def find(key: str, code: str) -> Any:
     if held is None:
         raise TaskError(elsewhere(code))
     return held.task
+
+
+def is_object(task: Any) -> bool:
+    """Whether what a config says of its task stands for an object."""
+    return isinstance(task, str) and task.startswith(f"{OBJECT}:")
+
+
+def data_of(task: Any) -> list[Any]:
+    """The tensors and arrays that a task's splits hold, as far as they are in memory."""
+    found: list[Any] = []
+    for name in SPLITS:
+        given = getattr(task, name, None)
+        found += given if isinstance(given, list | tuple) else []
+        with contextlib.suppress(Exception):  # what is wrong with the task is said where it is checked
+            dataset = task.split(name)
+            while isinstance(dataset, Subset):
+                dataset = dataset.dataset
+            found += dataset.tensors if isinstance(dataset, TensorDataset) else []
+    return found
 
 
 def elsewhere(code: str) -> str:
@@ -68,6 +91,6 @@ def has(key: str) -> bool:
 
 def receive(key: str, task: Any) -> None:
     """Keep a task that was sent here, in the place of an earlier one."""
-    held = Held(task, key)
+    held = HeldTask(task, key)
     _RECEIVED[:] = [held]
     _HELD[key] = held
