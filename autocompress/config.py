@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,7 @@ MEASURED = {
 }
 # Limits that end so are counted down from the baseline's metric, and less of them is better.
 DROP = "_drop"
+CALL = "autocompress.search()"  # stands for the config's file where a program gave its entries
 LINK = r"https?://[^\s<>()\"'@]{1,300}"  # an address without a password that stands safely in Markdown
 Names = Collection[str]
 
@@ -256,6 +257,7 @@ class SearchConfig(_Strict):
     tracking: Tracking | None = Tracking()
     ray: RayAddress = RayAddress()
     _root: Path = PrivateAttr(default=Path("."))
+    _held: Any = PrivateAttr(default=None)
     _document: Document = PrivateAttr(default=Document("config", {}))
 
     def shown(self) -> dict[str, Any]:
@@ -315,10 +317,16 @@ class SearchConfig(_Strict):
         """What the file says, with lines for errors."""
         return self._document
 
+    @property
+    def held(self) -> Any:
+        """The task itself, where it is an object of this process; None where `task` says where it comes from."""
+        return self._held
+
     def identity(self) -> str:
         """A digest of everything that makes two searches comparable: not of how long, where or how wide they run."""
         data = self.model_dump(mode="json", exclude={"storage", "tracking", "ray", "train"})
         data["search"] = {"seed": self.search.seed}
+        data["task"] = data["task"] if self.held is None else "object"  # which one, its content says
         return digest(data)
 
 
@@ -345,15 +353,27 @@ def study_name(folder: str) -> str:
     return f"{words}-{digest(folder)[:8]}"
 
 
-def load_config(path: Path, **overrides: Any) -> SearchConfig:
-    """Read and check a config; overrides replace entries of `search` where they are not None. Raises ConfigError."""
+def load_config(path: Path, changes: Mapping[str, Any] | None = None, **overrides: Any) -> SearchConfig:
+    """Read and check a config. Raises ConfigError.
+
+    changes take the place of entries, and overrides, where they are not None, of entries of `search`.
+    """
     document = read_yaml(path)
-    if "study" not in document.data:
-        document.data["study"] = study_name(path.resolve().parent.name)
+    document.data.setdefault("study", study_name(path.resolve().parent.name))
+    return make_config(document, path.resolve().parent, changes or {}, overrides)
+
+
+def make_config(
+    document: Document, root: Path, changes: Mapping[str, Any], overrides: Mapping[str, Any], held: Any = None
+) -> SearchConfig:
+    """Check what a document says, with changes as load_config takes them. Raises ConfigError.
+
+    root: the folder where relative paths start; held: the task, where it is an object of this process.
+    """
+    document.data.update(changes)
     search = document.data.setdefault("search", {})
     if isinstance(search, dict):
         search.update({key: value for key, value in overrides.items() if value is not None})
     config = validate(SearchConfig, document)
-    config._document = document
-    config._root = path.resolve().parent
+    config._document, config._root, config._held = document, root, held
     return config

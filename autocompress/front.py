@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .config import DROP, Names, less_is_better
 from .errors import AutocompressError, suggest
 from .outcome import Completed, Failed, Infeasible, Limit, Metrics, Outcome, Stopped, as_searched, measured
+from .recipe import recipe_line
 
 PICKS = ("smallest", "fastest", "most-accurate", "knee")
 MANY = 500  # points, from which on a library that takes a while to load is faster
@@ -254,3 +255,12 @@ def front_document(
         "loosen": [vars(row) for row in loosen],
         "counts": front.counts,
     }
+
+
+def front_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of `front --csv`: the baseline and the front of such a document, by case, with recipe and metrics."""
+    return [
+        {"case": "baseline", **document["baseline"]},
+        *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
+          for row in document["front"]),
+    ]  # fmt: skip

@@ -37,7 +37,7 @@ LONGEST = (
     "test_server", "test_faults", "test_end_to_end", "test_contract", "test_identity", "test_qat", "test_masks",
     "test_outage", "test_no_room", "test_cli", "test_apply", "test_coverage", "test_data_said", "test_trial",
     "test_odd_layers", "test_leftovers", "test_weight_pruning", "test_low_bit", "test_install", "test_pages",
-    "test_page", "test_away", "test_described",
+    "test_page", "test_away", "test_described", "test_api",
 )  # fmt: skip
 TESTS_A_FILE = 3  # of the quick ones
 

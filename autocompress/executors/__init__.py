@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..config import RayAddress
 from ..errors import ConfigError, suggest
+from ..tasks.objects import HeldTask
 from .base import Executor, Finished, Note
 from .inline import InlineExecutor
 from .ray import RayExecutor
@@ -34,6 +35,7 @@ def opened(
     resource: str | None,
     note: Note,
     gpus: float = 0.0,
+    held: HeldTask | None = None,
 ) -> Iterator[Executor]:
     """Workers on Ray, or none (the same functions in this process), for a while. Raises ConfigError or ExecutorError.
 
@@ -43,7 +45,7 @@ def opened(
         raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
     executor: Executor = InlineExecutor()
     if kind == "ray":
-        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image, gpus)
+        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image, gpus, held)
     try:
         yield executor
     finally:

@@ -38,6 +38,8 @@ class Cluster:
         self, address: str, workers: int, code: Path | None, resource: str | None, note: Note, image: str | None = None
     ) -> None:
         self.ray = _imported()
+        if self.ray.is_initialized():
+            raise ExecutorError("this program is connected to Ray already: call ray.shutdown() first")
         self.joined = _find(address)
         if self.joined is None and resource is not None:
             raise ExecutorError(

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import AutocompressError, ExecutorError
+from ..errors import AutocompressError, ExecutorError, TaskError
 from ..outcome import Baseline, Candidate, Failed, Result
+from ..tasks.objects import HeldTask
 from ..trial.trial import TrialSpec
 from .base import Finished, Note, Value
 from .cluster import Cluster
-from .work import KILLED, guarded, measure_in_time, prepare_in_time, read_end, warm
+from .work import KILLED, Sent, guarded, measure_in_time, prepare_in_time, read_end, warm
 
 LATE = "ran past its time limit"
 DIED = "its worker died"  # how, is known on its own machine only
@@ -36,8 +37,9 @@ class RayExecutor:
     address: auto joins a cluster that was started to be shared, else starts a private one with `workers` processors;
     local always starts one. A private cluster that is lost is started anew, and its trials come back as cut off.
     The folder of the task's code reaches the workers through Ray's runtime environment; with an image, in whose
-    containers they run, it has to be there. note is told what is worth a line; gpus are what each training gets.
-    Raises ExecutorError where no cluster can be had, here and whenever a joined one is lost.
+    containers they run, it has to be there. note is told what is worth a line; gpus are what each training gets. held
+    is the task where it is an object, which is put into Ray's object store once. Raises ExecutorError where no cluster
+    can be had, here and whenever a joined one is lost, and TaskError for an object that cannot be sent.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class RayExecutor:
         note: Note = lambda _: None,
         image: str | None = None,
         gpus: float = 0.0,
+        held: HeldTask | None = None,
     ) -> None:
+        self._held = held
         self._cluster = Cluster(address, workers, code, resource, note, image)
         self._ray = self._cluster.ray
         self._workers, self._names = workers, itertools.count()
@@ -64,8 +68,13 @@ class RayExecutor:
         self._warm = self._ray.remote(**options)(warm)
         self._baseline: Baseline | None = None
         self._shared: Any = None
+        self._sent: Sent | None = None
         self._jobs: dict[Any, _Job] = {}
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
 
     def _begin(self) -> None:
         """Make a cluster ready."""
@@ -73,6 +82,18 @@ class RayExecutor:
         self._warming = [self._warm.remote() for _ in range(self._workers)]
         if self._baseline is not None:
             self._shared = self._ray.put(self._baseline)
+        if self._held is not None:
+            self._sent = Sent(self._held.key, self._put(self._held))
+
+    def _put(self, held: HeldTask) -> Any:
+        try:
+            return self._ray.put(held.task)
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TaskError(
+                f"task: {held.code.partition(':')[2]} cannot be sent to workers: {said}: leave out what cannot be "
+                'pickled (open files, locks, generators), or use executor="inline"'
+            ) from error
 
     def share(self, baseline: Baseline) -> None:
         """Put the baseline into Ray's object store once."""
@@ -96,7 +117,7 @@ class RayExecutor:
         lost = cut_off = 0
         while True:
             words = self._words("call")
-            ref = remote.remote(function, arguments, words)
+            ref = remote.remote(function, arguments, words, self._sent)
             while not (done := self._wait([ref], POLL_SECONDS)) and not self._cluster.lost():
                 pass
             reason = "its cluster was lost"
@@ -116,8 +137,8 @@ class RayExecutor:
     def submit(self, spec: TrialSpec) -> None:
         """Queue both tasks of a trial; the second starts when the first has ended."""
         words = self._words("prepare"), self._words("measure")
-        prepared = self._prepare.remote(spec, self._shared, words[0])
-        measured = self._measure.remote(prepared, spec, self._shared, words[1])
+        prepared = self._prepare.remote(spec, self._shared, words[0], self._sent)
+        measured = self._measure.remote(prepared, spec, self._shared, words[1], self._sent)
         self._jobs[measured] = _Job(spec.number, prepared, measured, time.monotonic() + spec.time_limit, words)
 
     def finished(self, wait: float) -> list[Finished]:

@@ -5,11 +5,13 @@ import faulthandler
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from ..errors import AutocompressError
+from ..errors import AutocompressError, TaskError
 from ..outcome import Baseline, Candidate, Failed, Result
+from ..tasks.objects import has, receive
 from ..trial.trial import TrialSpec, failure, measure, prepare
 
 KILLED = "its worker was killed"
@@ -20,10 +22,39 @@ def warm() -> None:
     """Nothing more than to be there: finding this function imports all that a trial needs."""
 
 
-def guarded(function: Callable[..., Any], arguments: Sequence[Any], words: Path) -> Any:
+@dataclass(frozen=True)
+class Sent:
+    """A task that is an object, in Ray's object store: fetched from there once a worker."""
+
+    key: str
+    value: Any
+
+
+def fetch(sent: Sent | None) -> None:
+    """Have the task here that was sent along. Raises TaskError where this worker cannot make it."""
+    if sent is None or has(sent.key):
+        return
+    import ray
+
+    lost = (ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError)
+    try:
+        task = ray.get(sent.value)
+    except lost:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise TaskError(
+            f"task: a worker cannot make the object that was sent to it: {said}: install there what it is made of, or "
+            'use executor="inline"'
+        ) from None
+    receive(sent.key, task)
+
+
+def guarded(function: Callable[..., Any], arguments: Sequence[Any], words: Path, sent: Sent | None = None) -> Any:
     """Call a function; an error of ours comes back as a value, any other as Failed."""
     with last_words(words):
         try:
+            fetch(sent)
             return function(*arguments)
         except AutocompressError as error:
             return error.with_traceback(None)
@@ -33,20 +64,28 @@ def guarded(function: Callable[..., Any], arguments: Sequence[Any], words: Path)
             return failure(error)
 
 
-def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path) -> Candidate | Result:
+def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path, sent: Sent | None = None) -> Candidate | Result:
     """Make a trial's file within its time limit."""
     with last_words(words), _alarm(spec.time_limit):
         try:
+            fetch(sent)
             return prepare(spec, baseline)
+        except TaskError as error:
+            return failure(error)
         except SystemExit as end:
             return _left(end)
 
 
-def measure_in_time(candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline, words: Path) -> Result:
+def measure_in_time(
+    candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline, words: Path, sent: Sent | None = None
+) -> Result:
     """Time a trial's file within its time limit."""
     with last_words(words), _alarm(spec.time_limit):
         try:
+            fetch(sent)
             return measure(candidate, spec, baseline)
+        except TaskError as error:
+            return failure(error)
         except SystemExit as end:
             return _left(end)
 

@@ -8,7 +8,7 @@ from ..artifacts.directory import Contents, check_sums, check_target, processor
 from ..artifacts.program import export_program
 from ..artifacts.runtime import Model
 from ..config import SearchConfig
-from ..errors import ArtifactError, StudyError
+from ..errors import ArtifactError, AutocompressError, StudyError
 from ..executors import InlineExecutor
 from ..front import pick
 from ..measure.latency import measure_latency
@@ -31,6 +31,8 @@ TASK = ("settings", "data", "model")  # by what a task is known again; its code 
 
 def choose(results: Results, trial: int | None, how: str | None) -> int:
     """The trial that the user means: by number, or picked from the front. Raises StudyError or AutocompressError."""
+    if trial is not None and how is not None:
+        raise AutocompressError("--trial and --pick both choose a trial: give one of them")
     if trial is not None:
         results.record(trial)
         return trial

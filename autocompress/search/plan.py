@@ -12,6 +12,7 @@ from ..executors import Executor
 from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
 from ..tasks.models import model_notes
+from ..tasks.objects import is_object
 from ..tasks.protocol import Segmentation, lower_is_better
 from ..trial.baseline import time_baseline, train_baseline
 from .leaving_out import note_of, obtain_obstacles
@@ -69,7 +70,8 @@ def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) 
     if kept is not None:
         return kept
     config = setup.config
-    before = setup.files.latest_facts(setup.reference.code)
+    # Objects have no place by which one could be taken for the next version of another.
+    before = None if is_object(setup.reference.code) else setup.files.latest_facts(setup.reference.code)
     if view is not None:
         if before:
             names = ", ".join(changed(before, setup.baseline_facts))

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import CALL
 from ..outcome import Metrics
 from ..recipe import recipe_line
 from ..tracking.notes import export_command
@@ -105,8 +106,10 @@ def _commands(results: Results, members: list[Member], where: str) -> list[str]:
     if chosen is not None:
         rows.append(f"autocompress show {name} {chosen}{where}")
         rows.append(f"autocompress export {name} --pick knee --out chosen{where}")
-    config = shlex.quote(str(results.store.get("config_path", "CONFIG")))
-    return [*rows, f"autocompress search {config} --resume --trials {2 * len(results.records) or 20}"]
+    config, trials = str(results.store.get("config_path", "CONFIG")), 2 * len(results.records) or 20
+    if config == CALL:
+        return [*rows, f"in Python: autocompress.search(..., study={results.name!r}, resume=True, trials={trials})"]
+    return [*rows, f"autocompress search {shlex.quote(config)} --resume --trials {trials}"]
 
 
 def section(results: Results, known: Known, member: Member, where: str) -> Section:

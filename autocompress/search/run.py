@@ -43,7 +43,12 @@ def plan(config: SearchConfig, kind: str, view: View) -> Plan:
 def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Result:
     """Run or resume the study of a config. Raises StudyError when its name is taken or held."""
     view.phase("checking the task")
-    setup = set_up(config)
+    return search_for(set_up(config), kind, resume, view)
+
+
+def search_for(setup: Setup, kind: str, resume: bool, view: View) -> Result:
+    """Run or resume the study of a config that was set up. Raises StudyError when its name is taken or held."""
+    config = setup.config
     _check_name(setup, resume)
     with setup.files.lock():
         view.phase(_starting(kind))
@@ -59,7 +64,8 @@ def _starting(kind: str) -> str:
 def _workers(setup: Setup, kind: str, view: View) -> AbstractContextManager[Executor]:
     config = setup.config
     gpus = config.train.gpus_per_trial if setup.how.device == "cuda" else 0.0
-    return opened(kind, config.ray, config.search.workers, setup.code, config.target.resource, view.note, gpus)
+    workers, resource = config.search.workers, config.target.resource
+    return opened(kind, config.ray, workers, setup.code, resource, view.note, gpus, config.held)
 
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:
@@ -100,7 +106,7 @@ def _check_name(setup: Setup, resume: bool) -> None:
     if not resume:
         raise StudyError(
             f"study {config.study!r} is in {shown(config.storage)} already, with {len(store.finished())} trials: "
-            "add --resume to go on with it, or choose another `study:` name"
+            "add --resume to go on with it (in Python resume=True), or choose another `study:` name"
         )
 
 

@@ -10,7 +10,7 @@ from ..documents import validate
 from ..errors import ConfigError
 from ..outcome import Limit, Metrics
 from ..recipe import Recipe, digest
-from ..tasks import Task, TaskReference, load_task, refer
+from ..tasks import Task, TaskReference, load_task, refer, refer_object
 from ..tasks.checks import metric_names
 from ..tasks.identity import task_facts
 from ..tasks.kinds import kinds, task_kind
@@ -133,6 +133,12 @@ def rate_factor(task: Task) -> float:
     return factor if not 1 / OTHER_ORDER < factor < OTHER_ORDER else 1.0
 
 
+def renamed(setup: Setup, study: str) -> Setup:
+    """The same setup for a study of another name."""
+    config = setup.config.model_copy(update={"study": study})
+    return replace(setup, config=config, files=replace(setup.files, study=study))
+
+
 def find_goal(config: SearchConfig, task: Task, baseline: Metrics) -> tuple[Limit, ...]:
     """The config's goal as bounds; none where it has none. Raises ConfigError, which says where the goal stands."""
     try:
@@ -147,7 +153,9 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def task_reference(config: SearchConfig) -> TaskReference:
-    """The task that a config names or describes. Raises ConfigError or TaskError."""
+    """The task that a config names, describes or holds. Raises ConfigError or TaskError."""
+    if config.held is not None:
+        return refer_object(config.held, config.root)
     if isinstance(config.task, str):
         return refer(config.task, config.root)
     if "kind" not in config.task:

@@ -12,6 +12,7 @@ from ..config import find_config, load_config
 from ..errors import ArtifactError, AutocompressError, StudyError
 from ..measure.size import compare_size, measure_size
 from ..outcome import Metrics
+from ..tasks.objects import is_object
 from ..techniques import expanded, recipe_from_data
 from ..trial.trial import confirm
 from .deliver import remeasure
@@ -75,7 +76,10 @@ def task_of(folder: Path, config: str | None, storage: str) -> Setup | NoTask:
     try:
         if name not in study_names(storage):
             return NoTask(f"no study {name!r} in the storage: give --config")
-        return set_up(Results(StudyStore.open(storage, name)).config())
+        found = Results(StudyStore.open(storage, name)).config()
+        if is_object(found.task):
+            return NoTask(f"the task of study {name!r} is an object of a Python program: use Study.verify() there")
+        return set_up(found)
     except StudyError as error:
         return NoTask(f"{error}, or give --config")
 

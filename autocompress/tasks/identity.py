@@ -16,6 +16,7 @@ from .code import code_digest
 from .examples import example_inputs
 from .loading import TaskReference, locate
 from .models import build_model
+from .objects import OBJECT
 from .protocol import Task, classifies, lower_is_better
 
 EXAMPLES = 256  # of a split that is read example by example, evenly spaced
@@ -43,6 +44,8 @@ def task_facts(reference: TaskReference, task: Task, seed: int) -> dict[str, str
 def _code(reference: TaskReference) -> str:
     """The code behind a task: its file and what that imports beside it; of an installed package, its version."""
     name = reference.code.rpartition(":")[0]
+    if name == OBJECT:
+        return reference.code_digest
     if name.endswith(".py"):
         root = locate(reference)
         return code_digest(root / name, root)

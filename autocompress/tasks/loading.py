@@ -15,9 +15,11 @@ from ..errors import TaskError, suggest
 from ..reading import Unreadable
 from ..recipe import digest
 from .blame import one_line, place
+from .bytecode import object_digest
 from .checks import check_task
 from .code import code_digest, file_stamp, forget_others
 from .kinds import TaskKind, task_kind
+from .objects import OBJECT, HeldTask, data_of, elsewhere, find, is_object
 from .protocol import Task
 
 SHIPPED_FOLDER = "autocompress_task_code"  # what executors call the copy of the user's code that they send along
@@ -28,8 +30,9 @@ class TaskReference:
     """Where a task comes from, as a value that can travel.
 
     code is `file.py:name` or `module:name`: the task's factory, or its model where `settings` (the JSON of a config
-    mapping) describe the rest. root is the folder of the config; code_digest tells one version of the code from
-    the next, and stamp one version of weights and data, by their times. content says what all of them come to, once
+    mapping) describe the rest; or `object:name`, of an object that is held. root is the folder of the config;
+    code_digest tells one version of the code from the next, and stamp one version of weights and data, by their times,
+    or which object it is. content says what all of them come to, once
     that is known: what is kept of a task is kept under it, and not under its place.
     """
 
@@ -53,6 +56,8 @@ def refer(task: str | TaskKind, root: Path) -> TaskReference:
     name, _, attribute = code.rpartition(":")
     if not name or not attribute:
         raise TaskError(f"task: {code!r}: write file.py:factory or package.module:factory")
+    if name == OBJECT:
+        raise TaskError(elsewhere(code))
     if not name.endswith(".py"):
         return TaskReference(code, str(root), settings, stamp=stamp)
     path = root / name
@@ -62,6 +67,11 @@ def refer(task: str | TaskKind, root: Path) -> TaskReference:
         return TaskReference(code, str(root), settings, code_digest(path, root), stamp)
     except Unreadable as error:
         raise TaskError(f"task: {error}") from None
+
+
+def refer_object(held: HeldTask, root: Path) -> TaskReference:
+    """A reference to a task that is an object of this process."""
+    return TaskReference(held.code, str(root), code_digest=object_digest(held.task, data_of(held.task)), stamp=held.key)
 
 
 def locate(reference: TaskReference) -> Path:
@@ -86,6 +96,8 @@ def load_task(reference: TaskReference) -> Task:
         if reference.settings:
             settings = json.loads(reference.settings)
             task = task_kind(settings["kind"]).model_validate(settings).build(root, load_callable)
+        elif is_object(reference.code):
+            task = find(reference.stamp, reference.code)
         else:
             task = load_callable(reference.code, root)()
         if not isinstance(task, Task):

@@ -43,14 +43,9 @@ def front_csv(document: dict[str, Any]) -> str:
     """The baseline and the front as comma-separated values."""
     import pandas as pd
 
-    from ..recipe import recipe_line
+    from ..front import front_rows
 
-    rows = [
-        {"case": "baseline", **document["baseline"]},
-        *({"case": f"trial {row['trial']}", "recipe": recipe_line(row["recipe"]), **row["metrics"]}
-          for row in document["front"]),
-    ]  # fmt: skip
-    return str(pd.DataFrame(rows).to_csv(index=False))
+    return str(pd.DataFrame(front_rows(document)).to_csv(index=False))
 
 
 def print_front(results: "Results") -> None:

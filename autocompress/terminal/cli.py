@@ -203,9 +203,11 @@ def explain(
     recipes beside it. What is not known of the model after each step is measured once, and kept with the study.
     """
     results = _results(study, storage)
+    from ..config import find_config, load_config
     from .explaining import Asked, explained
 
-    document, parts = explained(results, trial, Asked(measure, figure, config))
+    checked = load_config(find_config(config)) if config else None
+    document, parts = explained(results, trial, Asked(measure, figure, checked))
     print_parts(document, as_json, parts)
 
 
@@ -241,8 +243,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a trial's artifact directory (ONNX file, recipe, decisions, measurements, checksums) and verify it."""
-    if trial is not None and pick is not None:
-        raise AutocompressError("--trial and --pick both choose a trial: give one of them")
     results = _results(study, storage)
     from ..config import find_config, load_config
     from ..search.deliver import choose, export_trial

@@ -15,17 +15,18 @@ from ..search.reasons import reason_lines, step_remarks, step_rows, study_lines,
 from .plain import say
 
 if TYPE_CHECKING:
+    from ..config import SearchConfig
     from ..search.prefixes import Prefix
     from ..search.results import Results
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What `explain` is asked for: to measure what is not known, a picture, and the config where it moved."""
+    """What `explain` is asked for: to measure what is not known, a picture, and where the task is, if it moved."""
 
     measure: bool
-    figure: Path | None
-    config: str | None
+    figure: Path | None = None
+    config: "SearchConfig | None" = None
 
 
 def explained(results: "Results", trial: int | None, asked: Asked) -> tuple[dict[str, Any], Iterable[Any]]:
@@ -63,13 +64,11 @@ def _prefixes(results: "Results", trial: int, asked: Asked) -> "list[Prefix]":
     prefixes = known.prefixes(trial, results.baseline)
     if not asked.measure or not known.missing(trial, results.baseline):
         return prefixes
-    from ..config import find_config, load_config
     from ..search.stepwise import measure_prefixes
 
-    checked = load_config(find_config(asked.config)) if asked.config else None
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return measure_prefixes(results, trial, checked, say)
+            return measure_prefixes(results, trial, asked.config, say)
     except AutocompressError as error:
         say(f"its steps are not measured: {error}")
         return known.prefixes(trial, results.baseline)

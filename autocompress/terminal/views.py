@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from rich import box
@@ -156,10 +157,15 @@ def panel(state: Any) -> Group:
     return Group(*parts)
 
 
+def draws(console: Screen) -> bool:
+    """Whether a panel can be drawn again and again: in a terminal, and in a notebook that has ipywidgets."""
+    return console.is_terminal and (not console.is_jupyter or find_spec("ipywidgets") is not None)
+
+
 @contextlib.contextmanager
 def on_standard_error() -> Iterator[PlainView | LiveView]:
     """A view on standard error, where everything goes that tasks and libraries print meanwhile."""
     console = messages()
-    view = LiveView(console) if console.is_terminal else PlainView(console)
+    view = LiveView(console) if draws(console) else PlainView(console)
     with contextlib.redirect_stdout(sys.stderr), contextlib.closing(view):
         yield view
