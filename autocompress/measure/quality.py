@@ -1,7 +1,6 @@
 """Quality of an exported file on a split of its task."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,14 @@ from numpy.typing import NDArray
 from ..data import batches, seed_all
 from ..errors import ArtifactError
 from ..tasks import Task
-from ..tasks.protocol import classifies, task_metrics
-
-Outputs = Callable[..., NDArray[Any]]  # a file's: a Model, or another function of the same arrays
+from ..tasks.protocol import Run, classifies, task_metrics, task_rollout
 
 
-def judge(model: Outputs, task: Task, split: str, batch_size: int = 64) -> tuple[dict[str, float], list[str]]:
+def judge(model: Run, task: Task, split: str, batch_size: int = 64) -> tuple[dict[str, float], list[str]]:
     """The task's metrics on a whole split, computed from the file's outputs, and what they do not tell.
 
-    Raises ArtifactError for a metric that is no finite number, which no limit could hold and no front could order.
+    Where the task has a rollout, what comes of it is among them. Raises ArtifactError for a metric that is no finite
+    number, which no limit could hold and no front could order.
     """
     seed_all(0)  # for splits that draw random numbers
     outputs, targets = [], []
@@ -27,7 +25,7 @@ def judge(model: Outputs, task: Task, split: str, batch_size: int = 64) -> tuple
         targets.append(batch.targets.numpy())
     output, target = np.concatenate(outputs), np.concatenate(targets)
     outputs.clear()  # those of segmentation fill memory
-    metrics = task_metrics(task, split, output, target)
+    metrics = task_metrics(task, split, output, target) | task_rollout(task, split, model)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise ArtifactError(
@@ -36,7 +34,7 @@ def judge(model: Outputs, task: Task, split: str, batch_size: int = 64) -> tuple
     return metrics, remarks(task, split, output, target)
 
 
-def measure_quality(model: Outputs, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
+def measure_quality(model: Run, task: Task, split: str, batch_size: int = 64) -> dict[str, float]:
     """The task's metrics on a whole split. Raises ArtifactError as judge does."""
     return judge(model, task, split, batch_size)[0]
 

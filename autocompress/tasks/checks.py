@@ -15,8 +15,8 @@ from ..training import Training
 from .blame import blaming
 from .calling import named_outputs
 from .examples import example_inputs, extremes, varying_axes
-from .models import alike, build_model, check_repeatable
-from .protocol import Classification, Task, task_metrics
+from .models import alike, as_function, build_model, check_repeatable
+from .protocol import Classification, Task, task_metrics, task_rollout
 
 # Datasets that are read example by example may be large; their first examples stand for the rest.
 SAMPLE = 256
@@ -124,8 +124,14 @@ def _loss_and_metrics(task: Task, model: nn.Module, batch: Batch) -> None:
     if not math.isfinite(float(loss.detach())):
         raise TaskError(f"task.loss() is {float(loss.detach())} on the first validation batch: check data and model")
     metrics = task_metrics(task, "validation", output.detach().numpy(), batch.targets.numpy())
+    if not hasattr(task, "rollout"):  # which may take long, and is asked once before training
+        _holds_quality(task, metrics)
+
+
+def _holds_quality(task: Task, metrics: dict[str, float]) -> None:
     if task.quality not in metrics:
-        raise TaskError(f"task.quality is {task.quality!r}, not among task.metrics(): {suggest(task.quality, metrics)}")
+        where = "task.metrics() or task.rollout()" if hasattr(task, "rollout") else "task.metrics()"
+        raise TaskError(f"task.quality is {task.quality!r}, not among {where}: {suggest(task.quality, metrics)}")
 
 
 def check_trainable(task: Task, seed: int) -> None:
@@ -144,9 +150,11 @@ def check_trainable(task: Task, seed: int) -> None:
 def metric_names(task: Task) -> tuple[str, ...]:
     """The names of what a task measures, as it names them for a few examples and untrained outputs."""
     batch = next(batches(task.split("validation"), 64))
+    model = build_model(task, 0).eval()
     with torch.no_grad():
-        output = build_model(task, 0).eval()(*batch.inputs)
-    return tuple(task_metrics(task, "validation", output.numpy(), batch.targets.numpy()))
+        output = model(*batch.inputs)
+    metrics = task_metrics(task, "validation", output.numpy(), batch.targets.numpy())
+    return tuple(metrics | task_rollout(task, "validation", as_function(model)))
 
 
 def whole_metrics(model: nn.Module, task: Task, name: str) -> None:
@@ -156,7 +164,8 @@ def whole_metrics(model: nn.Module, task: Task, name: str) -> None:
         for batch in batches(task.split(name), 64):
             rows.append((model(*batch.inputs).numpy(), batch.targets.numpy()))
     outputs, targets = (np.concatenate(part) for part in zip(*rows, strict=True))
-    task_metrics(task, name, outputs, targets)
+    metrics = task_metrics(task, name, outputs, targets) | task_rollout(task, name, as_function(model))
+    _holds_quality(task, metrics)
 
 
 def _independent(model: nn.Module, task: Task) -> None:

@@ -11,7 +11,7 @@ from ..errors import TaskError
 from ._plain import computed_weights, with_plain_weights
 from .calling import called
 from .examples import example_inputs
-from .protocol import Task
+from .protocol import Array, Run, Task
 
 TOLERANCE = 1e-4  # of the largest output
 
@@ -40,6 +40,17 @@ def build_model(task: Task, seed: int) -> nn.Module:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.requires_grad_(True)
     return model
+
+
+def as_function(model: nn.Module) -> Run:
+    """A module as a function of arrays, as its exported file is."""
+
+    def outputs(*inputs: Array) -> Array:
+        with torch.no_grad():
+            found: Array = model(*map(torch.from_numpy, inputs)).numpy()
+        return found
+
+    return outputs
 
 
 def plain_attention() -> None:

@@ -10,6 +10,7 @@ WIDTHS, STATE = (32, 48, 64), 64
 UNET_WIDTHS = (16, 32, 64, 128)
 SOUND_WIDTHS = (32, 48, 64, 96)
 WIDEST = 16  # of an embedding
+FACTORS = 16
 
 
 class TabularMLP(nn.Module):
@@ -69,6 +70,49 @@ class SeriesGRU(nn.Module):
         """One row of outputs a series."""
         states, _ = self.recurrent(series.transpose(1, 2))
         result: Tensor = self.last(states[:, -1])
+        return result
+
+
+class NeuralMF(nn.Module):
+    """Neural matrix factorization (He et al., 2017): scores (N,) of items (N,) for users (N,), both as codes.
+
+    The product of two embeddings stands beside a layer on two others, and one layer joins both.
+    """
+
+    def __init__(self, users: int, items: int) -> None:
+        super().__init__()
+        self.user_factors, self.item_factors = _table(users), _table(items)
+        self.user_features, self.item_features = _table(users), _table(items)
+        self.first = nn.Linear(2 * FACTORS, FACTORS)
+        self.last = nn.Linear(2 * FACTORS, 1)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """One score a row."""
+        product = self.user_factors(users) * self.item_factors(items)
+        joined = torch.cat([self.user_features(users), self.item_features(items)], dim=1)
+        result: Tensor = self.last(torch.cat([product, torch.relu(self.first(joined))], dim=1))
+        return result[:, 0]
+
+
+def _table(size: int) -> nn.Embedding:
+    """Embeddings near zero, so that their products begin as nothing."""
+    table = nn.Embedding(size, FACTORS)
+    nn.init.normal_(table.weight, std=0.1)
+    return table
+
+
+class PolicyMLP(nn.Module):
+    """Two hidden layers on observations (N, observations); one logit an action (N, actions)."""
+
+    def __init__(self, observations: int, actions: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(observations, STATE)
+        self.second = nn.Linear(STATE, STATE)
+        self.last = nn.Linear(STATE, actions)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """One row of logits an observation."""
+        result: Tensor = self.last(torch.relu(self.second(torch.relu(self.first(observations)))))
         return result
 
 

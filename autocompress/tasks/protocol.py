@@ -16,6 +16,7 @@ from .blame import blaming
 
 Array = NDArray[Any]
 NO_CLASS = -100  # what no target is
+Run = Callable[..., Array]  # an exported file, or another function of the same arrays
 
 
 @runtime_checkable
@@ -26,7 +27,9 @@ class Task(Protocol):
     first; None means that model() returns trained weights. More attributes may be there: `lower_is_better`, the
     names of metrics of which less is better; `classifies = True` where outputs are logits, classes on axis 1;
     `learning_rate`, at which a model that comes trained is trained further; `output`, which of several outputs counts;
-    and `inputs`, how each input is made, in words for whoever runs the exported file.
+    `inputs`, how each input is made, in words for whoever runs the exported file; and a method `rollout(run, split)`,
+    where the exported file has to act to be measured: run takes and returns arrays as the file does, with the batch
+    first, and what rollout returns stands among the metrics. It must return the same numbers for the same function.
     """
 
     quality: str
@@ -49,8 +52,24 @@ def task_metrics(task: Task, split: str, output: Array, target: Array) -> dict[s
     """What a task measures on a split. Raises TaskError, naming where, for what it raises or what is no number."""
     with blaming(f"task.metrics() on the {split} split", "it gets numpy arrays, where loss() gets tensors"):
         found = task.metrics(output, target)
+    return _numbers(found, "task.metrics()")
+
+
+def task_rollout(task: Task, split: str, run: Run) -> dict[str, float]:
+    """What comes of letting a file, or another function of the same arrays, act on a task; nothing for most tasks.
+
+    Raises TaskError as task_metrics does.
+    """
+    if not hasattr(task, "rollout"):
+        return {}
+    with blaming(f"task.rollout() on the {split} split"):
+        found = task.rollout(run, split)
+    return _numbers(found, "task.rollout()")
+
+
+def _numbers(found: Any, what: str) -> dict[str, float]:
     if not isinstance(found, dict) or not all(isinstance(value, int | float | np.number) for value in found.values()):
-        raise TaskError(f"task.metrics() returned {found!r}: return a dictionary of names to numbers")
+        raise TaskError(f"{what} returned {found!r}: return a dictionary of names to numbers")
     return {name: float(value) for name, value in found.items()}
 
 

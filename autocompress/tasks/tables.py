@@ -122,6 +122,25 @@ def numbers(values: NDArray[Any], name: str, path: Path) -> NDArray[np.float32]:
     return found
 
 
+def moments(column: "pd.Series[Any]", path: Path) -> NDArray[Any]:
+    """Times (N,) that can be ordered: numbers as they are, dates by ISO 8601. Raises TaskError for others."""
+    import pandas as pd
+
+    if column.dtype.kind in "iuf":
+        numbers_of: NDArray[Any] = column.to_numpy()
+        return numbers_of
+    try:
+        found = pd.to_datetime(column, format="ISO8601", utc=True)
+    except (ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise TaskError(
+            f"task.time: {path}: column {column.name!r} holds no times: {first}: write numbers, or dates as 2020-01-31 "
+            "or 2020-01-31 18:30"
+        ) from None
+    dates: NDArray[Any] = found.to_numpy()
+    return dates
+
+
 def divided(
     shares: SplitShares, labels: NDArray[Any], groups: NDArray[Any] | None = None
 ) -> dict[str, NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from ..data import SPLITS, Batch, batches
 from ..tasks import Task
 from ..tasks.checks import check_task
 from ..tasks.examples import example_inputs, varying_axes
-from ..tasks.models import build_model
+from ..tasks.models import as_function, build_model
 from ..trial.stages import pack_weights
 
 every_split = pytest.mark.parametrize("split", SPLITS)
@@ -82,8 +82,13 @@ class TaskContract:
     def test_metrics_are_finite_numbers_and_hold_the_quality(self, task: Task, split: str) -> None:
         """A metric that is no number cannot be ordered, nor held to a limit."""
         with torch.no_grad():
-            output, targets = _output(task, build_model(task, 0).eval(), split)
+            model = build_model(task, 0).eval()
+            output, targets = _output(task, model, split)
         metrics = task.metrics(output.numpy(), targets.numpy())
+        if hasattr(task, "rollout"):
+            found = task.rollout(as_function(model), split)
+            assert found == task.rollout(as_function(model), split), "rollout() gave other numbers again: fix its seeds"
+            metrics = {**metrics, **found}
         assert task.quality in metrics, f"metrics() lacks the quality {task.quality!r}: return it, or name another"
         for name, value in metrics.items():
             assert isinstance(name, str), "metrics() is a dictionary of names to numbers"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from ..config import less_is_better
@@ -17,6 +16,7 @@ from ..measure.quality import measure_quality
 from ..outcome import Limit, Metrics, Stopped
 from ..recipe import Recipe
 from ..tasks import Task
+from ..tasks.models import as_function
 from ..training import examined, renew_statistics
 from .facts import TOLERANCE
 from .peers import Peers
@@ -98,14 +98,8 @@ def _quality(model: nn.Module, task: Task) -> Metrics:
     probe = copy.deepcopy(model).eval()
     renew_statistics(probe, task.split("train"), 64)
     probe.cpu()
-
-    def outputs(*inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            found: NDArray[np.float32] = probe(*map(torch.from_numpy, inputs)).numpy()
-        return found
-
     try:
-        return measure_quality(outputs, task, "validation")
+        return measure_quality(as_function(probe), task, "validation")
     except ArtifactError:
         return {}
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
 LIBRARIES = ("numpy", "pandas", "scipy", "sklearn", "torch")
-EACH = 800
+EACH = 400
 NAMES = re.compile(
     r"\b(numpy|np|pandas|pd|scipy|scikit-learn|sklearn|py)?torch\b|\b(numpy|pandas|scipy|sklearn|np|pd)\b", re.I
 )

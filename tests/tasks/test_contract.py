@@ -5,15 +5,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.io import wavfile
 from worded import save, sentences
 
 from autocompress import Classification, Task, Training
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.audio_classification import AudioClassificationConfig
+from autocompress.tasks.control import ControlConfig
 from autocompress.tasks.image_segmentation import ImageSegmentationConfig
 from autocompress.tasks.images import ImageClassificationConfig
+from autocompress.tasks.networks import PolicyMLP
+from autocompress.tasks.recommendation import RecommendationConfig
 from autocompress.tasks.tabular import TabularConfig
 from autocompress.tasks.texts import TextClassificationConfig
 from autocompress.tasks.time_series import TimeSeriesConfig
@@ -94,3 +99,22 @@ class TestTexts(TaskContract):
         save(tmp_path / "model")
         given = {"kind": "text_classification", "data": "csv:texts.csv", "model": "transformers:model"}
         return load_task(refer(TextClassificationConfig.model_validate(given), tmp_path))
+
+
+class TestControl(TaskContract):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        torch.manual_seed(0)
+        save_file(PolicyMLP(4, 2).state_dict(), tmp_path / "policy.safetensors")
+        given = {"kind": "control", "environment": "CartPole-v1", "weights": "policy.safetensors", "episodes": 3}
+        return load_task(refer(ControlConfig.model_validate(given), tmp_path))
+
+
+class TestRecommendation(TaskContract):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        chance = np.random.default_rng(0)
+        rows = [(user, item) for user in range(12) for item in chance.choice(30, 6, replace=False)]
+        pd.DataFrame(rows, columns=["user", "item"]).to_csv(tmp_path / "taken.csv", index=False)
+        given = {"kind": "recommendation", "data": "csv:taken.csv", "candidates": 10, "k": 3}
+        return load_task(refer(RecommendationConfig.model_validate(given), tmp_path))

@@ -16,8 +16,10 @@ from autocompress.tasks.kinds import Load, TaskKind, kinds, task_kind
 
 OWN = [
     "audio_classification",
+    "control",
     "image_classification",
     "image_segmentation",
+    "recommendation",
     "tabular",
     "text_classification",
     "time_series",
