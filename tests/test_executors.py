@@ -325,6 +325,12 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
             RayExecutor(address, 1, None)
 
 
+def test_a_program_that_uses_ray_itself_is_not_cut_off_from_it(bench: Workbench) -> None:
+    with pytest.raises(ExecutorError, match=r"is connected to Ray already: call ray.shutdown\(\) first"):
+        RayExecutor("local", 1, None)
+    assert bench.executor.call(operator.add, 1, 2) == 3
+
+
 @pytest.mark.parametrize("address", ["cluster", "10.0.0.1", "10.0.0.1:ray", ":6379"])
 def test_an_address_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(ExecutorError, match="write auto, local or HOST:PORT"):

@@ -38,14 +38,14 @@ class Cluster:
         self, address: str, workers: int, code: Path | None, resource: str | None, note: Note, image: str | None = None
     ) -> None:
         self.ray = _imported()
-        if self.ray.is_initialized():
-            raise ExecutorError("this program is connected to Ray already: call ray.shutdown() first")
         self.joined = _find(address)
         if self.joined is None and resource is not None:
             raise ExecutorError(
                 f"target.resource: {resource!r}: this search's own cluster has no such resource: join one whose nodes "
                 "have it by ray.address, or leave target.resource out"
             )
+        if self.ray.is_initialized():
+            raise ExecutorError("this program is connected to Ray already: call ray.shutdown() first")
         self.room = Room()
         self._workers, self._note, self._renewals = workers, note, 0
         self._code = None if code is None or image else stage_code(code)
