@@ -26,6 +26,7 @@ TARGETS = ("target", "label", "class", "y", "outcome")
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 MODEL = "torchvision:mobilenet_v3_small"
 LOOKED_AT = 50  # files of a folder
+WORDS = 4  # that a text has on average, at least
 BORDER = 255  # what masks often hold where nobody says the class
 SPEAKER = re.compile("^(.+)_nohash_")  # as in names of the Speech Commands data
 
@@ -58,6 +59,9 @@ def draft(path: Path, place: str) -> Draft:
 def _of_folder(path: Path, place: str) -> Draft:
     inside = sorted(found for found in path.iterdir() if found.is_dir() and not hidden(found.name))
     folders = [found.name for found in inside]
+    if (path / "config.json").is_file():
+        read = {"kind": "text_classification", "model": f"transformers:{place}", "data": "csv:./texts.csv"}
+        return Draft(read, {"data": "columns `text` and `label`, or as `text:` and `label:` say"})
     if not folders:
         raise TaskError(f"{path}: has no folders in it: images are in one for each class, or in train/, val/ and test/")
     split = {name.lower() for name in folders} <= SPLIT_WORDS
@@ -117,7 +121,14 @@ def _of_table(path: Path, place: str) -> Draft:
     target = next((name for name in table.columns if name.lower() in TARGETS), str(table.columns[-1]))
     check_filled(table[target], path)
     _, names = predicted(plain(table[target]), target, "auto", path, Remarks())
-    dropped, why = [], []
+    task: dict[str, Any]
+    text = next((name for name in table.columns if name != target and _of_words(table[name])), None)
+    if text is not None and names:
+        task = {"kind": "text_classification", "data": f"{form}:{place}", "text": text, "label": target}
+        task["model"] = "transformers:./model"
+        return Draft(task, {"text": "by its words", "label": f"{len(names)} classes",
+                            "model": "a folder that save_pretrained wrote, its tokenizer in it"})  # fmt: skip
+    dropped, why = list[str](), list[str]()
     for name in table.columns:
         try:
             if name != target:
@@ -127,13 +138,21 @@ def _of_table(path: Path, place: str) -> Draft:
         except TaskError as error:
             dropped.append(name)
             why.append(str(error).removeprefix(f"task.data: {path}: column {name!r} ").partition(":")[0])
-    task: dict[str, Any] = {"kind": "tabular", "data": f"{form}:{place}", "target": target}
+    task = {"kind": "tabular", "data": f"{form}:{place}", "target": target}
     told = f"{len(names)} classes" if names else "a number (predicts: classes would take its values as classes)"
     said = {"target": f"by its {'name' if target.lower() in TARGETS else 'place, the last column'}: {told}",
             "kind": "or time_series, with `time`, `window` and `horizon`, where rows follow each other"}  # fmt: skip
     if dropped:
         task["drop"], said["drop"] = dropped, "; ".join(dict.fromkeys(why))
     return Draft(task, said, "accuracy" if names else "r2")
+
+
+def _of_words(column: Any) -> bool:
+    """Whether a column holds sentences: of several words, and seldom the same."""
+    if column.dtype.kind in "iufbM" or column.isna().any():
+        return False
+    values = column.astype(str)
+    return bool(values.str.split().str.len().mean() >= WORDS and values.nunique() * 2 > len(values))
 
 
 def _of_npz(path: Path, place: str) -> Draft:

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.io import wavfile
 from tiny import run
+from worded import save, sentences
 
 from autocompress.config import load_config
 from autocompress.search.setup import task_reference
@@ -46,6 +47,17 @@ def windows(folder: Path) -> str:
 def pictures(folder: Path) -> str:
     np.savez(folder / "digits.npz", x=np.zeros((30, 28, 28), np.uint8), y=np.arange(30) % 3)
     return "digits.npz"
+
+
+def reviews(folder: Path) -> str:
+    save(folder / "model")
+    sentences(40).rename(columns={"text": "said"}).assign(stars=1).to_csv(folder / "reviews.csv", index=False)
+    return "reviews.csv"
+
+
+def transformer(folder: Path) -> str:
+    sentences(40).to_csv(folder / "texts.csv", index=False)
+    return save(folder / "model").name
 
 
 def masks(folder: Path) -> str:
@@ -90,8 +102,14 @@ def sounds(folder: Path) -> str:
             },
             "accuracy",
         ),
+        (
+            reviews,
+            {"kind": "text_classification", "data": "csv:reviews.csv", "text": "said", "label": "label"},
+            "accuracy",
+        ),
+        (transformer, {"kind": "text_classification", "model": "transformers:model"}, "accuracy"),
     ],
-    ids=["images", "table", "windows", "pictures", "masks", "sounds"],
+    ids=["images", "table", "windows", "pictures", "masks", "sounds", "reviews", "transformer"],
 )
 def test_what_data_look_like_is_a_config_whose_task_can_be_made(
     make: Any, task: dict[str, Any], quality: str, tmp_path: Path
