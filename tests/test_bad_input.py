@@ -392,7 +392,7 @@ DATA = [
     Case(
         "task without a kind",
         config(task={"model": "task.py:network"}),
-        ("search.yaml:", "add `kind:` (image_classification,"),
+        ("search.yaml:", "add `kind:` (audio_classification,"),
     ),
     Case("unknown kind", images(kind="image_clasification"), ("task.kind: unknown", "did you mean 'image_")),
     Case("unknown key of a task", images(wieghts="a.pt"), ("task.wieghts: unknown key; did you mean 'weights'?",)),

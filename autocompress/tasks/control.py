@@ -1,6 +1,7 @@
 """Control without code: a trained policy in a Gymnasium environment, imitated by what is made of it."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from .weights import load_weights, read_weights
 MOST_EPISODES = 1000
 MOST_STEPS = 100_000
 BYTES = 4
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 BUILT_IN = {"mlp": f"{PolicyMLP.__module__}:{PolicyMLP.__name__}"}
 
 
@@ -118,7 +120,8 @@ class World:
 
         An episode ends with a sum of NaN where an output is no number.
         """
-        with contextlib.closing(_made(self.environment, self.steps)) as environment:
+        environment, _ = _made(self.environment, self.steps)
+        with contextlib.closing(environment):
             return [self._episode(environment, run, seed) for seed in self.seeds(split)]
 
     def _episode(self, environment: Any, run: Run, seed: int) -> Episode:
@@ -162,10 +165,7 @@ class Control(Classification):
 def _world(config: ControlConfig) -> tuple[World, tuple[str, ...]]:
     """The environment and what it says of itself. Raises TaskError for one that is not there or not taken."""
     name = config.environment
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        environment = _made(name, config.steps)
-    said = tuple(f"task.environment: {' '.join(str(found.message).split())}" for found in warned)
+    environment, said = _made(name, config.steps)
     with contextlib.closing(environment):
         from gymnasium.spaces import Box, Discrete
 
@@ -186,8 +186,8 @@ def _world(config: ControlConfig) -> tuple[World, tuple[str, ...]]:
     return world, said
 
 
-def _made(name: str, steps: int | None) -> Any:
-    """A new environment, only by the id under which it is registered: other names might import code."""
+def _made(name: str, steps: int | None) -> tuple[Any, tuple[str, ...]]:
+    """A new environment and what it warns of, only by the id that is registered: other names might import code."""
     try:
         import gymnasium
     except ImportError:
@@ -197,9 +197,12 @@ def _made(name: str, steps: int | None) -> Any:
         hint = near if near.startswith("did") else "gymnasium.pprint_registry() shows what there is"
         raise TaskError(f"task.environment: Gymnasium has no environment {name!r}: {hint}")
     try:
-        return gymnasium.make(name, max_episode_steps=steps, disable_env_checker=True)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            environment = gymnasium.make(name, max_episode_steps=steps, disable_env_checker=True)
     except Exception as error:
         raise TaskError(f"task.environment: {name} cannot be made: {one_line(error)}") from error
+    return environment, tuple(f"task.environment: {COLOURS.sub('', str(found.message))}" for found in warned)
 
 
 def _checked(policy: nn.Module, world: World) -> nn.Module:
