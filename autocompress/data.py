@@ -60,11 +60,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Go once through a split in batches of `size`: in order, or shuffled where a generator is given.
 
-    workers: how many processes read ahead where the split is not held in memory; 0 reads in this one.
-
     An example is (input, target), (input, ..., target), ((input, ...), target), or a mapping with one of TARGETS among
     its keys, whose other values are the inputs in their order. A dataset that has a `collate_fn` is batched by it, as
-    torch's DataLoader would. Raises TaskError for anything else.
+    torch's DataLoader would. workers: how many processes read ahead where the split is not held in memory; 0 reads in
+    this one. Raises TaskError for anything else.
     """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
@@ -92,7 +91,7 @@ def in_memory(dataset: Dataset[Any]) -> bool:
 def may_vary(dataset: Dataset[Any]) -> bool:
     """Whether a dataset makes batches by a rule of its own, so that shapes may be others from one batch to the next."""
     whole = _innermost(dataset)
-    return hasattr(whole, "collate_fn") or (in_memory(whole) and type(whole) is not TensorDataset)
+    return hasattr(whole, "collate_fn") or (in_memory(whole) and not isinstance(whole, TensorDataset))
 
 
 def input_names(dataset: Dataset[Any]) -> tuple[str, ...]:

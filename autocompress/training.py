@@ -1,6 +1,7 @@
 """The one training loop: baselines, fine-tuning and distillation differ in their loss alone."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
+from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
@@ -105,9 +106,11 @@ class Training(BaseModel):
     patience: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _one_batch_a_step(self) -> "Training":
+    def _goes_together(self) -> "Training":
         if self.sharpness and self.accumulate > 1:
             raise ValueError("sharpness takes its step from one batch: leave out accumulate")
+        if self.ema and self.patience:
+            raise ValueError("ema leaves an average of weights, patience those of one epoch: give one of them")
         return self
 
 
@@ -139,15 +142,17 @@ def fit(
     steps = Steps(model, loss, settings, how)
     after_step = after_step or Held(steps.parameters).restore
     ema, best = _averaged(model, settings.ema), Best(settings.patience)
-    batch_count = math.ceil(len(dataset) / settings.batch_size)  # type: ignore[arg-type]
+    whole, left = divmod(len(dataset), settings.batch_size)  # type: ignore[arg-type]
+    # Batch normalization has nothing to normalize by in a last batch of one.
+    batch_count = whole + (left > 1 or (left == 1 and not whole))
     history, done = [], 0
     model.train()
     for epoch in range(settings.epochs):
         total = torch.zeros((), device=steps.device)
         count = 0
-        for batch in batches(dataset, settings.batch_size, generator, how.loader_workers):
-            if len(batch.index) == 1 < settings.batch_size and count:
-                continue  # batch normalization has nothing to normalize by in a last batch of one
+        for batch in itertools.islice(
+            batches(dataset, settings.batch_size, generator, how.loader_workers), batch_count
+        ):
             progress = done / (settings.epochs * batch_count)
             value, stepped = steps.take(batch, settings.learning_rate * schedule(progress), count + 1 == batch_count)
             total += value
@@ -348,8 +353,9 @@ class Held:
         """Bring them together again, whatever share of the training is done."""
         with torch.no_grad():
             for weight, groups, counts in self._shared:
-                total = torch.zeros(len(counts), dtype=torch.float64, device=weight.device)
-                total.index_add_(0, groups, weight.flatten().double())
+                wide = torch.float32 if weight.device.type == "mps" else torch.float64  # which mps has not
+                total = torch.zeros(len(counts), dtype=wide, device=weight.device)
+                total.index_add_(0, groups, weight.flatten().to(wide))
                 mean = (total / counts).to(weight.dtype)
                 weight.copy_(mean[groups].view_as(weight))
         self._zeros.restore(progress)

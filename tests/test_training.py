@@ -332,6 +332,23 @@ def test_training_ends_where_the_validation_loss_does_not_fall_and_leaves_the_be
     assert float(model.weight.detach()) == first[3], "as it was after the first epoch of four batches"
 
 
+def test_an_average_of_weights_and_those_of_one_epoch_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="give one of them"):
+        Training(ema=0.9, patience=2)
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(9, 2), (8, 2), (1, 1), (4, 1), (5, 1), (6, 2)])
+def test_a_last_batch_of_one_is_left_out_and_what_is_left_is_all_of_the_training(examples: int, steps: int) -> None:
+    data = torch.randn(examples, 1)
+    seen: list[float] = []
+    fit(line(), TensorDataset(data, data), squared, Training(epochs=2, batch_size=4), 0, seen.append)
+    assert len(seen) == 2 * steps
+    assert seen[-1] == 1
+    gathered: list[float] = []
+    fit(line(), TensorDataset(data, data), squared, Training(epochs=2, batch_size=4, accumulate=9), 0, gathered.append)
+    assert gathered == [0.5, 1], "what was gathered is learned from at the end of each epoch"
+
+
 class Narrow(nn.Module):
     """Runs out of memory with more than four examples."""
 

@@ -16,7 +16,7 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, latency_now, violations
 from ..recipe import Recipe
-from ..tasks.examples import example_inputs, model_inputs, varying_axes
+from ..tasks.examples import example_inputs, model_inputs, size_notes, varying_axes
 from ..tasks.models import build_model
 from ..techniques import expanded
 from ..trial.stages import rebuild
@@ -135,6 +135,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         **({"classes": list(classes)} if (classes := getattr(setup.task, "classes", ())) else {}),
         **({"remarks": candidate.remarks} if candidate.remarks else {}),
         **({"inputs": list(said)} if (said := getattr(setup.task, "inputs", ())) else {}),
+        **({"sizes": sizes[0]} if (sizes := size_notes(setup.task, setup.config.target.batch_size)) else {}),
     }
     inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]
     text = card(made.recipe, measurement, inputs)
@@ -209,6 +210,7 @@ def _said(measurement: dict[str, Any], most: int = 20) -> str:
     more = f", ... ({len(classes)} in `measurement.json`)" if len(classes) > most else ""
     shown = ", ".join(f"{index} {name!r}" for index, name in enumerate(classes[:most])) + more
     paragraphs = [f"Input {index}: {_cut(text)}." for index, text in enumerate(measurement.get("inputs", ()))]
+    paragraphs += [f"Inputs: {measurement['sizes']}."] if "sizes" in measurement else []
     paragraphs += [f"Outputs stand for: {shown}."] if classes else []
     paragraphs += [f"Warning: it {text}." for text in measurement.get("remarks", ())]
     return "".join(f"\n{text}\n" for text in paragraphs)

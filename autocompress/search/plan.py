@@ -11,13 +11,13 @@ from ..errors import ConfigError, TaskError, suggest
 from ..executors import Executor
 from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
+from ..tasks.examples import size_notes
 from ..tasks.models import model_notes
 from ..tasks.objects import is_object
 from ..tasks.protocol import Segmentation, lower_is_better
 from ..trial.baseline import time_baseline, train_baseline
 from .leaving_out import note_of, obtain_obstacles
 from .setup import Setup, changed, find_goal
-from .space import Space
 from .state import View
 
 
@@ -45,7 +45,7 @@ def make_plan(setup: Setup, executor: Executor, view: View, left_out: Mapping[st
     techniques of the space cannot be applied to the model, and why: left_out says that for a study that was begun.
     Raises ConfigError or TaskError.
     """
-    for text in (*getattr(setup.task, "notes", ()), *model_notes(setup.task), *_rates(setup.space)):
+    for text in (*getattr(setup.task, "notes", ()), *model_notes(setup.task), *_said(setup)):
         view.note(f"note: {text}")
     baseline = obtain_baseline(setup, executor, view)
     for text in doubts(setup.task, baseline.metrics):
@@ -84,11 +84,12 @@ def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) 
     return baseline
 
 
-def _rates(space: Space) -> list[str]:
-    """What is changed of a space to train at the rates of the task."""
-    if space.rates == 1:
-        return []
-    return [f"learning rates of the search space are multiplied by {space.rates:.3g}, to be near the task's own"]
+def _said(setup: Setup) -> list[str]:
+    """On what latency is measured, and what is changed of a space to train at the rates of the task."""
+    notes, rates = size_notes(setup.task, setup.config.target.batch_size), setup.space.rates
+    if rates != 1:
+        notes.append(f"learning rates of the search space are multiplied by {rates:.3g}, to be near the task's own")
+    return notes
 
 
 def check_limits(setup: Setup, baseline: Metrics) -> tuple[Limit, ...]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from .tables import divided
 
 SOUNDS = Wanted("a WAV file", "WAV files", {".wav", ".wave"})
 USUAL = Training(epochs=30, learning_rate=3e-3)
-BUILT_IN = {"cnn": f"{SoundCNN.__module__}:{SoundCNN.__name__}"}
 Rows = Sequence[tuple[Path, int]]
 
 
@@ -40,6 +39,7 @@ class AudioClassificationConfig(TaskKind):
     one split. model is called with `classes`, how many there are.
     """
 
+    networks: ClassVar[Mapping[str, type]] = {"cnn": SoundCNN}
     kind: Literal["audio_classification"]
     model: str = Field("cnn", pattern=r"^(cnn|.+:.+)$")
     data: str = Field(pattern=r"^folder:.+$")
@@ -67,15 +67,6 @@ class AudioClassificationConfig(TaskKind):
         if self.seconds < WINDOW:
             raise ValueError(f"seconds {self.seconds:g} are shorter than a window of {WINDOW:g}: take more")
         return self
-
-    @property
-    def code(self) -> str:
-        """Where the model's code is."""
-        return BUILT_IN.get(self.model, self.model)
-
-    def places(self) -> list[str]:
-        """Where the sounds lie, from the config's folder."""
-        return [self.data.partition(":")[2]]
 
     def build(self, root: Path, load: Load) -> Classification:
         """The task; relative paths start at root. Raises TaskError."""

@@ -10,6 +10,7 @@ from ..data import input_names
 from ..errors import TaskError, suggest
 from .protocol import Task
 
+COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 LOGITS = "logits"  # what is taken of several outputs unless the task says otherwise
 
 
@@ -74,12 +75,15 @@ def _parameters(model: nn.Module) -> tuple[str, ...]:
 
 
 def _check_names(model: nn.Module, names: tuple[str, ...]) -> None:
-    known = inspect.signature(model.forward).parameters
-    if any(each.kind == inspect.Parameter.VAR_KEYWORD for each in known.values()):
+    """Raise TaskError for a name that forward does not have, although it might swallow it among others."""
+    parameters = inspect.signature(model.forward).parameters
+    known = [name for name, each in parameters.items() if each.kind not in COLLECTING]
+    anything = any(each.kind == inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    if anything and not known:
         return
     for name in names:
         if name not in known:
             raise TaskError(
                 f"examples are mappings with an input {name!r}, which forward() does not take: "
-                f"{suggest(name, list(known))}, or yield tuples in the order of forward()"
+                f"{suggest(name, known)}, or yield tuples in the order of forward()"
             )

@@ -3,10 +3,10 @@
 import contextlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ MOST_EPISODES = 1000
 MOST_STEPS = 100_000
 BYTES = 4
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-BUILT_IN = {"mlp": f"{PolicyMLP.__module__}:{PolicyMLP.__name__}"}
 
 
 class ControlConfig(TaskKind):
@@ -42,6 +41,7 @@ class ControlConfig(TaskKind):
     are; it takes observations (N, observations) and gives logits or values (N, actions), of which the largest acts.
     """
 
+    networks: ClassVar[Mapping[str, type]] = {"mlp": PolicyMLP}
     kind: Literal["control"]
     environment: str
     weights: str
@@ -49,15 +49,6 @@ class ControlConfig(TaskKind):
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     seed: int = Field(0, ge=0, le=100_000)
     model: str = Field("mlp", pattern=r"^(mlp|.+:.+)$")
-
-    @property
-    def code(self) -> str:
-        """Where the model's code is."""
-        return BUILT_IN.get(self.model, self.model)
-
-    def places(self) -> list[str]:
-        """Where the weights lie, from the config's folder."""
-        return [self.weights]
 
     def build(self, root: Path, load: Load) -> "Control":
         """The task; relative paths start at root. Raises TaskError."""

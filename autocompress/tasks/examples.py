@@ -1,5 +1,6 @@
 """Inputs to trace, compare and time a model with."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,12 +23,7 @@ def example_inputs(task: Task, count: int = EXAMPLES) -> tuple[Tensor, ...]:
 
 def varying_axes(task: Task) -> Varying:
     """The axes of each input that vary from batch to batch, such as the length of sentences; () where none do."""
-    shapes = [[tensor.shape for tensor in inputs] for inputs in _alone(task)[1]]
-    axes = tuple(
-        frozenset(axis for axis in range(1, len(each[0])) if len({shape[axis] for shape in each}) > 1)
-        for each in zip(*shapes, strict=True)
-    )
-    return axes if any(axes) else ()
+    return _varying(_by_size(task))
 
 
 def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:
@@ -35,37 +31,52 @@ def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:
 
     Where sizes vary from batch to batch, they are those of middling size.
     """
+    split, known = task.split("validation"), _by_size(task)
+    if _varying(known):
+        first = max(0, len(known) // 2 - batch_size // 2)
+        split = Subset(split, [position for position, _ in known[first : first + batch_size]])
     seed_all(0)
-    split = task.split("validation")
-    if varying_axes(task):
-        split = Subset(split, _middling(task, batch_size))
     inputs = next(batches(split, batch_size)).inputs
     repeat = [torch.cat([tensor] * (1 + batch_size // len(tensor)))[:batch_size] for tensor in inputs]
     return tuple(tensor.numpy() for tensor in repeat)
 
 
+def size_notes(task: Task, batch_size: int) -> list[str]:
+    """What inputs latency is measured on, where their sizes vary."""
+    known = _by_size(task)
+    varying = _varying(known)
+    if not varying:
+        return []
+    axes = ", ".join(f"axis {axis} of input {index}" for index, each in enumerate(varying) for axis in sorted(each))
+    shapes = ", ".join(str(array.shape) for array in model_inputs(task, batch_size))
+    return [f"sizes vary along {axes}; latency is of inputs {shapes}, the middle of {len(known)} validation examples"]
+
+
 def extremes(task: Task) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The inputs of the smallest example that was looked at: alone, and first in a batch with the largest one."""
-    positions, inputs = _alone(task)
-    order = sorted(range(len(inputs)), key=lambda index: sum(tensor.numel() for tensor in inputs[index]))
-    both = Subset(task.split("validation"), [positions[order[0]], positions[order[-1]]])
-    return inputs[order[0]], next(batches(both, 2)).inputs
+    (small, inputs), *_, (large, _) = _by_size(task)
+    return inputs, next(batches(Subset(task.split("validation"), [small, large]), 2)).inputs
 
 
-def _alone(task: Task) -> tuple[list[int], list[tuple[Tensor, ...]]]:
-    """Some validation examples, each in a batch of its own, and their positions; none of data of equal shapes."""
+def _varying(known: Sequence[tuple[int, tuple[Tensor, ...]]]) -> Varying:
+    shapes = [[tensor.shape for tensor in inputs] for _, inputs in known]
+    axes = tuple(
+        frozenset(axis for axis in range(1, len(each[0])) if len({shape[axis] for shape in each}) > 1)
+        for each in zip(*shapes, strict=True)
+    )
+    return axes if any(axes) else ()
+
+
+def _by_size(task: Task) -> list[tuple[int, tuple[Tensor, ...]]]:
+    """Positions and inputs of some validation examples, each in a batch of its own, smallest first.
+
+    None of data of equal shapes.
+    """
     split = task.split("validation")
     if not may_vary(split):
-        return [], []
+        return []
     seed_all(0)
     count = len(split)  # type: ignore[arg-type]
-    positions = list(range(0, count, -(-count // LOOKED_AT)))
-    return positions, [batch.inputs for batch in batches(Subset(split, positions), 1)]
-
-
-def _middling(task: Task, count: int) -> list[int]:
-    """Positions of so many validation examples whose sizes are nearest the middle."""
-    positions, inputs = _alone(task)
-    order = sorted(range(len(inputs)), key=lambda index: sum(tensor.numel() for tensor in inputs[index]))
-    first = max(0, len(order) // 2 - count // 2)
-    return [positions[index] for index in order[first : first + count]]
+    positions = range(0, count, -(-count // LOOKED_AT))
+    alone = [batch.inputs for batch in batches(Subset(split, positions), 1)]
+    return sorted(zip(positions, alone, strict=True), key=lambda pair: sum(tensor.numel() for tensor in pair[1]))

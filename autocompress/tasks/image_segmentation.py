@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from .tables import divided
 from .weights import load_weights, read_weights
 
 USUAL = Training(epochs=30, learning_rate=3e-3, batch_size=16)
-BUILT_IN = {"unet": f"{UNet.__module__}:{UNet.__name__}"}
 LEVELS = 8  # what the built-in network divides height and width by
 
 
@@ -42,6 +41,7 @@ class ImageSegmentationConfig(TaskKind):
     classes, input_size, input_size).
     """
 
+    networks: ClassVar[Mapping[str, type]] = {"unet": UNet}
     kind: Literal["image_segmentation"]
     model: str = Field("unet", pattern=r"^(unet|.+:.+)$")
     data: str = Field(pattern=r"^folder:.+$")
@@ -66,15 +66,6 @@ class ImageSegmentationConfig(TaskKind):
             raise ValueError(f"classes are 2 to {MOST_CLASSES} different names, in the order of the masks' indices")
         return self
 
-    @property
-    def code(self) -> str:
-        """Where the model's code is."""
-        return BUILT_IN.get(self.model, self.model)
-
-    def places(self) -> list[str]:
-        """Where data and weights lie, from the config's folder."""
-        return [self.data.partition(":")[2], *([self.weights] if self.weights else [])]
-
     def build(self, root: Path, load: Load) -> Segmentation:
         """The task; relative paths start at root. Raises TaskError."""
         path, remarks = root / self.places()[0], Remarks()
@@ -94,7 +85,7 @@ class ImageSegmentationConfig(TaskKind):
         for name in SPLITS:
             images = read_images([image for image, _ in pairs[name]], form, remarks)
             splits[name] = ImageTensors(torch.from_numpy(images), torch.from_numpy(masks[name]))
-        known = {"classes": len(classes), **({"channels": self.channels} if self.model in BUILT_IN else {})}
+        known = {"classes": len(classes), **({"channels": self.channels} if self.model in self.networks else {})}
 
         def model() -> nn.Module:
             """A new model, with the config's weights where it names some."""

@@ -38,10 +38,6 @@ class ImageClassificationConfig(TaskKind):
     split: SplitShares = SplitShares()
     baseline: Training | None = None
 
-    def places(self) -> list[str]:
-        """Where data and weights lie, from the config's folder."""
-        return [self.data.partition(":")[2], *([self.weights] if self.weights else [])]
-
     def build(self, root: Path, load: Load) -> Classification:
         """The task; relative paths start at root. Raises TaskError."""
         return image_classification(self, root, load)

@@ -8,10 +8,10 @@ import functools
 import importlib
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,7 @@ class TaskKind(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    networks: ClassVar[Mapping[str, type]] = {}  # those that are built in, by what `model` calls them
 
     kind: str
     model: str
@@ -35,11 +36,13 @@ class TaskKind(BaseModel):
     @property
     def code(self) -> str:
         """Where the model's code is."""
-        return self.model
+        network = self.networks.get(self.model)
+        return self.model if network is None else f"{network.__module__}:{network.__name__}"
 
-    @abstractmethod
     def places(self) -> list[str]:
-        """Where data and weights lie, from the config's folder."""
+        """Where data (`FORM:PLACE`) and weights lie, from the config's folder."""
+        data, weights = getattr(self, "data", None), getattr(self, "weights", None)
+        return [*([data.partition(":")[2]] if data else []), *([weights] if weights else [])]
 
     @abstractmethod
     def build(self, root: Path, load: Load) -> Any:

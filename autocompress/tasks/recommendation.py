@@ -1,8 +1,9 @@
 """Recommendation without code: who took which item, from a CSV or parquet file; held-out items are ranked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ MOST_RANKED = 10_000  # users whose items are ranked in a split
 MOST_LISTED = 10_000
 ROW_BYTES = 4 * 8
 USUAL = Training(epochs=10, learning_rate=3e-3, batch_size=256, weight_decay=0.3)
-BUILT_IN = {"mlp": f"{NeuralMF.__module__}:{NeuralMF.__name__}"}
 Codes = NDArray[np.int64]
 
 
@@ -43,6 +43,7 @@ class RecommendationConfig(TaskKind):
     gives a score a row (N,).
     """
 
+    networks: ClassVar[Mapping[str, type]] = {"mlp": NeuralMF}
     kind: Literal["recommendation"]
     data: str = Field(pattern=r"^(csv|parquet):.+$")
     user: str = "user"
@@ -67,15 +68,6 @@ class RecommendationConfig(TaskKind):
         if len(set(named)) < len(named):
             raise ValueError("user, item, rating and time are four columns: two of them have one name")
         return self
-
-    @property
-    def code(self) -> str:
-        """Where the model's code is."""
-        return BUILT_IN.get(self.model, self.model)
-
-    def places(self) -> list[str]:
-        """Where the interactions lie, from the config's folder."""
-        return [self.data.partition(":")[2]]
 
     def build(self, root: Path, load: Load) -> "Ranking":
         """The task; relative paths start at root. Raises TaskError."""

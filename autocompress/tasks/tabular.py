@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES = 10_000
 USUAL = Training(epochs=30, learning_rate=3e-3)
-BUILT_IN = {"mlp": f"{TabularMLP.__module__}:{TabularMLP.__name__}"}
 
 
 class TabularConfig(TaskKind):
@@ -36,6 +35,7 @@ class TabularConfig(TaskKind):
     many values each has, and `outputs`; it takes scaled numbers (N, n), codes (N, c), or both.
     """
 
+    networks: ClassVar[Mapping[str, type]] = {"mlp": TabularMLP}
     kind: Literal["tabular"]
     data: str = Field(pattern=r"^(csv|parquet):.+$")
     target: str
@@ -46,15 +46,6 @@ class TabularConfig(TaskKind):
     model: str = Field("mlp", pattern=r"^(mlp|.+:.+)$")
     split: SplitShares = SplitShares()
     baseline: Training | None = None
-
-    @property
-    def code(self) -> str:
-        """Where the model's code is."""
-        return BUILT_IN.get(self.model, self.model)
-
-    def places(self) -> list[str]:
-        """Where the table lies, from the config's folder."""
-        return [self.data.partition(":")[2]]
 
     def build(self, root: Path, load: Load) -> Supervised:
         """The task; relative paths start at root. Raises TaskError."""

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from ..errors import TaskError, suggest
 from ..training import Training
+from .blame import one_line
 from .calling import LOGITS
 from .image_data import SplitShares
 from .kinds import Load, TaskKind
@@ -171,7 +172,7 @@ def _opened(folder: Path) -> tuple[Any, dict[str, Any]]:
             folder, local_files_only=True, trust_remote_code=False, padding_side="right"
         )
     except Exception as error:
-        raise TaskError(f"task.model: {folder}: has no tokenizer that can be read: {_first(error)}") from None
+        raise TaskError(f"task.model: {folder}: has no tokenizer that can be read: {one_line(error)}") from None
     if tokenizer.pad_token_id is None:
         raise TaskError(f"task.model: {folder}: its tokenizer has no pad_token: set one, and save it again")
     return tokenizer, settings
@@ -223,7 +224,7 @@ def _read_model(folder: Path, settings: Mapping[str, Any], head: Head) -> nn.Mod
                 **extra,
             )
         except Exception as error:
-            raise TaskError(f"task.model: {folder}: cannot be read: {_first(error)}") from None
+            raise TaskError(f"task.model: {folder}: cannot be read: {one_line(error)}") from None
     core = f"{model.base_model_prefix}."
     lacking = sorted(name for name in found["missing_keys"] if not head.new or name.startswith(core))
     if lacking:
@@ -259,7 +260,3 @@ def _parts(
         remarks.add("rows that repeat the text of another are in its split", f"{again} of {len(texts)}")
     parts = divided(shares, labels[first])
     return {name: np.flatnonzero(np.isin(member, part)) for name, part in parts.items()}
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,13 +21,12 @@ from .networks import Scaled, SeriesCNN, SeriesGRU, spread
 from .npz import read_arrays
 from .protocol import Classification, Regression, Supervised
 from .remarks import Remarks
-from .tables import Predicts, check_filled, divided, numbers, plain, predicted, read_table
+from .tables import Predicts, check_filled, divided, moments, numbers, plain, predicted, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 USUAL = Training(epochs=20, learning_rate=2e-3)
-BUILT_IN = {name: f"{kind.__module__}:{kind.__name__}" for name, kind in (("cnn", SeriesCNN), ("gru", SeriesGRU))}
 Floats = NDArray[np.float32]
 
 
@@ -41,6 +40,7 @@ class TimeSeriesConfig(TaskKind):
     model is called with `channels`, `length` and `outputs`, and takes series (N, channels, length).
     """
 
+    networks: ClassVar[Mapping[str, type]] = {"cnn": SeriesCNN, "gru": SeriesGRU}
     kind: Literal["time_series"]
     data: str = Field(pattern=r"^(npz|csv|parquet):.+$")
     predicts: Predicts = "auto"
@@ -64,15 +64,6 @@ class TimeSeriesConfig(TaskKind):
         elif self.target is None or self.window is None:
             raise ValueError("a table needs `target`, the column to predict, and `window`, how many rows are looked at")
         return self
-
-    @property
-    def code(self) -> str:
-        """Where the model's code is."""
-        return BUILT_IN.get(self.model, self.model)
-
-    def places(self) -> list[str]:
-        """Where the series lie, from the config's folder."""
-        return [self.data.partition(":")[2]]
 
     def build(self, root: Path, load: Load) -> Supervised:
         """The task; relative paths start at root. Raises TaskError."""
@@ -214,15 +205,7 @@ def _check_time(config: TimeSeriesConfig, table: "pd.DataFrame", rows: NDArray[n
     """Raise TaskError where time goes back."""
     if config.time is None:
         return
-    import pandas as pd
-
-    column = table[config.time].iloc[rows]
-    try:
-        moments = column if column.dtype.kind in "iuf" else pd.to_datetime(column)
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise TaskError(f"task.time: {path}: column {config.time!r} holds no times: {first}") from None
-    values = moments.to_numpy()
+    values = moments(table[config.time].iloc[rows], path)
     back = np.flatnonzero(values[1:] < values[:-1])
     if len(back):
         row = int(rows[back[0] + 1]) + 1

@@ -173,7 +173,8 @@ class Run:
     def file(self, clock: Clock, check: bool = True) -> onnx.ModelProto:
         """The module as a file, encoded and packed; check: that it computes what the module does."""
         with clock("export"), during("exporting the compressed model"):
-            example, varying = example_inputs(self.context.task), varying_axes(self.context.task)
+            task = self.context.task
+            example, varying = example_inputs(task), self.context.cached("varying", lambda: varying_axes(task))
             exported = export_onnx(self.model, example, varying)
             if check:
                 parity = max((step.parity for step in self.recipe.steps), default=TOLERANCE)

@@ -14,7 +14,7 @@ from autocompress.data import batches, in_memory, input_names
 from autocompress.errors import ArtifactError, TaskError
 from autocompress.tasks.calling import Called, one_output
 from autocompress.tasks.checks import check_task, check_trainable
-from autocompress.tasks.examples import example_inputs, model_inputs, varying_axes
+from autocompress.tasks.examples import example_inputs, model_inputs, size_notes, varying_axes
 from autocompress.tasks.models import build_model
 from autocompress.testing import TaskContract
 
@@ -108,7 +108,12 @@ def test_latency_is_of_inputs_of_middling_length() -> None:
     task = Sentiment()
     lengths = sorted(len(tokens) for tokens in task.splits["validation"].tokens)
     (_, tokens) = model_inputs(task, 1)
-    assert tokens.shape == (1, lengths[len(lengths) // 2])
+    middle = lengths[len(lengths) // 2]
+    assert tokens.shape == (1, middle)
+    assert size_notes(task, 1) == [
+        f"sizes vary along axis 1 of input 0, axis 1 of input 1; latency is of inputs (1, {middle}), (1, {middle}), "
+        "the middle of 40 validation examples"
+    ]
 
 
 def test_a_model_that_takes_padding_for_data_is_refused() -> None:
@@ -122,6 +127,26 @@ def test_an_input_that_forward_does_not_take_is_refused() -> None:
         words.collate_fn = lambda rows: {"tokens": torch.ones(len(rows), 2).long(), "maks": torch.ones(len(rows), 2),
                                          "labels": torch.zeros(len(rows)).long()}  # type: ignore[method-assign]  # fmt: skip
     with pytest.raises(TaskError, match=r"an input 'maks', which forward.. does not take: did you mean 'mask'"):
+        build_model(task, 0)
+
+
+class Swallowing(Mean):
+    """Takes whatever else it is given, and does nothing with it."""
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, **others: Tensor) -> dict[str, Tensor]:
+        return super().forward(tokens, torch.ones_like(tokens) if mask is None else mask)
+
+
+def test_an_input_that_forward_would_swallow_is_refused() -> None:
+    task = Sentiment()
+    task.model = Swallowing  # type: ignore[method-assign]
+    assert isinstance(build_model(task, 0), Called)
+    for words in task.splits.values():
+        words.collate_fn = lambda rows: {"tokens": torch.ones(len(rows), 2).long(), "attention_mask": torch.ones(2),
+                                         "labels": torch.zeros(len(rows)).long()}  # type: ignore[method-assign]  # fmt: skip
+    with pytest.raises(
+        TaskError, match=r"an input 'attention_mask', which forward\(\) does not take: known: mask, tok"
+    ):
         build_model(task, 0)
 
 

@@ -135,6 +135,7 @@ def test_splits_of_an_npz_file_are_taken_as_they_are(tmp_path: Path) -> None:
         ({}, {"horizon": 2}, "column 'day' holds text, such as '2020-01-01'"),
         ({"day": ["2020-01-02", "2020-01-01", *["2021-01-01"] * 198]}, {"time": "day", "drop": ["up"], "horizon": 1},
          "row 2 is earlier than the one before it: sort the rows by time"),
+        ({"day": ["03/04/2020"] * 200}, {"time": "day", "drop": ["up"], "horizon": 1}, "or dates as 2020-01-31"),
         ({"day": ["soon"] * 200}, {"time": "day", "drop": ["up"], "horizon": 1}, "'day' holds no times"),
         ({"wave": [*[0.0] * 199, np.nan]}, {"time": "day", "drop": ["up"], "horizon": 1}, "'wave' has 1 empty or NA"),
     ],
