@@ -15,7 +15,7 @@ from ..outcome import Metrics
 from ..tasks.objects import is_object
 from ..techniques import expanded, recipe_from_data
 from ..trial.trial import confirm
-from .deliver import remeasure
+from .deliver import remeasure, time_again
 from .results import Results
 from .setup import Setup, set_up
 from .storage import study_names
@@ -36,6 +36,7 @@ QUALITIES = {
 TOLERANCE = 0.005  # of qualities and ratios: processors differ in how they round
 # Two measurements of one file on a quiet and on a busy machine differ by so many times, and by so much a call.
 SPEEDUP_TIMES, LATENCY_TIMES, CALL_MS = 1.25, 1.5, 0.005
+TIMINGS = 3  # at most, before a time is said not to hold: other programs may be busy during one
 QUIET = " (if other programs were busy, verify again when they are not)"
 
 
@@ -96,7 +97,7 @@ def verify(folder: Path, task: Setup | NoTask) -> dict[str, Any]:
     unfit = _unfit_decisions(folder)
     Model(data)
     try:
-        again = measure_again(data, task)
+        again = _until_times_hold(claims, measure_again(data, task), data, task)
     except AutocompressError:
         raise
     except Exception as error:
@@ -113,17 +114,35 @@ def measure_again(data: bytes, task: Setup | NoTask) -> Again:
     if isinstance(task, NoTask):
         return Again(measure_size(data), {})
     baseline = task.files.load_baseline(task.baseline_key)
-    metrics = {name: value for name, value in remeasure(data, task, baseline).items() if name not in HOW}
+    metrics = remeasure(data, task, baseline)
     if baseline is None:
         return Again(metrics, {})
     test = confirm(baseline.onnx, task.reference, task.config.target.threads)
+    return _timed(Again({}, {**baseline.metrics, **test}), metrics)
+
+
+def _timed(again: Again, metrics: Metrics) -> Again:
+    """What was measured, with times of now; those of the uncompressed model are of the same bursts."""
+    kept = {name: value for name, value in metrics.items() if name not in HOW}
     latency_ms = metrics["latency_ms"] * metrics["speedup"]
-    return Again(metrics, {**baseline.metrics, **test, "latency_ms": latency_ms})
+    return Again({**again.metrics, **kept}, {**again.baseline, "latency_ms": latency_ms})
+
+
+def _until_times_hold(claims: Measurement, again: Again, data: bytes, task: Setup | NoTask) -> Again:
+    """What was measured, with times measured anew while those claimed do not hold: the last of a few says so."""
+    if isinstance(task, NoTask) or (baseline := task.files.load_baseline(task.baseline_key)) is None:
+        return again
+    for _ in range(TIMINGS - 1):
+        outside = _outside(claims.measured, _expected(claims, _found(claims, again, task)))
+        if not {*SPEEDUPS, *LATENCIES}.intersection(outside):
+            break
+        again = _timed(again, time_again(data, task, baseline))
+    return again
 
 
 def compare(claims: Measurement, again: Again, task: Setup | NoTask) -> dict[str, Any]:
     """Hold claims against what was measured; the document that verify returns."""
-    found = _without_task(claims, again, task) if isinstance(task, NoTask) else _with_task(claims, again, task)
+    found = _found(claims, again, task)
     return {
         "study": claims.study,
         "quality": found.quality,
@@ -143,6 +162,10 @@ def _unfit_decisions(folder: Path) -> list[str]:
         raise ArtifactError(f"{folder / 'recipe.yaml'}: {error}") from None
     decisions = read_decisions(folder)
     return [f"decisions are {len(decisions)}, for {len(steps)} steps"] if len(decisions) != len(steps) else []
+
+
+def _found(claims: Measurement, again: Again, task: Setup | NoTask) -> Found:
+    return _without_task(claims, again, task) if isinstance(task, NoTask) else _with_task(claims, again, task)
 
 
 def _without_task(claims: Measurement, again: Again, task: NoTask) -> Found:
@@ -200,12 +223,16 @@ def _expected(claims: Measurement, found: Found) -> Metrics:
 
 def _differences(claimed: Metrics, found: Metrics) -> list[str]:
     rows = []
-    for name, value in found.items():
-        low, high = _bounds(name, found)
-        if name in claimed and not low <= claimed[name] <= high:
-            hint = QUIET if name in (*SPEEDUPS, *LATENCIES) else ""
-            rows.append(f"{name} is {_shown(value)}, claimed {_shown(claimed[name])}{hint}")
+    for name in _outside(claimed, found):
+        hint = QUIET if name in (*SPEEDUPS, *LATENCIES) else ""
+        rows.append(f"{name} is {_shown(found[name])}, claimed {_shown(claimed[name])}{hint}")
     return rows
+
+
+def _outside(claimed: Metrics, found: Metrics) -> list[str]:
+    """The names of claims that do not lie within the bounds of what was found."""
+    bounds = {name: _bounds(name, found) for name in found if name in claimed}
+    return [name for name, (low, high) in bounds.items() if not low <= claimed[name] <= high]
 
 
 def _bounds(name: str, found: Metrics) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from tiny import TASK, configure, make_project, run
 from autocompress.artifacts.measurement import parse_measurement
 from autocompress.config import load_config
 from autocompress.errors import ArtifactError
+from autocompress.search.deliver import time_again
 from autocompress.search.setup import Setup, set_up
 from autocompress.search.verify import Again, NoTask, compare, measure_again, verify
 from autocompress.terminal.changes import artifact_of
@@ -155,6 +156,28 @@ def test_every_claim_is_compared(delivered: Delivered, name: str, change: Callab
 def test_an_artifact_cannot_widen_what_its_speed_up_is_compared_with(delivered: Delivered) -> None:
     wrong = delivered.compare(measured(speedup=100.0, speedup_low=0.01, speedup_high=1000.0))["wrong"]
     assert {reason.split()[0] for reason in wrong} == set(SPEEDUPS)
+
+
+def test_times_of_a_busy_moment_are_measured_again_before_they_are_said_not_to_hold(
+    delivered: Delivered, forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = forge(measured(speedup=100.0, speedup_low=99.0, speedup_high=101.0))
+    honest = json.loads((folder / "measurement.json").read_text())["measured"]
+    claimed = {name: value for name, value in honest.items() if name in {*TIMES, *SPEEDUPS}}
+    moments = [{**claimed, "speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0}, claimed]
+    monkeypatch.setattr("autocompress.search.verify.time_again", lambda *_: moments.pop(0))
+    assert verify(folder, delivered.setup)["wrong"] == []
+    assert moments == []
+
+
+def test_times_that_never_hold_are_measured_three_times(
+    delivered: Delivered, forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr("autocompress.search.verify.time_again", lambda *given: made.append(1) or time_again(*given))
+    wrong = verify(forge(measured(speedup=100.0)), delivered.setup)["wrong"]
+    assert [reason.split()[0] for reason in wrong] == ["speedup"]
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("quality", ["params", "spread"])
