@@ -16,8 +16,21 @@ from .errors import TaskError
 SPLITS = ("train", "validation", "test")
 # What the target is called in examples that are mappings.
 TARGETS = ("target", "targets", "label", "labels", "y")
-# Of each input, the axes whose sizes are others from one batch to the next; () where there are none.
-Varying = tuple[frozenset[int], ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is known of a model's inputs beside an example of them.
+
+    varying: of each input, the axes whose sizes are others from one batch to the next; () where there are none. names:
+    what each is called; () where they have only an order.
+    """
+
+    varying: tuple[frozenset[int], ...] = ()
+    names: tuple[str, ...] = ()
+
+
+NO_FORM = Form()
 
 
 @dataclass(frozen=True)

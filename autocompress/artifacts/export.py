@@ -17,37 +17,44 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from ..data import Varying, copied
+from ..data import NO_FORM, Form, copied
 from ..errors import ArtifactError
 from .norms import kept_apart
 from .runtime import Array, Model
 
 TOLERANCE = 1e-3
+OUTPUT = "output"  # what a file's output is called
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
-def dynamic_shapes(model: nn.Module, count: int, batch: Any, varying: Varying = ()) -> tuple[Any, ...]:
+def dynamic_shapes(model: nn.Module, count: int, batch: Any, form: Form = NO_FORM) -> tuple[Any, ...]:
     """Which axes of so many inputs are dynamic, in the form of the model's forward: `*inputs` is one tuple of them.
 
     The batch, and the axes of each input that vary.
     """
     free = torch.export.Dim.DYNAMIC
-    axes = varying or [()] * count
+    axes = form.varying or [()] * count
     shapes: list[Any] = [{0: batch, **dict.fromkeys(sorted(each), free)} for each in axes]
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else count
     return (*shapes[:fixed], *([tuple(shapes[fixed:])] if count > fixed else []))
 
 
-def export_onnx(model: nn.Module, example: tuple[Tensor, ...], varying: Varying = ()) -> onnx.ModelProto:
+def names_of_inputs(count: int, form: Form = NO_FORM) -> list[str]:
+    """What a file's inputs are called: as the data calls them, else by their order."""
+    if len(form.names) == count and OUTPUT not in form.names:
+        return list(form.names)
+    return ["input"] if count == 1 else [f"input_{index}" for index in range(count)]
+
+
+def export_onnx(model: nn.Module, example: tuple[Tensor, ...], form: Form = NO_FORM) -> onnx.ModelProto:
     """Export with torch's dynamo exporter, batch dynamic; tensors keep their torch names.
 
-    example: inputs of two or more examples. varying: axes of each input that are dynamic too. Raises ArtifactError when
-    torch cannot export the model.
+    example: inputs of two or more examples. form: their names, and which of their axes are dynamic too. Raises
+    ArtifactError when torch cannot export the model.
     """
     _cache_torchlib()
     batch = torch.export.Dim("batch")
-    names = ["input"] if len(example) == 1 else [f"input_{index}" for index in range(len(example))]
     try:
         with quietly(), torch.no_grad():
             module = kept_apart(model.eval(), copied(example))
@@ -55,9 +62,9 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], varying: Varying 
                 module,
                 copied(example),
                 dynamo=True,
-                dynamic_shapes=dynamic_shapes(module, len(example), batch, varying),
-                input_names=names,
-                output_names=["output"],
+                dynamic_shapes=dynamic_shapes(module, len(example), batch, form),
+                input_names=names_of_inputs(len(example), form),
+                output_names=[OUTPUT],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -254,13 +261,13 @@ def check_parity(
     exported: onnx.ModelProto,
     example: tuple[Tensor, ...],
     tolerance: float = TOLERANCE,
-    varying: Varying = (),
+    form: Form = NO_FORM,
 ) -> float:
     """The largest difference between a module and its export, relative to the largest output.
 
     Raises ArtifactError beyond the tolerance.
     """
-    return check_outputs(model, Model(exported.SerializeToString()), example, tolerance, "the exported model", varying)
+    return check_outputs(model, Model(exported.SerializeToString()), example, tolerance, "the exported model", form)
 
 
 def check_outputs(
@@ -269,7 +276,7 @@ def check_outputs(
     example: tuple[Tensor, ...],
     tolerance: float,
     name: str,
-    varying: Varying = (),
+    form: Form = NO_FORM,
 ) -> float:
     """The largest difference between a module and what was made of it, relative to the largest output.
 
@@ -278,7 +285,7 @@ def check_outputs(
     """
     differences = []
     tried = [tuple(tensor[:count] for tensor in example) for count in (1, len(example[0]))]
-    for inputs in [*tried, *([_cut_short(example, varying)] if varying else [])]:
+    for inputs in [*tried, *([_cut_short(example, form)] if form.varying else [])]:
         with torch.no_grad():
             expected = model.eval()(*copied(inputs)).numpy()
         try:
@@ -295,10 +302,10 @@ def check_outputs(
     return worst
 
 
-def _cut_short(example: tuple[Tensor, ...], varying: Varying) -> tuple[Tensor, ...]:
+def _cut_short(example: tuple[Tensor, ...], form: Form) -> tuple[Tensor, ...]:
     """Inputs with half of each axis that varies, and no less than two."""
     cut = list(example)
-    for index, axes in enumerate(varying):
+    for index, axes in enumerate(form.varying):
         for axis in axes:
             cut[index] = cut[index].narrow(axis, 0, max(min(2, cut[index].shape[axis]), cut[index].shape[axis] // 2))
     return tuple(cut)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ..data import Varying
+from ..data import NO_FORM, Form
 from ..errors import ArtifactError
 from .export import check_outputs, dynamic_shapes, quietly
 from .runtime import Array
@@ -15,10 +15,10 @@ from .runtime import Array
 TOLERANCE = 1e-4  # the program runs torch's own operators, so that only rounding may differ
 
 
-def export_program(model: nn.Module, example: tuple[Tensor, ...], varying: Varying = ()) -> bytes:
+def export_program(model: nn.Module, example: tuple[Tensor, ...], form: Form = NO_FORM) -> bytes:
     """The file of a module's program, batch dynamic; it holds neither data nor paths of this machine.
 
-    example: inputs of two or more examples; varying: axes of each that are dynamic too. Raises ArtifactError when torch
+    example: inputs of two or more examples; form: which of their axes are dynamic too. Raises ArtifactError when torch
     cannot save the model, or what it saved differs from the model once it is loaded.
     """
     batch = torch.export.Dim("batch")
@@ -29,7 +29,7 @@ def export_program(model: nn.Module, example: tuple[Tensor, ...], varying: Varyi
             program = torch.export.export(
                 module,
                 tuple(torch.zeros_like(tensor) for tensor in example),
-                dynamic_shapes=dynamic_shapes(module, len(example), batch, varying),
+                dynamic_shapes=dynamic_shapes(module, len(example), batch, form),
             )
             for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
                 for node in graph.nodes:
@@ -39,11 +39,11 @@ def export_program(model: nn.Module, example: tuple[Tensor, ...], varying: Varyi
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ArtifactError(f"torch.export cannot save this model: {first}: leave out --pt2") from error
-    check_program(model, file.getvalue(), example, varying)
+    check_program(model, file.getvalue(), example, form)
     return file.getvalue()
 
 
-def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...], varying: Varying = ()) -> None:
+def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...], form: Form = NO_FORM) -> None:
     """Load a program from bytes and compare it with a module. Raises ArtifactError when they differ."""
     try:
         with quietly():
@@ -56,4 +56,4 @@ def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...], va
         with torch.no_grad():
             return np.asarray(loaded(*(torch.from_numpy(array) for array in arrays)))
 
-    check_outputs(model, run, example, TOLERANCE, "model.pt2", varying)
+    check_outputs(model, run, example, TOLERANCE, "model.pt2", form)

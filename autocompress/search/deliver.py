@@ -1,5 +1,6 @@
 """From a chosen trial, or a recipe, to an artifact directory."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, latency_now, violations
 from ..recipe import Recipe
-from ..tasks.examples import example_inputs, model_inputs, size_notes, varying_axes
+from ..tasks.examples import example_inputs, input_form, model_inputs, size_notes
 from ..tasks.models import build_model
 from ..techniques import expanded
 from ..trial.stages import rebuild
@@ -110,7 +111,7 @@ def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made
             f"model.pt2 cannot be made: the task's model is no longer the one that was compressed ({first}): "
             "search again, or leave out --pt2"
         ) from error
-    return Made(recipe, candidate, export_program(model, example_inputs(setup.task), varying_axes(setup.task)))
+    return Made(recipe, candidate, export_program(model, example_inputs(setup.task), input_form(setup.task)))
 
 
 def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Metrics) -> dict[str, Any]:
@@ -137,7 +138,9 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         **({"inputs": list(said)} if (said := getattr(setup.task, "inputs", ())) else {}),
         **({"sizes": sizes[0]} if (sizes := size_notes(setup.task, setup.config.target.batch_size)) else {}),
     }
-    inputs = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in example_inputs(setup.task)]
+    names, example = Model(candidate.onnx).inputs, example_inputs(setup.task)
+    shapes = [(list(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")) for tensor in example]
+    inputs = dict(zip(names, shapes, strict=True))
     text = card(made.recipe, measurement, inputs)
     contents = Contents(candidate.onnx, made.recipe.to_yaml(), candidate.decisions, measurement, text, made.program)
     write_folder(out, contents.files())
@@ -162,15 +165,14 @@ def time_again(data: bytes, setup: Setup, baseline: Baseline) -> Metrics:
     return measure_latency(baseline.onnx, data, model_inputs(setup.task, target.batch_size), 2.0, target.threads)
 
 
-def card(recipe: Recipe, measurement: dict[str, Any], inputs: list[tuple[list[int], str]]) -> str:
+def card(recipe: Recipe, measurement: dict[str, Any], inputs: dict[str, tuple[list[int], str]]) -> str:
     """The model card: what it is, how to run it, what was measured and where it came from.
 
-    inputs: shape of one example and type, such as float32, of each input.
+    inputs: by name in their order, the shape of one example and its type, such as float32.
     """
     found, base, quality = measurement["measured"], measurement["baseline"], measurement["quality"]
-    shapes = ", ".join(f"np.zeros({[1, *shape]}, np.{kind})" for shape, kind in inputs)
-    names = ["input"] if len(inputs) == 1 else [f"input_{index}" for index in range(len(inputs))]
-    feed = f"dict(zip({names}, [{shapes}]))"
+    given = (f"{json.dumps(name)}: np.zeros({[1, *shape]}, np.{kind})" for name, (shape, kind) in inputs.items())
+    feed = f"{{{', '.join(given)}}}"
     steps = "\n".join(f"{index}. `{step}`" for index, step in enumerate(recipe.steps, 1)) or "(none)"
     rows = "\n".join(f"| {name} | {_shown(base.get(name))} | {_shown(found.get(name))} |" for name in (
         "size_bytes", "params", quality, f"test_{quality}", "latency_ms", "speedup"))  # fmt: skip
@@ -201,19 +203,19 @@ interval {_shown(found.get("speedup_low"))} to {_shown(found.get("speedup_high")
 {rows}
 
 Inputs are what the task's data yields: apply the same preprocessing. `decisions.json` says what was done to each layer.
-{_said(measurement)}"""
+{_said(measurement, list(inputs))}"""
 
 
 def _cut(text: str, most: int = 2000) -> str:
     return text if len(text) <= most else f"{text[:most]} ... (all of it in `measurement.json`)"
 
 
-def _said(measurement: dict[str, Any], most: int = 20) -> str:
+def _said(measurement: dict[str, Any], names: list[str], most: int = 20) -> str:
     """Paragraphs on how inputs are made, on what outputs stand for, and on what the metrics do not tell."""
     classes: list[str] = measurement.get("classes", [])
     more = f", ... ({len(classes)} in `measurement.json`)" if len(classes) > most else ""
     shown = ", ".join(f"{index} {name!r}" for index, name in enumerate(classes[:most])) + more
-    paragraphs = [f"Input {index}: {_cut(text)}." for index, text in enumerate(measurement.get("inputs", ()))]
+    paragraphs = [f"`{name}`: {_cut(text)}." for name, text in zip(names, measurement.get("inputs", ()), strict=False)]
     paragraphs += [f"Inputs: {measurement['sizes']}."] if "sizes" in measurement else []
     paragraphs += [f"Outputs stand for: {shown}."] if classes else []
     paragraphs += [f"Warning: it {text}." for text in measurement.get("remarks", ())]

@@ -139,12 +139,12 @@ class Recorder:
 
     def _log_models(self, front: Front) -> None:
         inputs = tuple(tensor.numpy() for tensor in example_inputs(self._setup.task))
-        shown = inputs[0] if len(inputs) == 1 else {f"input_{i}": array for i, array in enumerate(inputs)}
         for number in front.trials:
             candidate = self._setup.files.load(number)
             if candidate is not None:
-                output = Model(candidate.onnx)(*inputs)
-                self._tracker.put(_modelling(number, candidate.onnx, (shown, output)))
+                model = Model(candidate.onnx)
+                shown = inputs[0] if len(inputs) == 1 else dict(zip(model.inputs, inputs, strict=True))
+                self._tracker.put(_modelling(number, candidate.onnx, (shown, model(*inputs))))
 
 
 def _missing(left: int, barred: Barred | None) -> str:

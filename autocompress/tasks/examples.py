@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..data import Varying, batches, may_vary, seed_all
+from ..data import Form, batches, input_names, may_vary, seed_all
 from .protocol import Task
 
 EXAMPLES = 4  # how many examples an export is traced with and compared on
@@ -21,9 +21,9 @@ def example_inputs(task: Task, count: int = EXAMPLES) -> tuple[Tensor, ...]:
     return tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in inputs)
 
 
-def varying_axes(task: Task) -> Varying:
-    """The axes of each input that vary from batch to batch, such as the length of sentences; () where none do."""
-    return _varying(_by_size(task))
+def input_form(task: Task) -> Form:
+    """What inputs are called, and the axes of each that vary from batch to batch, such as the length of sentences."""
+    return Form(_varying(_by_size(task)), input_names(task.split("validation")))
 
 
 def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:
@@ -58,7 +58,7 @@ def extremes(task: Task) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     return inputs, next(batches(Subset(task.split("validation"), [small, large]), 2)).inputs
 
 
-def _varying(known: Sequence[tuple[int, tuple[Tensor, ...]]]) -> Varying:
+def _varying(known: Sequence[tuple[int, tuple[Tensor, ...]]]) -> tuple[frozenset[int], ...]:
     shapes = [[tensor.shape for tensor in inputs] for _, inputs in known]
     axes = tuple(
         frozenset(axis for axis in range(1, len(each[0])) if len({shape[axis] for shape in each}) > 1)

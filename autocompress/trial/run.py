@@ -23,7 +23,7 @@ from ..errors import NothingToDo, TaskError
 from ..outcome import Baseline, Infeasible, Limit
 from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task
-from ..tasks.examples import example_inputs, varying_axes
+from ..tasks.examples import example_inputs, input_form
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from ..training import ON_CPU
@@ -174,11 +174,11 @@ class Run:
         """The module as a file, encoded and packed; check: that it computes what the module does."""
         with clock("export"), during("exporting the compressed model"):
             task = self.context.task
-            example, varying = example_inputs(task), self.context.cached("varying", lambda: varying_axes(task))
-            exported = export_onnx(self.model, example, varying)
+            example, form = example_inputs(task), self.context.cached("form", lambda: input_form(task))
+            exported = export_onnx(self.model, example, form)
             if check:
                 parity = max((step.parity for step in self.recipe.steps), default=TOLERANCE)
-                check_parity(self.model, exported, example, parity, varying)
+                check_parity(self.model, exported, example, parity, form)
         exported = self.encode(exported, clock)
         with clock("export"), during("packing the compressed model"):
             return pack(exported)

@@ -390,7 +390,7 @@ def test_a_classifier_of_sounds_is_searched_and_its_card_says_how_to_make_its_in
     assert ran.code == 0, ran.err
     assert run(data.parent, "export", "tones", "--out", "chosen").code == 0
     card = (data.parent / "chosen" / "MODEL_CARD.md").read_text()
-    assert "Input 0: the mean of channels at 8000 Hz, full scale 1, cut to 1600 samples" in card
+    assert "`input`: the mean of channels at 8000 Hz, full scale 1, cut to 1600 samples" in card
     session = onnxruntime.InferenceSession(data.parent / "chosen" / "model.onnx")
     for hertz, label in ((310, 1), (1450, 0)):
         seen = spectrogram(sine(hertz).astype(np.float32), Bands(RATE, 40))[None, None]

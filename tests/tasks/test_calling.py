@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autocompress import Training
-from autocompress.artifacts.export import check_parity, export_onnx
-from autocompress.data import batches, in_memory, input_names
+from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.packing import pack
+from autocompress.artifacts.runtime import Model
+from autocompress.data import Form, batches, in_memory, input_names
 from autocompress.errors import ArtifactError, TaskError
 from autocompress.tasks.calling import Called, one_output
 from autocompress.tasks.checks import check_task, check_trainable
-from autocompress.tasks.examples import example_inputs, model_inputs, size_notes, varying_axes
+from autocompress.tasks.examples import example_inputs, input_form, model_inputs, size_notes
 from autocompress.tasks.models import build_model
 from autocompress.testing import TaskContract
 
@@ -94,14 +96,41 @@ def test_inputs_are_passed_by_name_and_the_file_takes_any_length() -> None:
     mask, tokens = batch.inputs
     with torch.no_grad():
         assert torch.equal(model(mask, tokens), model.model(tokens, mask)["logits"])
-    assert varying_axes(task) == (frozenset({1}), frozenset({1}))
+    assert input_form(task).varying == (frozenset({1}), frozenset({1}))
     assert len({array.shape for array in model_inputs(task, 3)}) == 1
     example = example_inputs(task)
-    exported = export_onnx(model, example, varying_axes(task))
-    assert check_parity(model, exported, example, varying=varying_axes(task)) < 1e-5
+    exported = export_onnx(model, example, input_form(task))
+    assert check_parity(model, exported, example, form=input_form(task)) < 1e-5
+    assert Model(exported.SerializeToString()).inputs == ["mask", "tokens"]
     frozen = export_onnx(model, example)
     with pytest.raises(ArtifactError, match="fails at batch size 4, inputs"):
-        check_parity(model, frozen, example, varying=varying_axes(task))
+        check_parity(model, frozen, example, form=input_form(task))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("layer.weight", "bias"), ["layer.weight", "bias"]),
+        (("output", "bias"), ["input_0", "input_1"]),
+        (("one",), ["input_0", "input_1"]),
+    ],
+)
+def test_a_file_names_its_inputs_as_the_data_does_whatever_weights_are_called(
+    given: tuple[str, ...], named: list[str]
+) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.bias = nn.Linear(3, 2), nn.Parameter(torch.ones(2))
+
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return self.layer(first) + self.layer(second) * self.bias
+
+    model, example = Sum().eval(), (torch.randn(4, 3), torch.randn(4, 3))
+    exported = export_onnx(model, example, Form(names=given))
+    file = strip(pack(exported))
+    assert Model(file.SerializeToString()).inputs == named
+    assert check_parity(model, file, example) < 1e-5
 
 
 def test_latency_is_of_inputs_of_middling_length() -> None:

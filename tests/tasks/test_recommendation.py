@@ -256,7 +256,7 @@ def test_tastes_are_learned_and_the_file_scores_any_number_of_pairs(tmp_path: Pa
     assert ran.code == 0
     assert "comes to an ndcg of" in ran.err
     assert run(tmp_path, "export", "taste", "--out", "chosen").code == 0
-    assert "Input 0: users (N,): 0 for 0, 1 for 1" in (tmp_path / "chosen" / "MODEL_CARD.md").read_text()
+    assert "`input_0`: users (N,): 0 for 0, 1 for 1" in (tmp_path / "chosen" / "MODEL_CARD.md").read_text()
     session = onnxruntime.InferenceSession(tmp_path / "chosen" / "model.onnx")
     names = [given.name for given in session.get_inputs()]
     own = session.run(None, dict(zip(names, (np.zeros(20, np.int64), np.arange(20)), strict=True)))[0]

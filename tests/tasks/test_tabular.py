@@ -219,7 +219,7 @@ def test_a_table_is_searched_and_its_file_runs_on_numbers_as_they_come(of: str, 
     assert run(tmp_path, "export", of, "--out", "chosen").code == 0
     card = (tmp_path / "chosen" / "MODEL_CARD.md").read_text()
     first = frame.columns[0]
-    assert f"Input 0: numbers (N, {len(frame.columns) - 1}) as they come, in this order: {first!r}, " in card
+    assert f"`input`: numbers (N, {len(frame.columns) - 1}) as they come, in this order: {first!r}, " in card
     session = onnxruntime.InferenceSession(tmp_path / "chosen" / "model.onnx")
     (given,) = session.get_inputs()
     output = session.run(None, {given.name: frame.drop(columns="target").to_numpy(np.float32)})[0]

@@ -196,7 +196,7 @@ def test_a_forecast_is_searched_and_its_file_is_better_than_to_repeat(model: str
     assert run(tmp_path, "search", "search.yaml", "--executor", "inline").code == 0
     assert run(tmp_path, "export", "wave", "--out", "chosen").code == 0
     card = (tmp_path / "chosen" / "MODEL_CARD.md").read_text()
-    assert "Input 0: series (N, 1, 24) as they come, newest last; channels: 'wave'." in card
+    assert "`input`: series (N, 1, 24) as they come, newest last; channels: 'wave'." in card
     session = onnxruntime.InferenceSession(tmp_path / "chosen" / "model.onnx")
     wave = frame["wave"].to_numpy(np.float32)[480:]  # the test split
     starts = np.arange(len(wave) - 28 + 1)
