@@ -91,6 +91,9 @@ class Training(BaseModel):
     accumulate: batches a step. clip_norm bounds the norm of all gradients together, 0 for none. ema is the decay of a
     moving average of the weights that is what is left in the end, 0 for none. patience: after how many epochs without
     a lower loss on the validation split a baseline's training ends, with the best weights; 0 trains to the end.
+    label_smoothing is the share of each target that goes to all classes alike (Szegedy et al., 2016, section 7).
+
+    What a task's baseline says of clip_norm and label_smoothing holds for all later trainings of its model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,6 +107,7 @@ class Training(BaseModel):
     clip_norm: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Training":

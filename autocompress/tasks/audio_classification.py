@@ -15,6 +15,7 @@ from ..data import SPLITS
 from ..errors import TaskError
 from ..training import Training
 from .bounds import check_room
+from .class_weights import Weighted
 from .folders import ALL, Labelled, Wanted, check_folder, class_folders
 from .image_data import SplitShares, alike_classes, missing_classes
 from .kinds import Load, TaskKind
@@ -30,7 +31,7 @@ USUAL = Training(epochs=30, learning_rate=3e-3)
 Rows = Sequence[tuple[Path, int]]
 
 
-class AudioClassificationConfig(TaskKind):
+class AudioClassificationConfig(Weighted, TaskKind):
     """The `task:` mapping of a search config with `kind: audio_classification`.
 
     data is `folder:DIR` of class folders of WAV files, or of train/, val/ and test/ of them. Each sound is cut to
@@ -97,6 +98,7 @@ class AudioClassificationConfig(TaskKind):
             **splits,
             baseline=self.baseline or USUAL,
             classes=found.classes,
+            class_weights=self.weights_of(found.classes, targets["train"]),
             notes=tuple(f"task.data: {text}" for text in said),
             inputs=(
                 f"the mean of channels at {clip.rate} Hz, full scale 1, cut to {clip.length} samples or filled with "

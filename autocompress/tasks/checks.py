@@ -16,7 +16,7 @@ from .blame import blaming
 from .calling import named_outputs
 from .examples import example_inputs, extremes, input_form
 from .models import alike, as_function, build_model, check_repeatable
-from .protocol import Classification, Task, task_metrics, task_rollout
+from .protocol import Classification, Task, classifies, task_metrics, task_rollout
 
 # Datasets that are read example by example may be large; their first examples stand for the rest.
 SAMPLE = 256
@@ -26,6 +26,11 @@ def check_task(task: Task) -> None:
     """Raise TaskError, with the fix, when model, data, loss and metrics do not fit together."""
     if task.baseline is not None and not isinstance(task.baseline, Training):
         raise TaskError(f"task.baseline is a {type(task.baseline).__name__}: give a Training, or None if trained")
+    if task.baseline is not None and task.baseline.label_smoothing and not classifies(task):
+        raise TaskError(
+            "task.baseline.label_smoothing is for logits of classes: leave it out, or say `classifies = True` where "
+            "outputs are some, with the classes on axis 1"
+        )
     heads: dict[str, Batch] = {}
     for name in SPLITS:
         dataset = _dataset(task, name)

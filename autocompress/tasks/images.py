@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from ..errors import TaskError, suggest
 from ..training import Training
+from .class_weights import Weighted
 from .image_data import ImageData, SplitShares, alike_classes, missing_classes
 from .image_files import Form
 from .image_folder import read_folder
@@ -25,7 +26,7 @@ from .weights import load_weights, read_weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class ImageClassificationConfig(TaskKind):
+class ImageClassificationConfig(Weighted, TaskKind):
     """The `task:` mapping of a search config with `kind: image_classification`."""
 
     kind: Literal["image_classification"]
@@ -103,6 +104,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         **splits,
         baseline=config.baseline or default,
         classes=data.classes,
+        class_weights=config.weights_of(data.classes, targets["train"]),
         notes=tuple(f"task.data: {text}" for text in notes),
     )
 

@@ -24,7 +24,8 @@ Load = Callable[[str, Path], Any]
 class TaskKind(BaseModel):
     """The `task:` mapping of a search config: `kind` is its name, `model` where the model's code is.
 
-    model reads `file.py:callable`, `package.module:callable`, or as the kind says.
+    model reads `file.py:callable`, `package.module:callable`, or as the kind says. quality names another of the task's
+    metrics than the usual one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -32,6 +33,7 @@ class TaskKind(BaseModel):
 
     kind: str
     model: str
+    quality: str | None = None
 
     @property
     def code(self) -> str:

@@ -95,7 +95,10 @@ def load_task(reference: TaskReference) -> Task:
     try:
         if reference.settings:
             settings = json.loads(reference.settings)
-            task = task_kind(settings["kind"]).model_validate(settings).build(root, load_callable)
+            kind = task_kind(settings["kind"]).model_validate(settings)
+            task = kind.build(root, load_callable)
+            if kind.quality:
+                object.__setattr__(task, "quality", kind.quality)  # built just now, and frozen perhaps
         elif is_object(reference.code):
             task = find(reference.stamp, reference.code)
         else:

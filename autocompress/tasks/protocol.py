@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from ..errors import TaskError
 from ..training import Training
 from .blame import blaming
+from .class_metrics import classification_metrics
 
 Array = NDArray[Any]
 NO_CLASS = -100  # what no target is
@@ -81,6 +82,17 @@ def classifies(task: Task) -> bool:
     return bool(getattr(task, "classifies", False))
 
 
+def training_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """What is minimized in training: the task's loss, with its baseline's label smoothing where there is some."""
+    own, share = task.loss(output, target), 0.0 if task.baseline is None else task.baseline.label_smoothing
+    if not share:
+        return own
+    alike = -output.log_softmax(dim=1).mean(dim=1)
+    ignored = getattr(task, "ignore", None)
+    counted = alike if ignored is None else alike[target != ignored]
+    return (1 - share) * own + share * (counted.sum() / max(counted.numel(), 1))
+
+
 def lower_is_better(task: Task) -> tuple[str, ...]:
     """The task's own metrics of which less is better, as its attribute `lower_is_better` names them."""
     return tuple(getattr(task, "lower_is_better", ()))
@@ -124,10 +136,11 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Classification(Supervised):
-    """A classification task over arrays in memory: cross-entropy and accuracy.
+    """A classification task over arrays in memory: cross-entropy, accuracy, and what classes of few examples need.
 
-    Targets are integer classes (N,). Subclass it, or write a Task of your own, for other losses and metrics. classes
-    are the names of the classes in the order of outputs; notes, what is said of the data before a search.
+    Targets are integer classes (N,). Subclass it, or write a Task of your own, for other losses and metrics. quality is
+    any of its metrics. classes are the names of the classes in the order of outputs; class_weights, how much each
+    weighs in the loss; notes, what is said of the data before a search.
     """
 
     quality: str = "accuracy"
@@ -135,14 +148,16 @@ class Classification(Supervised):
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of logits (N, classes) against classes (N,)."""
-        return nn.functional.cross_entropy(output, target)
+        """Cross-entropy of logits (N, classes) against classes (N,), a mean by the weights of classes."""
+        weight = output.new_tensor(self.class_weights) if self.class_weights else None
+        return nn.functional.cross_entropy(output, target, weight)
 
     def metrics(self, output: Array, target: Array) -> dict[str, float]:
-        """Share of examples whose largest logit is the right class."""
-        return {"accuracy": float(np.mean(output.argmax(axis=1) == target))}
+        """Accuracy, and means over classes of precision, recall, F1 and area under the ROC."""
+        return classification_metrics(output, target)
 
 
 @dataclass(frozen=True)

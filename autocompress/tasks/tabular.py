@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import TaskError, suggest
 from ..training import Training
+from .class_weights import Weighted
 from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .networks import Scaled, TabularMLP, spread
@@ -26,7 +27,7 @@ MOST_CATEGORIES = 10_000
 USUAL = Training(epochs=30, learning_rate=3e-3)
 
 
-class TabularConfig(TaskKind):
+class TabularConfig(Weighted, TaskKind):
     """The `task:` mapping of a search config with `kind: tabular`.
 
     data is `csv:FILE` or `parquet:FILE`, target the column to predict. Columns of text or booleans are categories, as
@@ -67,7 +68,9 @@ class TabularConfig(TaskKind):
         }
         if names:
             network = _maker(make, scaling, count, sizes, len(names))
-            return Classification(network, **splits, classes=names, **usual)
+            weights = self.weights_of(names, values[parts["train"]])
+            return Classification(network, **splits, classes=names, class_weights=weights, **usual)
+        self.no_weights()
         known = values[parts["train"]]
         scale = float(known.std()) or 1.0
         network = _maker(make, {**scaling, "shift": float(known.mean()), "scale": scale}, count, sizes, 1)

@@ -18,6 +18,7 @@ from ..errors import TaskError, suggest
 from ..training import Training
 from .blame import one_line
 from .calling import LOGITS
+from .class_weights import Weighted
 from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .labels import read_labels
@@ -30,7 +31,7 @@ SOURCE = "transformers"
 TRAINED = "ForSequenceClassification"
 
 
-class TextClassificationConfig(TaskKind):
+class TextClassificationConfig(Weighted, TaskKind):
     """The `task:` mapping of a search config with `kind: text_classification`.
 
     data is `csv:FILE` or `parquet:FILE` with a column of texts and one of labels. model is `transformers:FOLDER`, as
@@ -83,6 +84,7 @@ class TextClassificationConfig(TaskKind):
             **splits,
             baseline=self.baseline or (USUAL if head.new else None),
             classes=head.classes,
+            class_weights=self.weights_of(head.classes, splits["train"].labels.numpy()),
             notes=tuple(f"task.data: {text}" for text in remarks.lines()),
             inputs=(
                 f"input_ids (N, length): tokens by the tokenizer in {folder.name}, at most {self.max_length}, shorter "

@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from ..data import SPLITS
 from ..errors import TaskError, suggest
 from ..training import Training
+from .class_weights import Weighted
 from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .networks import Scaled, SeriesCNN, SeriesGRU, spread
@@ -30,7 +31,7 @@ USUAL = Training(epochs=20, learning_rate=2e-3)
 Floats = NDArray[np.float32]
 
 
-class TimeSeriesConfig(TaskKind):
+class TimeSeriesConfig(Weighted, TaskKind):
     """The `task:` mapping of a search config with `kind: time_series`.
 
     data is `npz:FILE` with x (N, channels, length) or (N, length) and y (N,), perhaps with `groups` (N,); or `csv:FILE`
@@ -84,7 +85,9 @@ class TimeSeriesConfig(TaskKind):
             "inputs": (f"series (N, {train.shape[1]}, {train.shape[2]}) as they come, newest last; channels:{order}",),
         }
         if windows.names:
-            return Classification(_maker(make, scaling, train.shape, outputs), **splits, classes=windows.names, **usual)
+            usual |= {"classes": windows.names, "class_weights": self.weights_of(windows.names, values)}
+            return Classification(_maker(make, scaling, train.shape, outputs), **splits, **usual)
+        self.no_weights()
         scale = float(values.std()) or 1.0
         scaling |= {"shift": float(values.mean()), "scale": scale}
         return Regression(_maker(make, scaling, train.shape, outputs), **splits, scale=scale, **usual)

@@ -17,6 +17,7 @@ from ..data import Batch, batches
 from ..errors import NothingToDo, TechniqueError
 from ..recipe import Step, digest, matches
 from ..tasks import Task
+from ..training import Training
 
 Decision = dict[str, Any]
 Value = TypeVar("Value")
@@ -46,6 +47,12 @@ class Context:
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of two training examples, with the batch first."""
         return next(batches(self.train, 2)).inputs
+
+    def training(self, step: Any, **more: float) -> Training:
+        """How a step trains: by its own epochs, rate and batches, and bounds on gradients as the baseline's."""
+        clip_norm = 0.0 if self.task.baseline is None else self.task.baseline.clip_norm
+        given = {"epochs": step.epochs, "learning_rate": step.learning_rate, "batch_size": step.batch_size}
+        return Training(**given, clip_norm=clip_norm, **more)
 
     def cached(self, name: str, compute: Callable[[], Value]) -> Value:
         """What `compute` returns, computed once for a task and its uncompressed model."""

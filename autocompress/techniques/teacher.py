@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
 
 from ..data import Batch, batches, in_memory
-from ..tasks.protocol import classifies
+from ..tasks.protocol import classifies, training_loss
 from ..training import Loss
 from .base import Context
 
@@ -34,7 +34,7 @@ def blended(context: Context, alpha: float, temperature: float) -> Loss:
 
     def loss(output: Tensor, batch: Batch) -> Tensor:
         """Both losses of one batch in their shares."""
-        own = context.task.loss(output, batch.targets) if alpha < 1 else output.new_zeros(())
+        own = training_loss(context.task, output, batch.targets) if alpha < 1 else output.new_zeros(())
         soft = distillation_loss(output, teacher(batch), temperature, logits) if teacher else output.new_zeros(())
         return alpha * soft + (1 - alpha) * own
 

@@ -14,6 +14,7 @@ from ..tasks import TaskReference, load_task
 from ..tasks.checks import check_trainable
 from ..tasks.examples import example_inputs, input_form, model_inputs
 from ..tasks.models import build_model
+from ..tasks.protocol import training_loss
 from ..training import ON_CPU, fit, training_on
 from .stages import pack_weights
 from .worker import Clock, use_threads
@@ -47,7 +48,7 @@ def train_baseline(reference: TaskReference, seed: int, threads: int = 1, how: T
     if task.baseline is not None:
         with clock("train"), training_on(how):
             data, held_out = task.split("train"), task.split("validation")
-            fit(model, data, lambda o, b: task.loss(o, b.targets), task.baseline, seed, keep_early, held_out)
+            fit(model, data, lambda o, b: training_loss(task, o, b.targets), task.baseline, seed, keep_early, held_out)
     with clock("export"):
         example, form = example_inputs(task), input_form(task)
         exported = export_onnx(model.eval(), example, form)

@@ -210,9 +210,9 @@ def test_only_metrics_that_are_known_can_be_claimed(delivered: Delivered, forge:
 
 
 def test_known_metrics_that_nobody_measures_here_are_named(delivered: Delivered) -> None:
-    document = delivered.compare(measured(macs=5.0, test_f1=0.5))
+    document = delivered.compare(measured(macs=5.0, test_label_loyalty=0.5))
     assert document["wrong"] == []
-    assert document["not_checked"] == {"macs": "is not measured here", "test_f1": "is not measured here"}
+    assert document["not_checked"] == {"macs": "is not measured here", "test_label_loyalty": "is not measured here"}
 
 
 def test_a_metric_of_the_task_that_is_not_claimed_is_named(delivered: Delivered) -> None:
@@ -241,6 +241,7 @@ def test_without_a_task_sizes_are_compared_and_the_rest_is_named(delivered: Deli
     assert [reason.split()[0] for reason in document["wrong"]] == ["params"]
     assert document["measured"].keys() == {"size_bytes", "params", "nonzero_params"}
     named = {*TIMES, *SPEEDUPS, *RATIOS, "accuracy", "test_accuracy", "spread", "test_spread", "baseline"}
+    named |= {f"{split}{name}" for name in ("precision", "recall", "f1", "auroc") for split in ("", "test_")}
     assert document["not_checked"].keys() == named
     assert all(reason.endswith("no task here") for reason in document["not_checked"].values())
 

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ...recipe import Choice, Kind, Range
-from ...training import Training, Zeros, fit, schedule
+from ...tasks.protocol import training_loss
+from ...training import Zeros, fit, schedule
 from ..base import Context, Decision, Technique
 from ..outputs import output_layers
 
@@ -51,7 +52,7 @@ class Sparsify(Technique):
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Run the epochs on the training split; after each optimizer step, a proximal step of the penalty."""
-        settings = Training(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
+        settings = context.training(self)
         if self.penalty == "l2":
             settings = settings.model_copy(update={"weight_decay": self.strength})
         shrink, weights = self._proximal(model, context)
@@ -71,7 +72,7 @@ class Sparsify(Technique):
         fit(
             model,
             context.train,
-            lambda output, batch: context.task.loss(output, batch.targets),
+            lambda output, batch: training_loss(context.task, output, batch.targets),
             settings,
             context.seed,
             after_step,

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from ...errors import NothingToDo
 from ...recipe import Kind, Range
-from ...training import Training, fit
+from ...training import fit
 from ..base import Context, Decision, Technique
 from ..masks import prunable
 from ..teacher import blended
@@ -60,7 +60,7 @@ class FewValues(Technique):
         layers = self.decide(model, context)["layers"]
         for name in layers:
             parametrize.register_parametrization(model.get_submodule(name), "weight", _Rounded(self.rounded))
-        settings = Training(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
+        settings = context.training(self)
         fit(model, context.train, blended(context, self.alpha, self.temperature), settings, context.seed)
         for name in layers:
             parametrize.remove_parametrizations(model.get_submodule(name), "weight")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ...data import Batch
 from ...errors import NothingToDo, TechniqueError
 from ...recipe import Choice, Kind, Range
-from ...tasks.protocol import classifies
-from ...training import Training, fit
+from ...tasks.protocol import classifies, training_loss
+from ...training import fit
 from ..base import Context, Decision, Technique
 from ..replacing import replace_layers
 from ..teacher import Teacher, distillation_loss
@@ -88,17 +88,12 @@ class Qat(Technique):
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Run the epochs on the training split, by the task's loss, the teacher's logits, or both."""
-        settings = Training(
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            sharpness=self.sharpness,
-        )
+        settings = context.training(self, sharpness=self.sharpness)
         teacher, logits = Teacher(context) if self.alpha else None, classifies(context.task)
 
         def loss(output: Tensor, batch: Batch) -> Tensor:
             """The task's loss and the teacher's, in the shares that alpha says."""
-            task: Tensor = context.task.loss(output, batch.targets)
+            task = training_loss(context.task, output, batch.targets)
             if teacher is None:
                 return task
             return self.alpha * distillation_loss(output, teacher(batch), TEMPERATURE, logits) + (1 - self.alpha) * task

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from ...recipe import Kind, Range
-from ...training import Training, fit
+from ...training import fit
 from ..base import Context, Technique
 from ..teacher import blended
 
@@ -26,5 +26,5 @@ class Distill(Technique):
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Run the epochs on the training split; alpha weighs the teacher's share of the loss."""
-        settings = Training(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
+        settings = context.training(self)
         fit(model, context.train, blended(context, self.alpha, self.temperature), settings, context.seed)

@@ -7,7 +7,8 @@ from torch import nn
 
 from ...errors import TechniqueError
 from ...recipe import Kind, Range
-from ...training import Training, fit
+from ...tasks.protocol import training_loss
+from ...training import fit
 from ..base import Context, Technique
 
 
@@ -32,9 +33,13 @@ class Finetune(Technique):
         """
         if self.rewind:
             model.load_state_dict(_early(context).state_dict())
-        settings = Training(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
+        settings = context.training(self)
         fit(
-            model, context.train, lambda output, batch: context.task.loss(output, batch.targets), settings, context.seed
+            model,
+            context.train,
+            lambda output, batch: training_loss(context.task, output, batch.targets),
+            settings,
+            context.seed,
         )
 
 
