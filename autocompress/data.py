@@ -1,7 +1,7 @@
 """Batches of a split, from whatever a dataset yields, and fair splits of one set."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,19 +69,26 @@ def seed_all(seed: int) -> None:
 
 
 def batches(
-    dataset: Dataset[Any], size: int, generator: torch.Generator | None = None, workers: int = 0
+    dataset: Dataset[Any],
+    size: int,
+    generator: torch.Generator | None = None,
+    workers: int = 0,
+    transform: bool = False,
 ) -> Iterator[Batch]:
     """Go once through a split in batches of `size`: in order, or shuffled where a generator is given.
 
     An example is (input, target), (input, ..., target), ((input, ...), target), or a mapping with one of TARGETS among
     its keys, whose other values are the inputs in their order. A dataset that has a `collate_fn` is batched by it, as
     torch's DataLoader would. workers: how many processes read ahead where the split is not held in memory; 0 reads in
-    this one. Raises TaskError for anything else.
+    this one. transform: change inputs as the dataset's `train_transform` does, where it has one. Raises TaskError for
+    anything else.
     """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-    parts = torch.split(order, size)
-    yield from (_batch(rows, index) for index, rows in zip(parts, _rows(dataset, order, size, workers), strict=True))
+    change = getattr(innermost(dataset), "train_transform", None) if transform else None
+    for index, rows in zip(torch.split(order, size), _rows(dataset, order, size, workers), strict=True):
+        batch = _batch(rows, index)
+        yield batch if change is None else _changed(batch, change)
 
 
 def _rows(dataset: Dataset[Any], order: Tensor, size: int, workers: int = 0) -> Iterator[Any]:
@@ -89,13 +96,13 @@ def _rows(dataset: Dataset[Any], order: Tensor, size: int, workers: int = 0) -> 
     if in_memory(dataset):
         yield from (_taken(dataset, index) for index in torch.split(order, size))
         return
-    collate = getattr(_innermost(dataset), "collate_fn", None)
+    collate = getattr(innermost(dataset), "collate_fn", None)
     yield from DataLoader(dataset, batch_size=size, sampler=_Order(order), collate_fn=collate, num_workers=workers)
 
 
 def in_memory(dataset: Dataset[Any]) -> bool:
     """Whether a dataset holds tensors alone, so that many examples are taken at once and are the same each time."""
-    whole = _innermost(dataset)
+    whole = innermost(dataset)
     if hasattr(whole, "collate_fn"):
         return False
     return type(whole) is TensorDataset or bool(getattr(whole, "in_memory", False))
@@ -103,7 +110,7 @@ def in_memory(dataset: Dataset[Any]) -> bool:
 
 def may_vary(dataset: Dataset[Any]) -> bool:
     """Whether a dataset makes batches by a rule of its own, so that shapes may be others from one batch to the next."""
-    whole = _innermost(dataset)
+    whole = innermost(dataset)
     return hasattr(whole, "collate_fn") or (in_memory(whole) and not isinstance(whole, TensorDataset))
 
 
@@ -115,7 +122,8 @@ def input_names(dataset: Dataset[Any]) -> tuple[str, ...]:
     return tuple(str(key) for key in rows if key not in TARGETS) if isinstance(rows, Mapping) else ()
 
 
-def _innermost(dataset: Any) -> Any:
+def innermost(dataset: Any) -> Any:
+    """The dataset that subsets are of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
@@ -133,6 +141,23 @@ def _batch(rows: Any, index: Tensor) -> Batch:
     inputs, targets = _parted(rows)
     given = [_tensor(value, len(index)) for value in inputs]
     return Batch(tuple(given), _tensor(targets, len(index)), index)
+
+
+def _changed(batch: Batch, change: Callable[..., Any]) -> Batch:
+    """A batch with inputs as its dataset changes them for training."""
+    found = change(*batch.inputs)
+    given = found if isinstance(found, tuple) else (found,)
+    if len(given) != len(batch.given) or not all(isinstance(each, Tensor) for each in given):
+        raise TaskError(
+            f"train_transform made {len(given)} of {len(batch.given)} inputs, or no tensors: return as many tensors as "
+            "it takes"
+        )
+    return Batch(tuple(_tensor(each, len(batch.index)) for each in given), batch.targets, batch.index)
+
+
+def transforms(dataset: Dataset[Any]) -> bool:
+    """Whether a dataset changes its inputs each time that it is trained on."""
+    return getattr(innermost(dataset), "train_transform", None) is not None
 
 
 def _parted(rows: Any) -> tuple[Sequence[Any], Any]:

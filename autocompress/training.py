@@ -18,15 +18,12 @@ from torch.utils.data import Dataset
 from .config import Train
 from .data import Batch, batches, seed_all
 from .errors import TaskError
+from .held import Held
 from .turns import pause
 
 Loss = Callable[[Tensor, Batch], Tensor]
 Look = Callable[[nn.Module, float, float], None]
 STATISTICS_EXAMPLES = 2048
-VALUES, SHARED = 257, 4  # as many values as 8 bits and zero give, each for four weights or more on average
-SAMPLED = 4096
-
-
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _look: ContextVar[Look | None] = ContextVar("look", default=None)
@@ -155,7 +152,7 @@ def fit(
         total = torch.zeros((), device=steps.device)
         count = 0
         for batch in itertools.islice(
-            batches(dataset, settings.batch_size, generator, how.loader_workers), batch_count
+            batches(dataset, settings.batch_size, generator, how.loader_workers, transform=True), batch_count
         ):
             progress = done / (settings.epochs * batch_count)
             value, stepped = steps.take(batch, settings.learning_rate * schedule(progress), count + 1 == batch_count)
@@ -320,61 +317,6 @@ def ascended(parameters: Iterable[Tensor], radius: float) -> Iterator[None]:
         with torch.no_grad():
             for weight, before in moved:
                 weight.copy_(before)
-
-
-class Zeros:
-    """Weights that were pruned: held at zero through training (Han et al., 2015, section 3.1).
-
-    They need no masks beside the model, so that they outlive whatever else is done to it: a weight is taken for
-    pruned when it is exactly zero in a tensor that holds other numbers too.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        weights = [(parameter, parameter == 0) for parameter in parameters if parameter.dim() > 1]
-        self._held = [(parameter, zero) for parameter, zero in weights if bool(zero.any()) and not bool(zero.all())]
-
-    def restore(self, progress: float = 1.0) -> None:
-        """Set them to zero again, whatever share of the training is done."""
-        with torch.no_grad():
-            for parameter, zero in self._held:
-                parameter.masked_fill_(zero.to(parameter.device), 0.0)
-
-
-class Held:
-    """Weights that were pruned, and weights that share values: each value is trained as one number.
-
-    A tensor is taken for one of shared values when it holds few for its size: then all weights of a value move by
-    their mean step, as their gradients would be summed (Han et al., 2016, section 3.3).
-    """
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        given = list(parameters)
-        self._zeros = Zeros(given)
-        found = ((weight, shared_values(weight)) for weight in given)
-        self._shared = [(weight, groups, torch.bincount(groups)) for weight, groups in found if groups is not None]
-
-    def restore(self, progress: float = 1.0) -> None:
-        """Bring them together again, whatever share of the training is done."""
-        with torch.no_grad():
-            for weight, groups, counts in self._shared:
-                wide = torch.float32 if weight.device.type == "mps" else torch.float64  # which mps has not
-                total = torch.zeros(len(counts), dtype=wide, device=weight.device)
-                total.index_add_(0, groups, weight.flatten().to(wide))
-                mean = (total / counts).to(weight.dtype)
-                weight.copy_(mean[groups].view_as(weight))
-        self._zeros.restore(progress)
-
-
-def shared_values(weight: Tensor) -> Tensor | None:
-    """For each number of a tensor, which of its values it has; None where values are not shared by SHARED each."""
-    flat = weight.detach().flatten()
-    if weight.dim() < 2 or flat.numel() < SHARED:
-        return None
-    if torch.unique(flat[:: flat.numel() // SAMPLED + 1]).numel() > VALUES:
-        return None
-    values, groups = torch.unique(flat, return_inverse=True)
-    few = 1 < values.numel() <= min(VALUES, flat.numel() // SHARED)
-    return groups if few else None
 
 
 def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> None:

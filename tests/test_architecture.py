@@ -21,7 +21,7 @@ LAYERS = (
     ("writing_out",),
     ("recipe",),
     ("config", "wording"),
-    ("data", "front", "tracking", "turns"),
+    ("data", "front", "held", "tracking", "turns"),
     ("training",),
     ("tasks",),
     ("techniques",),

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset, TensorDataset
 from autocompress.config import Train
 from autocompress.data import Batch
 from autocompress.errors import TaskError
+from autocompress.held import Zeros
 from autocompress.testing.models import Plain, Residual, make_task, seeded
-from autocompress.training import Steps, Training, Zeros, ascended, device_of, fit, schedule, training_on
+from autocompress.training import Steps, Training, ascended, device_of, fit, schedule, training_on
 from autocompress.trial.stages import pack_weights
 
 

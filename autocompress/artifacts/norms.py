@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..training import shared_values
+from ..held import shared_values
 
 
 class Affine(nn.Module):

@@ -206,7 +206,8 @@ def _ignores_padding(model: nn.Module, task: Task) -> None:
 
 def _one_step(model: nn.Module, task: Task) -> None:
     """One step of training on a fresh model, whose output and gradients may be others than when it is evaluated."""
-    batch = next(batches(task.split("train"), 8))
+    with blaming("train_transform", "it gets the inputs of a batch and returns as many"):
+        batch = next(batches(task.split("train"), 8, transform=True))
     model.train()
     with blaming("one training step of the model"):
         output = model(*batch.inputs)

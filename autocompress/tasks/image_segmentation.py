@@ -16,9 +16,8 @@ from ..training import Training
 from .bounds import check_room
 from .folders import check_folder
 from .image_data import SplitShares, alike_classes
-from .image_files import Form
 from .image_folder import read_images
-from .images import ImageTensors, statistics
+from .image_tensors import ImageSettings, ImageTensors
 from .kinds import Load, TaskKind
 from .mask_files import MOST_CLASSES, Masks, Pairs, read_masks, read_pairs
 from .networks import UNet
@@ -31,7 +30,7 @@ USUAL = Training(epochs=30, learning_rate=3e-3, batch_size=16)
 LEVELS = 8  # what the built-in network divides height and width by
 
 
-class ImageSegmentationConfig(TaskKind):
+class ImageSegmentationConfig(ImageSettings, TaskKind):
     """The `task:` mapping of a search config with `kind: image_segmentation`.
 
     data is `folder:DIR` with images/ and masks/ of the same names, or with train/, val/ and test/ that hold both. Masks
@@ -46,9 +45,6 @@ class ImageSegmentationConfig(TaskKind):
     model: str = Field("unet", pattern=r"^(unet|.+:.+)$")
     data: str = Field(pattern=r"^folder:.+$")
     weights: str | None = None
-    input_size: int = Field(64, ge=8, le=1024)
-    channels: Literal[1, 3] = 3
-    background: Literal["white", "black"] = "white"  # what shows through transparent pixels
     classes: tuple[str, ...] = ()
     ignore: int | None = Field(None, ge=0, lt=MOST_CLASSES)
     split: SplitShares = SplitShares()
@@ -72,7 +68,7 @@ class ImageSegmentationConfig(TaskKind):
         weights = read_weights(root / self.weights) if self.weights else None
         make = load(self.code, root)
         pairs = _pairs_by_split(self, path, remarks)
-        form = Form(self.input_size, self.channels, self.background)
+        form = self.form
         check_room(sum(map(len, pairs.values())), form.values + form.size**2, path)
         first: dict[int, Path] = {}
         masks = {name: read_masks(pairs[name], form.size, first, remarks) for name in SPLITS}
@@ -84,7 +80,7 @@ class ImageSegmentationConfig(TaskKind):
         splits: dict[str, Any] = {}
         for name in SPLITS:
             images = read_images([image for image, _ in pairs[name]], form, remarks)
-            splits[name] = ImageTensors(torch.from_numpy(images), torch.from_numpy(masks[name]))
+            splits[name] = ImageTensors(torch.from_numpy(images), torch.from_numpy(masks[name]), self.statistics)
         known = {"classes": len(classes), **({"channels": self.channels} if self.model in self.networks else {})}
 
         def model() -> nn.Module:
@@ -101,7 +97,7 @@ class ImageSegmentationConfig(TaskKind):
             classes=classes,
             ignore=self.ignore,
             notes=tuple(f"task.data: {text}" for text in (*remarks.lines(), *said)),
-            inputs=(_how(form),),
+            inputs=(f"{self.how()}; outputs are logits of the classes of every pixel",),
         )
 
 
@@ -158,11 +154,3 @@ def _unseen(
 def _counts(masks: Masks) -> NDArray[np.int64]:
     counts: NDArray[np.int64] = np.sum([np.bincount(mask.ravel(), minlength=MOST_CLASSES) for mask in masks], axis=0)
     return counts
-
-
-def _how(form: Form) -> str:
-    mean, std = (", ".join(f"{value:.4g}" for value in part) for part in statistics(form.channels))
-    return (
-        f"images (N, {form.channels}, {form.size}, {form.size}): intensities from 0 to 1, upright and resized, minus "
-        f"the mean {mean} over the deviation {std} of their channels; outputs are logits of the classes of every pixel"
-    )

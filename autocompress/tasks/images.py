@@ -8,63 +8,38 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from ..errors import TaskError, suggest
 from ..training import Training
 from .class_weights import Weighted
 from .image_data import ImageData, SplitShares, alike_classes, missing_classes
-from .image_files import Form
 from .image_folder import read_folder
+from .image_tensors import ImageSettings, ImageTensors, Transform, Transformed
 from .kinds import Load, TaskKind
 from .npz import read_npz
 from .protocol import Classification
 from .weights import load_weights, read_weights
 
-# Statistics of ImageNet (RGB), which torchvision's and timm's classifiers were made for.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
+    """The `task:` mapping of a search config with `kind: image_classification`.
 
-class ImageClassificationConfig(Weighted, TaskKind):
-    """The `task:` mapping of a search config with `kind: image_classification`."""
+    train_transform changes images anew each time that they are trained on, and never those that are measured.
+    """
 
     kind: Literal["image_classification"]
     model: str = Field(pattern=r"^.+:.+$")
     data: str = Field(pattern=r"^(folder|npz):.+$")
     weights: str | None = None
-    input_size: int = Field(64, ge=8, le=1024)
-    channels: Literal[1, 3] = 3
-    background: Literal["white", "black"] = "white"  # what shows through transparent pixels
+    train_transform: tuple[Transform, ...] = ()
     split: SplitShares = SplitShares()
     baseline: Training | None = None
 
     def build(self, root: Path, load: Load) -> Classification:
         """The task; relative paths start at root. Raises TaskError."""
         return image_classification(self, root, load)
-
-
-def statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, by which intensities from 0 to 1 are normalized."""
-    return (MEAN, STD) if channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
-
-
-class ImageTensors(TensorDataset):
-    """Images kept as bytes (N, C, H, W) and normalized when they are read."""
-
-    in_memory = True
-
-    def __init__(self, images: Tensor, targets: Tensor) -> None:
-        super().__init__(images, targets)
-        channels = images.shape[1]
-        mean, std = statistics(channels)
-        top = 255 if images.dtype == torch.uint8 else 1  # images of more than 8 bits are floats from 0 to 1
-        self.scale = 1 / (top * torch.tensor(std).view(-1, 1, 1))
-        self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        images, targets = (tensor[index] for tensor in self.tensors)
-        return images.float() * self.scale - self.shift, targets
 
 
 def image_classification(config: ImageClassificationConfig, root: Path, load: Load) -> Classification:
@@ -79,8 +54,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         raise TaskError(f"task.data: {path}: no such {'folder' if kind == 'folder' else 'file'}: check the path")
     if kind == "folder" and not path.is_dir():
         raise TaskError(f"task.data: {path}: is a file: name a folder, or write npz:{name}")
-    form = Form(config.input_size, config.channels, config.background)
-    data = (read_folder if kind == "folder" else read_npz)(path, form, config.split)
+    data = (read_folder if kind == "folder" else read_npz)(path, config.form, config.split)
     weights = read_weights(root / config.weights) if config.weights else None
     targets = {name: part for name, (_, part) in data.parts.items()}
     notes = (
@@ -98,7 +72,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         return model
 
     default = None if weights is not None else Training(epochs=15, learning_rate=2e-3)
-    splits: dict[str, Any] = {name: _dataset(data, name) for name in data.parts}
+    splits: dict[str, Any] = {name: _dataset(data, name, config) for name in data.parts}
     return Classification(
         make_model,
         **splits,
@@ -106,12 +80,14 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         classes=data.classes,
         class_weights=config.weights_of(data.classes, targets["train"]),
         notes=tuple(f"task.data: {text}" for text in notes),
+        inputs=(f"images (N, {config.channels}, height, width) as in {path.name}" if data.ready else config.how(),),
+        train_transform=Transformed(config.train_transform) if config.train_transform else None,
     )
 
 
-def _dataset(data: ImageData, name: str) -> TensorDataset:
+def _dataset(data: ImageData, name: str, config: ImageClassificationConfig) -> TensorDataset:
     images, labels = (torch.from_numpy(np.ascontiguousarray(part)) for part in data.parts[name])
-    return TensorDataset(images.float(), labels) if data.ready else ImageTensors(images, labels)
+    return TensorDataset(images.float(), labels) if data.ready else ImageTensors(images, labels, config.statistics)
 
 
 def _model_factory(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from ..data import innermost
 from ..errors import TaskError
 from ..training import Training
 from .blame import blaming
@@ -25,12 +26,14 @@ class Task(Protocol):
     """A model, its data, its loss and its metrics.
 
     quality names the metric that searches improve and budgets bound. baseline says how to train the model
-    first; None means that model() returns trained weights. More attributes may be there: `lower_is_better`, the
-    names of metrics of which less is better; `classifies = True` where outputs are logits, classes on axis 1;
-    `learning_rate`, at which a model that comes trained is trained further; `output`, which of several outputs counts;
-    `inputs`, how each input is made, in words for whoever runs the exported file; and a method `rollout(run, split)`,
-    where the exported file has to act to be measured: run takes and returns arrays as the file does, with the batch
-    first, and what rollout returns stands among the metrics. It must return the same numbers for the same function.
+    first; None means that model() returns trained weights. A train split may have an attribute `train_transform`, which
+    takes the inputs of a batch (N, ...) and returns what to train on, each time anew. More attributes may be there:
+    `lower_is_better`, the names of metrics of which less is better; `classifies = True` where outputs are logits,
+    classes on axis 1; `learning_rate`, at which a model that comes trained is trained further; `output`, which of
+    several outputs counts; `inputs`, how each input is made, in words for whoever runs the exported file; and a method
+    `rollout(run, split)`, where the exported file has to act to be measured: run takes and returns arrays as the file
+    does, with the batch first, and what rollout returns stands among the metrics. It must return the same numbers for
+    the same function.
     """
 
     quality: str
@@ -108,7 +111,8 @@ def learning_rate(task: Task, usual: float) -> float:
 @dataclass(frozen=True)
 class Supervised:
     """A task over arrays in memory, or datasets of pairs: make_model returns the model, and each split is a pair of
-    inputs (N, ...) and targets (N, ...), or a dataset.
+    inputs (N, ...) and targets (N, ...), or a dataset. train_transform takes the inputs of a batch (N, ...) and returns
+    what to train on; it is called in training alone, and each time anew.
     """
 
     make_model: Callable[[], nn.Module]
@@ -116,6 +120,7 @@ class Supervised:
     validation: Any
     test: Any
     baseline: Training | None = field(default_factory=lambda: Training())
+    train_transform: Callable[..., Any] | None = field(default=None, kw_only=True)
 
     def model(self) -> nn.Module:
         """A new model."""
@@ -123,6 +128,12 @@ class Supervised:
 
     def split(self, name: str) -> Dataset[Any]:
         """One of the three splits as a dataset."""
+        dataset = self._split(name)
+        if name == "train" and self.train_transform is not None:
+            innermost(dataset).train_transform = self.train_transform
+        return dataset
+
+    def _split(self, name: str) -> Dataset[Any]:
         data = getattr(self, name)
         if isinstance(data, Dataset):
             return data

@@ -1,12 +1,14 @@
 """Learning from the uncompressed model's logits."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
+from torch.utils.data import Dataset
 
-from ..data import Batch, batches, in_memory
+from ..data import Batch, batches, in_memory, transforms
 from ..tasks.protocol import classifies, training_loss
 from ..training import Loss
 from .base import Context
@@ -41,13 +43,18 @@ def blended(context: Context, alpha: float, temperature: float) -> Loss:
     return loss
 
 
+def _same_each_time(dataset: Dataset[Any]) -> bool:
+    """Whether examples are trained on as they are, and held in memory."""
+    return in_memory(dataset) and not transforms(dataset)
+
+
 class Teacher:
     """The teacher's logits: computed once where split and logits are held in memory, else batch by batch."""
 
     def __init__(self, context: Context) -> None:
         self.model, self._context = context.teacher, context
         self.stored: Tensor | None = None
-        self.stored = self._all(context) if in_memory(context.train) and self._fit(context) else None
+        self.stored = self._all(context) if _same_each_time(context.train) and self._fit(context) else None
 
     def _fit(self, context: Context) -> bool:
         """Whether the logits of all examples, such as those of every pixel, take little enough memory."""

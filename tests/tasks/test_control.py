@@ -169,7 +169,8 @@ def test_what_a_rollout_lacks_is_said(tmp_path: Path) -> None:
     Acting.found = {"mean_return": np.float64(1)}
     check_trainable(acting, 0)
     metrics, _ = judge(as_function(acting.model().eval()), acting, "test")
-    assert (metrics["mean_return"], set(metrics)) == (1.0, {"accuracy", "mean_return"})
+    assert metrics["mean_return"] == 1.0
+    assert "accuracy" in metrics
 
 
 @pytest.mark.parametrize(

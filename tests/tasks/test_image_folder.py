@@ -13,7 +13,8 @@ from torch import nn
 import autocompress.tasks.bounds as bounds
 from autocompress.errors import TaskError
 from autocompress.tasks import Classification
-from autocompress.tasks.images import MEAN, STD, ImageClassificationConfig, image_classification
+from autocompress.tasks.image_tensors import MEAN, STD
+from autocompress.tasks.images import ImageClassificationConfig, image_classification
 
 SPLITS = ("train", "validation", "test")
 

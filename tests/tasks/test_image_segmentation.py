@@ -24,7 +24,7 @@ from autocompress.measure.quality import judge
 from autocompress.search.plan import doubts
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.image_segmentation import ImageSegmentationConfig
-from autocompress.tasks.images import MEAN, STD
+from autocompress.tasks.image_tensors import MEAN, STD
 from autocompress.tasks.mask_files import read_mask
 from autocompress.tasks.networks import UNet
 from autocompress.tasks.protocol import Segmentation

@@ -21,7 +21,8 @@ import autocompress
 from autocompress.errors import TaskError
 from autocompress.tasks import Classification, Task, TaskReference, load_task, locate, refer
 from autocompress.tasks.checks import check_task
-from autocompress.tasks.images import MEAN, STD, ImageClassificationConfig, read_weights
+from autocompress.tasks.image_tensors import MEAN, STD
+from autocompress.tasks.images import ImageClassificationConfig, read_weights
 from autocompress.tasks.loading import SHIPPED_FOLDER
 from autocompress.testing.models import CLASSES, Mlp, Plain, make_task, seeded
 from autocompress.training import Training

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ...held import Zeros
 from ...recipe import Choice, Kind, Range
 from ...tasks.protocol import training_loss
-from ...training import Zeros, fit, schedule
+from ...training import fit, schedule
 from ..base import Context, Decision, Technique
 from ..outputs import output_layers
 

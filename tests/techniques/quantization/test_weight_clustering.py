@@ -11,11 +11,11 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from autocompress.errors import TechniqueError
+from autocompress.held import Held, shared_values
 from autocompress.techniques.pruning.weight_pruning import WeightPruning
 from autocompress.techniques.quantization.weight_clustering import WeightClustering, inertia, k_means, nearest
 from autocompress.techniques.training.finetune import Finetune
 from autocompress.testing.work import context_of, teacher_of
-from autocompress.training import Held, shared_values
 
 
 @pytest.mark.parametrize("clusters", [2, 4, 16, 64])

@@ -1,0 +1,108 @@
+"""Images as a model takes them: size, channels and statistics as settings, and what training adds to them."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from .image_files import Form
+
+# Statistics of ImageNet (RGB), which torchvision's and timm's classifiers were made for.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MARGIN = 8  # a crop may move by one of so many parts of an image
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+Share = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
+
+
+class ImageSettings(BaseModel):
+    """The settings of kinds that take images: square, of so many channels, normalized by mean and deviation."""
+
+    input_size: int = Field(64, ge=8, le=1024)
+    channels: Literal[1, 3] = 3
+    background: Literal["white", "black"] = "white"  # what shows through transparent pixels
+    mean: tuple[Share, ...] | None = None  # of each channel, of intensities from 0 to 1; ImageNet's unless given
+    std: tuple[Deviation, ...] | None = None
+
+    @model_validator(mode="after")
+    def _a_number_a_channel(self) -> "ImageSettings":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: give both, or neither for those of ImageNet")
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            if given is not None and len(given) != self.channels:
+                raise ValueError(f"{name} has {len(given)} numbers for {self.channels} channels: give one each")
+        return self
+
+    @property
+    def form(self) -> Form:
+        """What images are brought to."""
+        return Form(self.input_size, self.channels, self.background)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and deviation of each channel, by which intensities from 0 to 1 are normalized."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        return (MEAN, STD) if self.channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
+
+    def how(self) -> str:
+        """How an input is made, in words."""
+        mean, std = (", ".join(f"{value:.4g}" for value in part) for part in self.statistics)
+        return (
+            f"images (N, {self.channels}, {self.input_size}, {self.input_size}): intensities from 0 to 1, upright and "
+            f"resized, minus the mean {mean} over the deviation {std} of their channels"
+        )
+
+
+class ImageTensors(TensorDataset):
+    """Images kept as bytes (N, C, H, W), or floats from 0 to 1, and normalized when they are read."""
+
+    in_memory = True
+
+    def __init__(self, images: Tensor, targets: Tensor, statistics: Statistics) -> None:
+        super().__init__(images, targets)
+        mean, std = (torch.tensor(part).view(-1, 1, 1) for part in statistics)
+        top = 255 if images.dtype == torch.uint8 else 1
+        self.scale, self.shift = 1 / (top * std), mean / std
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        images, targets = (tensor[index] for tensor in self.tensors)
+        return images.float() * self.scale - self.shift, targets
+
+
+def horizontal_flip(images: Tensor) -> Tensor:
+    """Images (N, C, H, W), half of them mirrored."""
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+
+
+def random_crop(images: Tensor) -> Tensor:
+    """Images (N, C, H, W), each moved by up to an eighth of its size, with its edge repeated where nothing is left."""
+    height, width = images.shape[2:]
+    down, right = (torch.randint(-(size // MARGIN), size // MARGIN + 1, (len(images), 1)) for size in (height, width))
+    rows = (torch.arange(height) + down).clamp(0, height - 1)
+    columns = (torch.arange(width) + right).clamp(0, width - 1)
+    which = torch.arange(len(images))[:, None, None]
+    return images.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+TRANSFORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "horizontal_flip": horizontal_flip,
+    "random_crop": random_crop,
+}
+Transform = Literal["horizontal_flip", "random_crop"]
+
+
+class Transformed:
+    """Some of TRANSFORMS, one after the other."""
+
+    def __init__(self, names: tuple[Transform, ...]) -> None:
+        self.names = names
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), each changed in a way of its own."""
+        for name in self.names:
+            images = TRANSFORMS[name](images)
+        return images
