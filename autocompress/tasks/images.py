@@ -1,5 +1,6 @@
 """Image classification without code: a named model, a folder or an NPZ file of images, and perhaps weights."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -16,26 +17,59 @@ from ..training import Training
 from .class_weights import Weighted
 from .image_data import ImageData, SplitShares, alike_classes, missing_classes
 from .image_folder import read_folder
+from .image_list import listed_files, read_list
 from .image_tensors import ImageSettings, ImageTensors, Transform, Transformed
 from .kinds import Load, TaskKind
 from .npz import read_npz
 from .protocol import Classification
+from .tables import read_table
 from .weights import load_weights, read_weights
 
 
 class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
     """The `task:` mapping of a search config with `kind: image_classification`.
 
-    train_transform changes images anew each time that they are trained on, and never those that are measured.
+    data is `folder:DIR` of class folders, `npz:FILE`, or a table `csv:FILE` or `parquet:FILE` that names each image's
+    file, from the table's folder, in the column `image` ("path" unless given) and its class in the column `target`
+    ("label"); rows that share a value of the column `group` stay in one split. train_transform changes images anew each
+    time that they are trained on, and never those that are measured.
     """
 
     kind: Literal["image_classification"]
     model: str = Field(pattern=r"^.+:.+$")
-    data: str = Field(pattern=r"^(folder|npz):.+$")
+    data: str = Field(pattern=r"^(folder|npz|csv|parquet):.+$")
+    image: str | None = None
+    target: str | None = None
+    group: str | None = None
     weights: str | None = None
     train_transform: tuple[Transform, ...] = ()
     split: SplitShares = SplitShares()
     baseline: Training | None = None
+
+    @model_validator(mode="after")
+    def _columns_of_tables(self) -> "ImageClassificationConfig":
+        given = [name for name in ("image", "target", "group") if getattr(self, name) is not None]
+        if given and not self.table:
+            raise ValueError(f"{given[0]} names a column of a table, and data is none")
+        return self
+
+    @property
+    def table(self) -> bool:
+        """Whether a table names the images."""
+        return self.data.partition(":")[0] in ("csv", "parquet")
+
+    @property
+    def columns(self) -> tuple[str, str, str | None]:
+        """The columns of files, classes and groups in a table."""
+        return self.image or "path", self.target or "label", self.group
+
+    def read(self, root: Path) -> list[Path]:
+        """Files and folders whose state counts, those among them that a table names."""
+        places = super().read(root)
+        with contextlib.suppress(TaskError):  # said when they are read
+            table = read_table(places[0], self.data.partition(":")[0]) if self.table else None
+            places += [] if table is None else listed_files(table, places[0], self.columns[0])
+        return places
 
     def build(self, root: Path, load: Load) -> Classification:
         """The task; relative paths start at root. Raises TaskError."""
@@ -54,7 +88,10 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         raise TaskError(f"task.data: {path}: no such {'folder' if kind == 'folder' else 'file'}: check the path")
     if kind == "folder" and not path.is_dir():
         raise TaskError(f"task.data: {path}: is a file: name a folder, or write npz:{name}")
-    data = (read_folder if kind == "folder" else read_npz)(path, config.form, config.split)
+    if config.table:
+        data = read_list(read_table(path, kind), path, config.form, config.split, config.columns)
+    else:
+        data = (read_folder if kind == "folder" else read_npz)(path, config.form, config.split)
     weights = read_weights(root / config.weights) if config.weights else None
     targets = {name: part for name, (_, part) in data.parts.items()}
     notes = (

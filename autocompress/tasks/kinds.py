@@ -46,6 +46,10 @@ class TaskKind(BaseModel):
         data, weights = getattr(self, "data", None), getattr(self, "weights", None)
         return [*([data.partition(":")[2]] if data else []), *([weights] if weights else [])]
 
+    def read(self, root: Path) -> list[Path]:
+        """Files and folders whose state says whether data and weights still are what was read."""
+        return [root / place for place in self.places()]
+
     @abstractmethod
     def build(self, root: Path, load: Load) -> Any:
         """The Task; relative paths start at root, and load resolves what is named as code. Raises TaskError."""

@@ -52,7 +52,7 @@ class TaskReference:
 def refer(task: str | TaskKind, root: Path) -> TaskReference:
     """A reference to what a config says of its task. Raises TaskError when its file is not there."""
     code, settings = (task, "") if isinstance(task, str) else (task.code, task.model_dump_json())
-    stamp = "" if isinstance(task, str) else file_stamp([root / place for place in task.places()])
+    stamp = "" if isinstance(task, str) else file_stamp(task.read(root))
     name, _, attribute = code.rpartition(":")
     if not name or not attribute:
         raise TaskError(f"task: {code!r}: write file.py:factory or package.module:factory")
