@@ -78,7 +78,7 @@ def _total(group: Group, scores: list[tuple[Part, Tensor]]) -> Tensor | None:
     total = torch.zeros(group.channels, dtype=torch.float64)
     for part, values in scores:
         total.index_add_(0, torch.tensor(part.channels), values.double())
-    return total.view(group.copies, -1).sum(0)
+    return group.in_units(total).sum(1)
 
 
 def weights_of(part: Part, measure: Callable[[Tensor], Tensor]) -> Tensor | None:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..outputs import thawed
 from ._modules import Recurrent, is_depthwise, is_layer
 from ._torch_pruning import torch_pruning
-from ._views import map_positions, shuffles
+from ._views import heads_of, map_positions, shuffles
 
 Row = list[Any]  # a layer's or parameter's name, whether its outputs, positions
 OPAQUE = (nn.RNNBase, nn.MultiheadAttention)
@@ -41,11 +41,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels of a layer with everything coupled to them; each of `copies` equal parts must lose the same ones."""
+    """Channels of a layer with everything coupled to them, which go in units.
+
+    A unit is one channel of each of `copies` equal parts, which must lose the same ones; where `whole`, it is one of as
+    many `heads`, each a run of channels that attention keeps by itself.
+    """
 
     channels: int
     copies: int
     parts: list[Part]
+    heads: int = 1
+    whole: bool = False
 
     @property
     def name(self) -> str:
@@ -57,10 +63,18 @@ class Group:
         """The layers whose outputs the channels are."""
         return [part for part in self.parts if part.outputs and is_layer(part.module)]
 
+    @property
+    def unit(self) -> int:
+        """How many channels go together."""
+        return self.channels // self.heads if self.whole else self.copies
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Values of channels (N,) as (units, channels of each)."""
+        return values.view(self.heads, -1) if self.whole else values.view(self.copies, -1).T
+
     def without(self, units: Sequence[int]) -> list[Row]:
-        """The rows that remove these units, which are the channels of one copy."""
-        size = self.channels // self.copies
-        gone = {unit + size * index for unit in units for index in range(self.copies)}
+        """The rows that remove these units."""
+        gone = set(self.in_units(torch.arange(self.channels))[list(units)].flatten().tolist())
         rows = []
         for part in self.parts:
             where = {p for p, channel in zip(part.positions, part.channels, strict=True) if channel in gone}
@@ -74,7 +88,7 @@ class Group:
             parent = part.name.rpartition(".")[0]
             for key in WIDTHS if part.outputs and not isinstance(part.module, _BatchNorm) else ():
                 if vars(model.get_submodule(parent)).get(key) == self.channels:
-                    found[f"{parent}.{key}".lstrip(".")] = self.channels - units * self.copies
+                    found[f"{parent}.{key}".lstrip(".")] = self.channels - units * self.unit
         return found
 
 
@@ -98,21 +112,22 @@ def find_groups(
             reason = _obstacle(graph, items, group)
             if reason:
                 skipped[group.name] = reason
-            elif group.channels // group.copies > 1:
+            elif group.channels > group.unit:
                 found.append(group)
     return found, skipped
 
 
 def _as_group(graph: Any, items: Any, names: dict[int, str]) -> Group:
-    parts, copies = [], 1
+    parts, copies, heads = [], 1, 1
     for item in items:
+        heads = math.lcm(heads, heads_of(item.dep.target))
         module = item.dep.target.module
         if id(module) not in names:
             continue
         outputs = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
         parts.append(Part(names[id(module)], module, outputs, list(item.idxs), list(item.root_idxs)))
         copies = math.lcm(copies, _copies(module, outputs))
-    return Group(len(items[0].idxs), copies, parts)
+    return Group(len(items[0].idxs), copies, parts, heads)
 
 
 def _copies(module: Any, outputs: bool) -> int:

@@ -1,7 +1,9 @@
 """The removal of channels: rows of positions, carried out without a graph, and held against a masked network."""
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from ._torch_pruning import torch_pruning
 
 # What a model or torch-pruning may raise where too much is gone.
 BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+SHARPER = 10.0
 TOLERANCE = 1e-4  # of the largest output: rounding stays below, a channel that was taken for another does not
 Chosen = list[tuple[Group, list[int]]]
 
@@ -74,6 +77,29 @@ def possible(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen, skip
     return more
 
 
+def in_heads(model: nn.Module, example: tuple[Tensor, ...], group: Group) -> Group:
+    """A group with its units as attention can lose them: whole heads (Michel et al., 2019), or as much of each head.
+
+    Which of them is a matter of the model's code: it may count on the number of heads, or on their width.
+    """
+    if group.heads == 1:
+        return group
+    whole = replace(group, whole=True)
+    if whole.channels > whole.unit and _obstacle(_sharpened(model, group), example, [(whole, [0])]) is None:
+        return whole
+    return replace(group, copies=math.lcm(group.copies, group.heads))
+
+
+def _sharpened(model: nn.Module, group: Group) -> nn.Module:
+    """A copy whose heads look at unlike places, as those of a model that was never trained hardly do."""
+    work = copy.deepcopy(model)
+    modules = dict(work.named_modules())
+    with torch.no_grad():
+        for part in group.producers:
+            modules[part.name].weight.mul_(SHARPER)
+    return work
+
+
 def _obstacle(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen) -> str | None:
     """None when the model can do without the chosen units, else why not.
 
@@ -89,6 +115,8 @@ def _obstacle(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen) -> 
             modules = dict(work.named_modules())
             for name, outputs, where in rows:
                 _mask(modules.get(name), outputs, where)
+            for name, outputs, where in merged(_of_heads(subset)):
+                _silence(modules.get(name), outputs, where)
             masked = work(*copied(example)) if exact else expected
             try:
                 found = remove(work, rows, widths_of(model, subset))(*copied(example))
@@ -108,6 +136,18 @@ def widths_of(model: nn.Module, chosen: Chosen) -> dict[str, int]:
 
 def _entangled(group: Group) -> bool:
     return any(isinstance(part.module, nn.LayerNorm | nn.GroupNorm | nn.MultiheadAttention) for part in group.parts)
+
+
+def _of_heads(chosen: Chosen) -> list[Row]:
+    return [row for group, units in chosen if group.heads > 1 for row in group.without(units)]
+
+
+def _silence(module: Any, outputs: bool, where: list[int]) -> None:
+    """Let a layer give zeros at these positions: attention reads them by no layer."""
+    if outputs and isinstance(module, nn.Linear):
+        module.weight[where] = 0
+        if module.bias is not None:
+            module.bias[where] = 0
 
 
 def _mask(module: Any, outputs: bool, where: list[int]) -> None:

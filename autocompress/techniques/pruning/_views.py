@@ -35,6 +35,13 @@ def shuffles(node: Any) -> bool:
     return len(before) == 4 and len(after) == 5 and after[1] * after[2] == before[1]
 
 
+def heads_of(node: Any) -> int:
+    """Into how many heads a view parts the features of a sequence, as attention does; 1 for other operations."""
+    before, after = _shapes(node)
+    parts = len(before) == 3 and len(after) == 4 and after[1] == before[1] and after[2] * after[3] == before[2]
+    return int(after[2]) if parts else 1
+
+
 def _shapes(node: Any) -> tuple[Sequence[int], Sequence[int]]:
     """The shapes before and after a view; empty for other operations."""
     before = getattr(node.grad_fn, "_saved_self_sym_sizes", None)

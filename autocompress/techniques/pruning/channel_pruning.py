@@ -16,7 +16,7 @@ from ..outputs import output_layers
 from . import _channel_scores, _cycles
 from ._dependencies import Group, find_groups
 from ._modules import has_channels, is_layer
-from ._removal import BROKEN, Chosen, changes, merged, possible, remove, widths_of
+from ._removal import BROKEN, Chosen, changes, in_heads, merged, possible, remove, widths_of
 
 
 class ChannelPruning(Technique):
@@ -84,6 +84,7 @@ class ChannelPruning(Technique):
                 f"channel_pruning cannot follow this network's dependencies ({type(error).__name__}: {error}): "
                 "leave it out of the recipe for this model"
             ) from error
+        groups = [in_heads(model, context.example, group) for group in groups]
         scored = self._scored(model, context, groups, skipped)
         chosen = self._chosen(scored, self._ratios(context, [group for group, _ in scored], skipped))
         chosen = possible(model, context.example, chosen, skipped)
@@ -172,7 +173,7 @@ class ChannelPruning(Technique):
             counts = _ranked(scored, self.ratio, self.max_ratio)
         chosen = []
         for (group, scores), count in zip(scored, counts, strict=True):
-            left = _rounded(len(scores) - count, group.copies, self.round_to)
+            left = _rounded(len(scores) - count, group.unit, self.round_to)
             if count and left < len(scores):
                 chosen.append((group, sorted(scores.argsort(stable=True)[: len(scores) - left].tolist())))
         return chosen
@@ -207,9 +208,9 @@ def _share(count: int, share: float) -> int:
     return int(count * share + 1e-6)
 
 
-def _rounded(left: int, copies: int, multiple: int) -> int:
+def _rounded(left: int, unit: int, multiple: int) -> int:
     """How many units stay, at least 1, so that the width is a multiple; rounded down where that leaves any."""
-    step = multiple // math.gcd(multiple, copies)
+    step = multiple // math.gcd(multiple, unit)
     return max(left // step * step, step)
 
 

@@ -1,0 +1,105 @@
+"""Attention loses whole heads, or as much of each, by what its code counts on; never parts of one to another."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from autocompress import Classification
+from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.errors import NothingToDo
+from autocompress.techniques.base import Context
+from autocompress.techniques.pruning.channel_pruning import ChannelPruning
+
+HEADS, WIDTH, FEATURES = 4, 6, 10
+FORMS = {"heads": (-1, WIDTH), "widths": (HEADS, -1), "neither": (HEADS, WIDTH)}
+
+
+class Attention(nn.Module):
+    """Self-attention by linear layers, whose views fix the width of heads, their number, or both."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        inner = HEADS * WIDTH
+        self.query, self.key, self.value = (nn.Linear(FEATURES, inner) for _ in range(3))
+        self.out, self.head, self.form = nn.Linear(inner, FEATURES), nn.Linear(FEATURES, 3), FORMS[form]
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x).view(*x.shape[:2], *self.form).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        looked = (query @ key.transpose(2, 3) / WIDTH**0.5).softmax(3) @ value
+        return self.head((x + self.out(looked.transpose(1, 2).flatten(2))).mean(1))
+
+
+def task(form: str) -> Classification:
+    parts = [TensorDataset(torch.randn(16, 5, FEATURES), torch.arange(16) % 3) for _ in range(3)]
+    return Classification(lambda: Attention(form), *parts)
+
+
+def pruned(form: str, **settings: Any) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    torch.manual_seed(1)
+    data = task(form)
+    model = data.model().eval()
+    step = ChannelPruning(ratio=0.5, scope="layer", importance="l1", keep=("out", "head"), **settings)
+    decision = step.decide(model, Context(data, model, 0))
+    return model, step.apply(copy.deepcopy(model), decision), decision
+
+
+def outputs_gone(decision: dict[str, Any]) -> dict[str, list[int]]:
+    return {name: where for name, outputs, where in decision["history"] if outputs}
+
+
+@pytest.mark.parametrize("form", ["heads", "widths"])
+def test_what_is_left_is_attention_as_it_was(form: str) -> None:
+    model, smaller, decision = pruned(form)
+    gone = outputs_gone(decision)
+    assert gone.keys() == {"query", "key", "value"}
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, where in gone.items():
+            layer = masked.get_submodule(name)
+            layer.weight[where], layer.bias[where] = 0, 0
+    x = torch.randn(7, 9, FEATURES)
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(x), masked(x))
+        assert (masked(x) - model(x)).abs().max() > 1e-3
+    assert smaller.value.out_features == HEADS * WIDTH // 2
+    check_parity(smaller, export_onnx(smaller, (x,)), (x,))
+
+
+def test_whole_heads_go_where_their_width_is_fixed() -> None:
+    gone = outputs_gone(pruned("heads")[2])
+    heads = {position // WIDTH for position in gone["value"]}
+    assert len(heads) == HEADS // 2
+    expected = [head * WIDTH + place for head in sorted(heads) for place in range(WIDTH)]
+    assert gone == dict.fromkeys(("query", "key", "value"), expected)
+
+
+def test_the_least_important_heads_go() -> None:
+    model, _, decision = pruned("heads")
+    layers = (model.query, model.key, model.value)
+    size = sum(layer.weight.abs().sum(1).view(HEADS, -1).sum(1) for layer in layers)
+    size += model.out.weight.abs().sum(0).view(HEADS, -1).sum(1)
+    least = set(size.argsort()[: HEADS // 2].tolist())
+    assert {position // WIDTH for position in outputs_gone(decision)["value"]} == least
+
+
+def test_every_head_loses_the_same_where_their_number_is_fixed() -> None:
+    gone = outputs_gone(pruned("widths")[2])["value"]
+    lost = [{position % WIDTH for position in gone if position // WIDTH == head} for head in range(HEADS)]
+    assert lost == [lost[0]] * HEADS
+    assert len(lost[0]) == WIDTH // 2
+
+
+def test_attention_whose_views_fix_both_is_left_alone_and_said() -> None:
+    with pytest.raises(NothingToDo, match="does not run without them"):
+        pruned("neither")
+
+
+def test_heads_are_rounded_as_channels_are() -> None:
+    _, smaller, _ = pruned("heads", round_to=4)
+    assert smaller.value.out_features % 4 == 0
