@@ -47,7 +47,10 @@ def size_notes(task: Task, batch_size: int) -> list[str]:
     varying = _varying(known)
     if not varying:
         return []
-    axes = ", ".join(f"axis {axis} of input {index}" for index, each in enumerate(varying) for axis in sorted(each))
+    names = input_names(task.split("validation")) or [f"input {index}" for index in range(len(varying))]
+    axes = ", ".join(
+        f"axis {axis} of {name}" for name, each in zip(names, varying, strict=True) for axis in sorted(each)
+    )
     shapes = ", ".join(str(array.shape) for array in model_inputs(task, batch_size))
     return [f"sizes vary along {axes}; latency is of inputs {shapes}, the middle of {len(known)} validation examples"]
 

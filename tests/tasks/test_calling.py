@@ -140,7 +140,7 @@ def test_latency_is_of_inputs_of_middling_length() -> None:
     middle = lengths[len(lengths) // 2]
     assert tokens.shape == (1, middle)
     assert size_notes(task, 1) == [
-        f"sizes vary along axis 1 of input 0, axis 1 of input 1; latency is of inputs (1, {middle}), (1, {middle}), "
+        f"sizes vary along axis 1 of mask, axis 1 of tokens; latency is of inputs (1, {middle}), (1, {middle}), "
         "the middle of 40 validation examples"
     ]
 
