@@ -12,8 +12,8 @@ def classification_metrics(output: NDArray[Any], target: NDArray[Any]) -> dict[s
     """Accuracy, and the means over classes of precision, recall, F1 and the area under the ROC.
 
     output: logits (N, classes); target: classes (N,). A class counts when it is a target or was named; a precision or
-    recall of nothing is 0. The area is of each class's softmax against all others (Fawcett, 2006, section 9.2), for up to
-    MOST_CLASSES; it is left out where there is but one class in the targets.
+    recall of nothing is 0. The area is of each class's softmax against all others (Fawcett, 2006, section 9.2), for up
+    to MOST_CLASSES; it is left out where there is but one class in the targets.
     """
     classes, named = output.shape[1], output.argmax(axis=1)
     right = np.bincount(target[named == target], minlength=classes)

@@ -15,8 +15,8 @@ Weight = Annotated[float, Field(gt=0, lt=1e6)]
 class Weighted(BaseModel):
     """The setting `class_weights` of kinds whose data names classes.
 
-    `balanced` weighs every class alike, however many examples it has (King and Zeng, 2001, section 4.2); a mapping gives
-    weights by class, 1 where it names none.
+    `balanced` weighs every class alike, however many examples it has (King and Zeng, 2001, section 4.2); a mapping
+    gives weights by class, 1 where it names none.
     """
 
     class_weights: Literal["balanced"] | dict[str | int, Weight] | None = None
