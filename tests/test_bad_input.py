@@ -477,8 +477,8 @@ BASELINES = [
     ),
     Case(
         "limit on what nobody measures",
-        named("c.yaml", study="c", budget={"metrics": {"recal": 0.5}}),
-        ("c.yaml:", "budget.metrics.recal: the task does not measure 'recal'; known: "),
+        named("c.yaml", study="c", budget={"metrics": {"luck": 0.5}}),
+        ("c.yaml:", "budget.metrics.luck: the task does not measure 'luck'; known: "),
         "search c.yaml --executor inline",
         studied=True,
         measures=True,

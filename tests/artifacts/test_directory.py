@@ -82,7 +82,7 @@ def plain() -> bytes:
 @pytest.fixture(scope="module")
 def contents(plain: bytes) -> Contents:
     decisions = [{}, {"halved": ["conv1.weight"], "skipped": {}}]
-    text = card(RECIPE, MEASUREMENT, [([3, 12, 12], "float32")])
+    text = card(RECIPE, MEASUREMENT, {"input": ([3, 12, 12], "float32")})
     return Contents(plain, RECIPE.to_yaml(), decisions, MEASUREMENT, text)
 
 
@@ -349,7 +349,7 @@ def test_the_card_s_five_lines_run_without_torch_or_autocompress(folder: Path) -
 
 def test_the_card_s_lines_run_for_several_inputs_of_several_types(contents: Contents, tmp_path: Path) -> None:
     example = (torch.zeros(2, 3, 6, 6), torch.zeros(2, dtype=torch.int64))
-    text = card(RECIPE, MEASUREMENT, [([3, 6, 6], "float32"), ([], "int64")])
+    text = card(RECIPE, MEASUREMENT, {"input_0": ([3, 6, 6], "float32"), "input_1": ([], "int64")})
     model = strip(export_onnx(seeded(Mixed), example)).SerializeToString()
     write_folder(tmp_path / "mixed", {"model.onnx": model, "MODEL_CARD.md": text.encode()})
     assert run_snippet(tmp_path / "mixed") == "(1, 2)\n\n"
@@ -362,4 +362,4 @@ def test_the_card_says_what_was_done_and_measured(contents: Contents) -> None:
     assert "| accuracy | 0.91 | 0.9 |" in contents.card
     assert "interval 1.4 to 1.6" in contents.card.replace("\n", " ")
     assert "study `plain`" in contents.card
-    assert "(none)" in card(Recipe(), MEASUREMENT, [([1], "float32")])
+    assert "(none)" in card(Recipe(), MEASUREMENT, {"input": ([1], "float32")})

@@ -29,6 +29,10 @@ METRICS = {
     "params",
     "nonzero_params",
     "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "auroc",
     "compression_ratio",
     "space_saving",
     "latency_ms",
@@ -91,7 +95,9 @@ def test_the_test_split_is_measured_apart() -> None:
     candidate = made(trial_spec("float16"))
     inputs, targets = plain_task().test
     answers = Model(candidate.onnx)(inputs.numpy()).argmax(axis=1)
-    assert confirm(candidate.onnx, reference()) == {"test_accuracy": np.mean(answers == targets.numpy())}
+    found = confirm(candidate.onnx, reference())
+    assert found["test_accuracy"] == np.mean(answers == targets.numpy())
+    assert all(name.startswith("test_") for name in found)
 
 
 def test_seconds_are_recorded_by_phase() -> None:
