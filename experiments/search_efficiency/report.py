@@ -1,4 +1,4 @@
-"""The table and the figure of README.md, from results.csv.
+"""The tables and the figure of README.md, from results.csv, and from parts.csv a session of its own.
 
 Usage: python experiments/search_efficiency/report.py
 """
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 Key = tuple[str, int]  # of a search: contender and seed
 
 HERE = Path(__file__).parent
-RESULTS, FIGURE = HERE / "results.csv", HERE / "curves.png"
+RESULTS, PARTS, FIGURE = HERE / "results.csv", HERE / "parts.csv", HERE / "curves.png"
 START, STOP = "<!-- tables -->\n", "<!-- end -->\n"
 REFERENCE = (
     1.1  # on every axis: 0 is the best of all searches, 1 the limit, and what just keeps a limit counts a little
@@ -174,7 +174,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def compared(found: Mapping[Key, Curve]) -> str:
     """All contenders: their final hypervolumes, how soon they reach those of others, and ours reaches theirs."""
-    head = ["search", "trials", "final hypervolume", *(f"reaches that of {name} in" for name in GOALS),
+    others = [name for name in GOALS if of(found, name)]
+    head = ["search", "trials", "final hypervolume", *(f"reaches that of {name} in" for name in others),
             "ours reaches its in", "ours ends higher"]  # fmt: skip
     rows = []
     for case in CONTENDERS:
@@ -182,7 +183,7 @@ def compared(found: Mapping[Key, Curve]) -> str:
         if own:
             counts = [float(len(curve.seconds)) for curve in own.values()]
             cells = [case, interval(counts, "{:.0f}".format), interval([curve.final for curve in own.values()])]
-            cells += [interval(shares(found, case, name), share) if case != name else "" for name in GOALS]
+            cells += [interval(shares(found, case, name), share) if case != name else "" for name in others]
             ours = [interval(shares(found, OURS, case), share), higher(found, OURS, case)]
             rows.append([*cells, *(ours if case != OURS else ["", ""])])
     return markdown(head, rows)
@@ -197,7 +198,13 @@ def goals(found: Mapping[Key, Curve]) -> str:
             met = sum(ratio <= goal for ratio in ratios)
             rows.append([f"{name}'s in {share(goal)}", f"{'yes' if met == len(ratios) else 'no'}: {met} of "
                          f"{len(ratios)}", share(max(ratios)), share(max(own))])  # fmt: skip
-    return markdown(["ours reaches", "in every seed", "worst seed", "worst, against when the other stood there"], rows)
+    return (
+        ""
+        if not rows
+        else markdown(
+            ["ours reaches", "in every seed", "worst seed", "worst, against when the other stood there"], rows
+        )
+    )
 
 
 def found_in(rows: pd.DataFrame, study: str) -> dict[Key, Curve]:
@@ -212,7 +219,7 @@ def table(rows: pd.DataFrame, study: str) -> str:
         return f"No search of {study} is finished.\n"
     budget, seeds = next(iter(found.values())).budget, len({seed for _, seed in found})
     head = f"**{study}**: {budget:.0f} CPU-seconds a search, {seeds} {'seed' if seeds == 1 else 'seeds'}"
-    return f"{head}\n\n{compared(found)}\n{goals(found)}"
+    return "\n".join(part for part in (f"{head}\n", compared(found), goals(found)) if part)
 
 
 def draw(panels: Mapping[str, Mapping[Key, Curve]], path: Path) -> None:
@@ -247,7 +254,12 @@ def report() -> None:
     panels = {study: found for study in STUDIES if (found := found_in(rows[rows["study"] == study], study))}
     draw(panels, FIGURE)
     before, rest = readme.read_text().split(START)
-    text = "\n".join(["![hypervolume over CPU-seconds](curves.png)\n", *(table(rows, study) for study in panels)])
+    apart = read(PARTS) if PARTS.exists() else rows[:0]
+    tables = [table(rows, study) for study in panels]
+    tables += [
+        f"In one session of their own, {table(apart, study)}" for study in STUDIES if study in set(apart["study"])
+    ]
+    text = "\n".join(["![hypervolume over CPU-seconds](curves.png)\n", *tables])
     readme.write_text(f"{before}{START}\n{text}{STOP}{rest.split(STOP)[1]}")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from contenders import BASELINE, CONTENDERS, STUDIES
-from report import HERE, RESULTS, read, report, table
+from report import HERE, PARTS, RESULTS, read, report, table
 from search import COLUMNS, END
 
 WORK = HERE / ".autocompress"  # baselines, and what searches keep while they run
@@ -87,6 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1200.0, help="CPU-seconds of a search")
     parser.add_argument("--jobs", type=int, default=1, help="searches that run side by side")
+    parser.add_argument("--parts", action="store_true", help="into parts.csv: searches compared with one another alone")
     parser.add_argument("--quick", action="store_true", help="a small task and one seed; results.csv stays as it is")
     return parser.parse_args()
 
@@ -100,7 +101,11 @@ def main() -> None:
         run_all(path, jobs(*([QUICK[0]], cases), *QUICK[1:]), asked.jobs)
         print(table(read(path), QUICK[0]))
         return
-    run_all(RESULTS, jobs(asked.study or ["lenet5"], cases, asked.seeds, asked.seconds), asked.jobs)
+    run_all(
+        PARTS if asked.parts else RESULTS,
+        jobs(asked.study or ["lenet5"], cases, asked.seeds, asked.seconds),
+        asked.jobs,
+    )
     report()
 
 
