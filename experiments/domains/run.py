@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 
 from autocompress.techniques import recipe_from_data
+from autocompress.terminal.ending import NOTHING_FITS
 
 matplotlib.use("agg")
 from matplotlib import pyplot
@@ -54,9 +55,12 @@ def search(kind: str, executor: str) -> None:
 
 
 def autocompress(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command where the studies are. Raises CalledProcessError."""
+    """Run a command where the studies are, which may find nothing within the budget. Raises CalledProcessError."""
     command = [str(Path(sys.executable).with_name("autocompress")), *words]
-    return subprocess.run(command, cwd=WORK, check=True, text=True, **options)
+    done = subprocess.run(command, cwd=WORK, check=False, text=True, **options)
+    if done.returncode not in (0, NOTHING_FITS):
+        done.check_returncode()
+    return done
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
