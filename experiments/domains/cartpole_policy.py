@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autocompress.tasks.networks import PolicyMLP
 
-SEED, EPISODES, UPDATES, DISCOUNT, RATE = 0, 16, 60, 0.99, 5e-3
+SEED, EPISODES, UPDATES, DISCOUNT, RATE = 0, 16, 120, 0.99, 5e-3
 SEEDS = 10**9  # where the seeds of training begin, far from those by which the policy is measured
 
 
