@@ -19,7 +19,7 @@ TARGETS = ("target", "targets", "label", "labels", "y")
 
 
 @dataclass(frozen=True)
-class Form:
+class Signature:
     """What is known of a model's inputs beside an example of them.
 
     varying: of each input, the axes whose sizes are others from one batch to the next; () where there are none. names:
@@ -30,7 +30,7 @@ class Form:
     names: tuple[str, ...] = ()
 
 
-NO_FORM = Form()
+UNNAMED = Signature()
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def batches(
     """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-    change = getattr(innermost(dataset), "train_transform", None) if transform else None
+    change = train_transform(dataset) if transform else None
     for index, rows in zip(torch.split(order, size), _rows(dataset, order, size, workers), strict=True):
         batch = _batch(rows, index)
         yield batch if change is None else _changed(batch, change)
@@ -122,17 +122,43 @@ def input_names(dataset: Dataset[Any]) -> tuple[str, ...]:
     return tuple(str(key) for key in rows if key not in TARGETS) if isinstance(rows, Mapping) else ()
 
 
+class Augmented(Dataset[Any]):
+    """A dataset as it is, with a transform that batches ask for in training alone."""
+
+    def __init__(self, dataset: Dataset[Any], train_transform: Callable[..., Any]) -> None:
+        self.dataset, self.train_transform = dataset, train_transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index]
+
+
+def _layers(dataset: Any) -> Iterator[Any]:
+    """A dataset, what it is a subset of, and so on."""
+    yield dataset
+    while isinstance(dataset, Subset | Augmented):
+        dataset = dataset.dataset
+        yield dataset
+
+
 def innermost(dataset: Any) -> Any:
     """The dataset that subsets are of."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return dataset
+    return list(_layers(dataset))[-1]
+
+
+def train_transform(dataset: Dataset[Any]) -> Callable[..., Any] | None:
+    """What changes the inputs of a dataset each time that it is trained on: its `train_transform`, where it has one."""
+    found = (getattr(layer, "train_transform", None) for layer in _layers(dataset))
+    return next((change for change in found if change is not None), None)
 
 
 def _taken(dataset: Any, index: Tensor) -> Any:
-    while isinstance(dataset, Subset):
-        index = torch.as_tensor(dataset.indices)[index]
-        dataset = dataset.dataset
+    for layer in _layers(dataset):
+        if isinstance(layer, Subset):
+            index = torch.as_tensor(layer.indices)[index]
+    dataset = innermost(dataset)
     return dataset[index]
 
 
@@ -153,11 +179,6 @@ def _changed(batch: Batch, change: Callable[..., Any]) -> Batch:
             "it takes"
         )
     return Batch(tuple(_tensor(each, len(batch.index)) for each in given), batch.targets, batch.index)
-
-
-def transforms(dataset: Dataset[Any]) -> bool:
-    """Whether a dataset changes its inputs each time that it is trained on."""
-    return getattr(innermost(dataset), "train_transform", None) is not None
 
 
 def _parted(rows: Any) -> tuple[Sequence[Any], Any]:

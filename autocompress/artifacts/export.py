@@ -17,7 +17,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from ..data import NO_FORM, Form, copied
+from ..data import UNNAMED, Signature, copied
 from ..errors import ArtifactError
 from .norms import kept_apart
 from .runtime import Array, Model
@@ -27,30 +27,30 @@ OUTPUT = "output"  # what a file's output is called
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
-def dynamic_shapes(model: nn.Module, count: int, batch: Any, form: Form = NO_FORM) -> tuple[Any, ...]:
+def dynamic_shapes(model: nn.Module, count: int, batch: Any, signature: Signature = UNNAMED) -> tuple[Any, ...]:
     """Which axes of so many inputs are dynamic, in the form of the model's forward: `*inputs` is one tuple of them.
 
     The batch, and the axes of each input that vary.
     """
     free = torch.export.Dim.DYNAMIC
-    axes = form.varying or [()] * count
+    axes = signature.varying or [()] * count
     shapes: list[Any] = [{0: batch, **dict.fromkeys(sorted(each), free)} for each in axes]
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else count
     return (*shapes[:fixed], *([tuple(shapes[fixed:])] if count > fixed else []))
 
 
-def names_of_inputs(count: int, form: Form = NO_FORM) -> list[str]:
+def names_of_inputs(count: int, signature: Signature = UNNAMED) -> list[str]:
     """What a file's inputs are called: as the data calls them, else by their order."""
-    if len(form.names) == count and OUTPUT not in form.names:
-        return list(form.names)
+    if len(signature.names) == count and OUTPUT not in signature.names:
+        return list(signature.names)
     return ["input"] if count == 1 else [f"input_{index}" for index in range(count)]
 
 
-def export_onnx(model: nn.Module, example: tuple[Tensor, ...], form: Form = NO_FORM) -> onnx.ModelProto:
+def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signature = UNNAMED) -> onnx.ModelProto:
     """Export with torch's dynamo exporter, batch dynamic; tensors keep their torch names.
 
-    example: inputs of two or more examples. form: their names, and which of their axes are dynamic too. Raises
+    example: inputs of two or more examples. signature: their names, and which of their axes are dynamic too. Raises
     ArtifactError when torch cannot export the model.
     """
     _cache_torchlib()
@@ -62,8 +62,8 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], form: Form = NO_F
                 module,
                 copied(example),
                 dynamo=True,
-                dynamic_shapes=dynamic_shapes(module, len(example), batch, form),
-                input_names=names_of_inputs(len(example), form),
+                dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
+                input_names=names_of_inputs(len(example), signature),
                 output_names=[OUTPUT],
                 opset_version=OPSET,
                 verbose=False,
@@ -261,13 +261,15 @@ def check_parity(
     exported: onnx.ModelProto,
     example: tuple[Tensor, ...],
     tolerance: float = TOLERANCE,
-    form: Form = NO_FORM,
+    signature: Signature = UNNAMED,
 ) -> float:
     """The largest difference between a module and its export, relative to the largest output.
 
     Raises ArtifactError beyond the tolerance.
     """
-    return check_outputs(model, Model(exported.SerializeToString()), example, tolerance, "the exported model", form)
+    return check_outputs(
+        model, Model(exported.SerializeToString()), example, tolerance, "the exported model", signature
+    )
 
 
 def check_outputs(
@@ -276,7 +278,7 @@ def check_outputs(
     example: tuple[Tensor, ...],
     tolerance: float,
     name: str,
-    form: Form = NO_FORM,
+    signature: Signature = UNNAMED,
 ) -> float:
     """The largest difference between a module and what was made of it, relative to the largest output.
 
@@ -285,7 +287,7 @@ def check_outputs(
     """
     differences = []
     tried = [tuple(tensor[:count] for tensor in example) for count in (1, len(example[0]))]
-    for inputs in [*tried, *([_cut_short(example, form)] if form.varying else [])]:
+    for inputs in [*tried, *([_cut_short(example, signature)] if signature.varying else [])]:
         with torch.no_grad():
             expected = model.eval()(*copied(inputs)).numpy()
         try:
@@ -302,10 +304,10 @@ def check_outputs(
     return worst
 
 
-def _cut_short(example: tuple[Tensor, ...], form: Form) -> tuple[Tensor, ...]:
+def _cut_short(example: tuple[Tensor, ...], signature: Signature) -> tuple[Tensor, ...]:
     """Inputs with half of each axis that varies, and no less than two."""
     cut = list(example)
-    for index, axes in enumerate(form.varying):
+    for index, axes in enumerate(signature.varying):
         for axis in axes:
             cut[index] = cut[index].narrow(axis, 0, max(min(2, cut[index].shape[axis]), cut[index].shape[axis] // 2))
     return tuple(cut)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ..data import NO_FORM, Form
+from ..data import UNNAMED, Signature
 from ..errors import ArtifactError
 from .export import check_outputs, dynamic_shapes, quietly
 from .runtime import Array
@@ -15,11 +15,11 @@ from .runtime import Array
 TOLERANCE = 1e-4  # the program runs torch's own operators, so that only rounding may differ
 
 
-def export_program(model: nn.Module, example: tuple[Tensor, ...], form: Form = NO_FORM) -> bytes:
+def export_program(model: nn.Module, example: tuple[Tensor, ...], signature: Signature = UNNAMED) -> bytes:
     """The file of a module's program, batch dynamic; it holds neither data nor paths of this machine.
 
-    example: inputs of two or more examples; form: which of their axes are dynamic too. Raises ArtifactError when torch
-    cannot save the model, or what it saved differs from the model once it is loaded.
+    example: inputs of two or more examples; signature: which of their axes are dynamic too. Raises ArtifactError when
+    torch cannot save the model, or what it saved differs from the model once it is loaded.
     """
     batch = torch.export.Dim("batch")
     try:
@@ -29,7 +29,7 @@ def export_program(model: nn.Module, example: tuple[Tensor, ...], form: Form = N
             program = torch.export.export(
                 module,
                 tuple(torch.zeros_like(tensor) for tensor in example),
-                dynamic_shapes=dynamic_shapes(module, len(example), batch, form),
+                dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
             )
             for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
                 for node in graph.nodes:
@@ -39,11 +39,11 @@ def export_program(model: nn.Module, example: tuple[Tensor, ...], form: Form = N
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ArtifactError(f"torch.export cannot save this model: {first}: leave out --pt2") from error
-    check_program(model, file.getvalue(), example, form)
+    check_program(model, file.getvalue(), example, signature)
     return file.getvalue()
 
 
-def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...], form: Form = NO_FORM) -> None:
+def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...], signature: Signature = UNNAMED) -> None:
     """Load a program from bytes and compare it with a module. Raises ArtifactError when they differ."""
     try:
         with quietly():
@@ -56,4 +56,4 @@ def check_program(model: nn.Module, data: bytes, example: tuple[Tensor, ...], fo
         with torch.no_grad():
             return np.asarray(loaded(*(torch.from_numpy(array) for array in arrays)))
 
-    check_outputs(model, run, example, TOLERANCE, "model.pt2", form)
+    check_outputs(model, run, example, TOLERANCE, "model.pt2", signature)

@@ -17,7 +17,7 @@ from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline, Candidate, Failed, Metrics, latency_now, violations
 from ..recipe import Recipe
-from ..tasks.examples import example_inputs, input_form, model_inputs, size_notes
+from ..tasks.examples import example_inputs, input_signature, model_inputs, size_notes
 from ..tasks.models import build_model
 from ..techniques import expanded
 from ..trial.stages import rebuild
@@ -111,7 +111,7 @@ def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made
             f"model.pt2 cannot be made: the task's model is no longer the one that was compressed ({first}): "
             "search again, or leave out --pt2"
         ) from error
-    return Made(recipe, candidate, export_program(model, example_inputs(setup.task), input_form(setup.task)))
+    return Made(recipe, candidate, export_program(model, example_inputs(setup.task), input_signature(setup.task)))
 
 
 def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Metrics) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..errors import TaskError, suggest
 from ..training import Training
 from .blame import blaming
 from .calling import named_outputs
-from .examples import example_inputs, extremes, input_form
+from .examples import example_inputs, extremes, input_signature
 from .models import alike, as_function, build_model, check_repeatable
 from .protocol import Classification, Task, classifies, task_metrics, task_rollout
 
@@ -184,7 +184,7 @@ def _independent(model: nn.Module, task: Task) -> None:
         together, alone = (model(*(part.clone()[:count] for part in inputs)) for count in (len(inputs[0]), 1))
     if not alike(together[:1], alone):
         raise TaskError(f"{wrong}: find the operation in forward() that mixes examples")
-    if input_form(task).varying:
+    if input_signature(task).varying:
         _ignores_padding(model, task)
 
 

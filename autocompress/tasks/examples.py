@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..data import Form, batches, input_names, may_vary, seed_all
+from ..data import Signature, batches, input_names, may_vary, seed_all
 from .protocol import Task
 
 EXAMPLES = 4  # how many examples an export is traced with and compared on
@@ -21,9 +21,9 @@ def example_inputs(task: Task, count: int = EXAMPLES) -> tuple[Tensor, ...]:
     return tuple(torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor for tensor in inputs)
 
 
-def input_form(task: Task) -> Form:
+def input_signature(task: Task) -> Signature:
     """What inputs are called, and the axes of each that vary from batch to batch, such as the length of sentences."""
-    return Form(_varying(_by_size(task)), input_names(task.split("validation")))
+    return Signature(_varying(_by_size(task)), input_names(task.split("validation")))
 
 
 def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:

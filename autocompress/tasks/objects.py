@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
-from ..data import SPLITS
+from ..data import SPLITS, innermost
 from ..errors import TaskError
 from .protocol import Task
 
@@ -68,9 +68,7 @@ def data_of(task: Any) -> list[Any]:
         given = getattr(task, name, None)
         found += given if isinstance(given, list | tuple) else []
         with contextlib.suppress(Exception):  # what is wrong with the task is said where it is checked
-            dataset = task.split(name)
-            while isinstance(dataset, Subset):
-                dataset = dataset.dataset
+            dataset = innermost(task.split(name))
             found += dataset.tensors if isinstance(dataset, TensorDataset) else []
     return found
 

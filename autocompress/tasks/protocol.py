@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from ..data import innermost
+from ..data import Augmented
 from ..errors import TaskError
 from ..training import Training
 from .blame import blaming
@@ -128,10 +128,8 @@ class Supervised:
 
     def split(self, name: str) -> Dataset[Any]:
         """One of the three splits as a dataset."""
-        dataset = self._split(name)
-        if name == "train" and self.train_transform is not None:
-            innermost(dataset).train_transform = self.train_transform
-        return dataset
+        dataset, change = self._split(name), self.train_transform
+        return Augmented(dataset, change) if name == "train" and change is not None else dataset
 
     def _split(self, name: str) -> Dataset[Any]:
         data = getattr(self, name)

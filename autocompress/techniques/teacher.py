@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
 from torch.utils.data import Dataset
 
-from ..data import Batch, batches, in_memory, transforms
+from ..data import Batch, batches, in_memory, train_transform
 from ..tasks.protocol import classifies, training_loss
 from ..training import Loss
 from .base import Context
@@ -45,7 +45,7 @@ def blended(context: Context, alpha: float, temperature: float) -> Loss:
 
 def _same_each_time(dataset: Dataset[Any]) -> bool:
     """Whether examples are trained on as they are, and held in memory."""
-    return in_memory(dataset) and not transforms(dataset)
+    return in_memory(dataset) and train_transform(dataset) is None
 
 
 class Teacher:

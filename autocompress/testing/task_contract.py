@@ -12,7 +12,7 @@ from ..artifacts.export import check_parity, export_onnx
 from ..data import SPLITS, Batch, batches
 from ..tasks import Task
 from ..tasks.checks import check_task
-from ..tasks.examples import example_inputs, input_form
+from ..tasks.examples import example_inputs, input_signature
 from ..tasks.models import as_function, build_model
 from ..trial.stages import pack_weights
 
@@ -96,9 +96,9 @@ class TaskContract:
 
     def test_the_model_exports_and_the_file_computes_what_it_computes(self, task: Task) -> None:
         """Searches measure and deliver files, which take batches of any size."""
-        model, example, form = build_model(task, 0).eval(), example_inputs(task), input_form(task)
-        exported = export_onnx(model, example, form)  # raises ArtifactError with what torch cannot export
-        assert check_parity(model, exported, example, form=form) < np.inf
+        model, example, signature = build_model(task, 0).eval(), example_inputs(task), input_signature(task)
+        exported = export_onnx(model, example, signature)  # raises ArtifactError with what torch cannot export
+        assert check_parity(model, exported, example, signature=signature) < np.inf
 
 
 def _output(task: Task, model: nn.Module, split: str) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from ..errors import ArtifactError, AutocompressError, NothingToDo
 from ..outcome import Baseline
 from ..recipe import VERSION
 from ..tasks import TaskReference, load_task
-from ..tasks.examples import example_inputs, input_form
+from ..tasks.examples import example_inputs, input_signature
 from ..tasks.models import build_model
 from ..techniques import Context, Technique, expanded, recipe_from_data
 from .stages import changed
@@ -75,7 +75,7 @@ class _Trial:
         self._task: Any = _Few(load_task(reference))
         self._seed, self._early = seed, baseline.early
         self._model = self._with(baseline.weights)
-        self._example, self._form = example_inputs(self._task), input_form(self._task)
+        self._example, self._signature = example_inputs(self._task), input_signature(self._task)
         with torch.no_grad():
             self._shape = self._model(*copied(self._example)).shape
         self._file: onnx.ModelProto | None = None
@@ -122,7 +122,7 @@ class _Trial:
         if step.kind != "encode":
             return copy.deepcopy(self._model)
         if self._file is None:
-            self._file = export_onnx(copy.deepcopy(self._model), self._example, self._form)
+            self._file = export_onnx(copy.deepcopy(self._model), self._example, self._signature)
         given = onnx.ModelProto()
         given.CopyFrom(self._file)
         return given
@@ -132,8 +132,8 @@ class _Trial:
             _check_shape(model(*copied(self._example)), self._shape)
         if not _kinds(model) <= _kinds(self._model) | EXPORTABLE:
             with during("exporting the changed model"):
-                exported = export_onnx(model, self._example, self._form)
-                check_parity(model, exported, self._example, step.parity, self._form)
+                exported = export_onnx(model, self._example, self._signature)
+                check_parity(model, exported, self._example, step.parity, self._signature)
 
     def _run_file(self, model: onnx.ModelProto) -> None:
         with during("running the changed file"):

@@ -12,7 +12,7 @@ from ..measure.size import compare_size, measure_size
 from ..outcome import Baseline
 from ..tasks import TaskReference, load_task
 from ..tasks.checks import check_trainable
-from ..tasks.examples import example_inputs, input_form, model_inputs
+from ..tasks.examples import example_inputs, input_signature, model_inputs
 from ..tasks.models import build_model
 from ..tasks.protocol import training_loss
 from ..training import ON_CPU, fit, training_on
@@ -50,9 +50,9 @@ def train_baseline(reference: TaskReference, seed: int, threads: int = 1, how: T
             data, held_out = task.split("train"), task.split("validation")
             fit(model, data, lambda o, b: training_loss(task, o, b.targets), task.baseline, seed, keep_early, held_out)
     with clock("export"):
-        example, form = example_inputs(task), input_form(task)
-        exported = export_onnx(model.eval(), example, form)
-        check_parity(model, exported, example, form=form)
+        example, signature = example_inputs(task), input_signature(task)
+        exported = export_onnx(model.eval(), example, signature)
+        check_parity(model, exported, example, signature=signature)
         file = strip(exported).SerializeToString()
     with clock("quality"):
         metrics = {**measure_size(file), **measure_quality(Model(file, threads), task, "validation")}

@@ -23,7 +23,7 @@ from ..errors import NothingToDo, TaskError
 from ..outcome import Baseline, Infeasible, Limit
 from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task
-from ..tasks.examples import example_inputs, input_form
+from ..tasks.examples import example_inputs, input_signature
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
 from ..training import ON_CPU
@@ -174,11 +174,11 @@ class Run:
         """The module as a file, encoded and packed; check: that it computes what the module does."""
         with clock("export"), during("exporting the compressed model"):
             task = self.context.task
-            example, form = example_inputs(task), self.context.cached("form", lambda: input_form(task))
-            exported = export_onnx(self.model, example, form)
+            example, signature = example_inputs(task), self.context.cached("signature", lambda: input_signature(task))
+            exported = export_onnx(self.model, example, signature)
             if check:
                 parity = max((step.parity for step in self.recipe.steps), default=TOLERANCE)
-                check_parity(self.model, exported, example, parity, form)
+                check_parity(self.model, exported, example, parity, signature)
         exported = self.encode(exported, clock)
         with clock("export"), during("packing the compressed model"):
             return pack(exported)

@@ -12,11 +12,11 @@ from autocompress import Training
 from autocompress.artifacts.export import check_parity, export_onnx, strip
 from autocompress.artifacts.packing import pack
 from autocompress.artifacts.runtime import Model
-from autocompress.data import Form, batches, in_memory, input_names
+from autocompress.data import Signature, batches, in_memory, input_names
 from autocompress.errors import ArtifactError, TaskError
 from autocompress.tasks.calling import Called, one_output
 from autocompress.tasks.checks import check_task, check_trainable
-from autocompress.tasks.examples import example_inputs, input_form, model_inputs, size_notes
+from autocompress.tasks.examples import example_inputs, input_signature, model_inputs, size_notes
 from autocompress.tasks.models import build_model
 from autocompress.testing import TaskContract
 
@@ -96,15 +96,15 @@ def test_inputs_are_passed_by_name_and_the_file_takes_any_length() -> None:
     mask, tokens = batch.inputs
     with torch.no_grad():
         assert torch.equal(model(mask, tokens), model.model(tokens, mask)["logits"])
-    assert input_form(task).varying == (frozenset({1}), frozenset({1}))
+    assert input_signature(task).varying == (frozenset({1}), frozenset({1}))
     assert len({array.shape for array in model_inputs(task, 3)}) == 1
     example = example_inputs(task)
-    exported = export_onnx(model, example, input_form(task))
-    assert check_parity(model, exported, example, form=input_form(task)) < 1e-5
+    exported = export_onnx(model, example, input_signature(task))
+    assert check_parity(model, exported, example, signature=input_signature(task)) < 1e-5
     assert Model(exported.SerializeToString()).inputs == ["mask", "tokens"]
     frozen = export_onnx(model, example)
     with pytest.raises(ArtifactError, match="fails at batch size 4, inputs"):
-        check_parity(model, frozen, example, form=input_form(task))
+        check_parity(model, frozen, example, signature=input_signature(task))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_file_names_its_inputs_as_the_data_does_whatever_weights_are_called(
             return self.layer(first) + self.layer(second) * self.bias
 
     model, example = Sum().eval(), (torch.randn(4, 3), torch.randn(4, 3))
-    exported = export_onnx(model, example, Form(names=given))
+    exported = export_onnx(model, example, Signature(names=given))
     file = strip(pack(exported))
     assert Model(file.SerializeToString()).inputs == named
     assert check_parity(model, file, example) < 1e-5

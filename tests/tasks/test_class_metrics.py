@@ -67,8 +67,7 @@ def test_weights_of_classes_weigh_in_the_loss_as_torch_weighs_them() -> None:
     torch.testing.assert_close(weighted.loss(output, target), expected)
 
 
-@pytest.mark.parametrize("weights", [(), (1.0, 2.0, 5.0)])
-def test_label_smoothing_is_that_of_torch(weights: tuple[float, ...]) -> None:
+def test_label_smoothing_is_that_of_torch() -> None:
     output, target = torch.randn(8, 3), torch.arange(8) % 3
     smoothed = task(baseline=Training(label_smoothing=0.2))
     expected = nn.functional.cross_entropy(output, target, label_smoothing=0.2)

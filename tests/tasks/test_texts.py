@@ -20,7 +20,7 @@ from autocompress.errors import TaskError
 from autocompress.measure.quality import measure_quality
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.checks import check_trainable
-from autocompress.tasks.examples import example_inputs, input_form
+from autocompress.tasks.examples import example_inputs, input_signature
 from autocompress.tasks.models import build_model
 from autocompress.tasks.texts import Sentences, TextClassificationConfig, find_head
 
@@ -72,10 +72,10 @@ def test_outputs_are_the_models_own_and_texts_are_what_its_tokenizer_makes_of_th
 def test_the_file_takes_texts_of_any_length_and_is_as_right_as_the_model(folder: Path) -> None:
     task = made(folder)
     check_trainable(task, 0)
-    assert input_form(task).varying == (frozenset({1}), frozenset({1}))
+    assert input_signature(task).varying == (frozenset({1}), frozenset({1}))
     model, example = build_model(task, 0).eval(), example_inputs(task)
-    exported = export_onnx(model, example, input_form(task))
-    assert check_parity(model, exported, example, form=input_form(task)) < 1e-4
+    exported = export_onnx(model, example, input_signature(task))
+    assert check_parity(model, exported, example, signature=input_signature(task)) < 1e-4
     file = Model(exported.SerializeToString())
     own = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
     words = transformers.AutoTokenizer.from_pretrained(folder / "model")

@@ -12,12 +12,14 @@ from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
 from autocompress import Classification, Training
-from autocompress.data import batches, transforms
+from autocompress.data import batches, train_transform
 from autocompress.errors import TaskError
 from autocompress.tasks import load_task, refer
+from autocompress.tasks.bytecode import object_digest
 from autocompress.tasks.checks import check_task, check_trainable
 from autocompress.tasks.image_tensors import MARGIN, horizontal_flip, random_crop
 from autocompress.tasks.kinds import task_kind
+from autocompress.tasks.objects import data_of
 from autocompress.techniques.base import Context
 from autocompress.techniques.teacher import Teacher
 from autocompress.training import fit
@@ -48,22 +50,41 @@ def made(**more: Any) -> Classification:
 
 def test_only_training_sees_what_is_changed() -> None:
     task = made(train_transform=negated)
-    model, inputs = task.model(), task.split("train").tensors[0]
+    model, inputs = task.model(), task.train[0]
     check_task(task)
     check_trainable(task, 0)
     fit(model, task.split("train"), lambda o, b: task.loss(o, b.targets), task.baseline, 0)
     (given,) = model.given
     assert torch.equal(given.sort(0).values, (-inputs).sort(0).values)
     assert torch.equal(next(batches(task.split("train"), 6)).given[0], inputs)
-    assert not transforms(made().split("train"))
+    assert train_transform(made().split("train")) is None
+    assert train_transform(task.split("validation")) is None
 
 
 def test_a_dataset_of_ones_own_says_it_by_an_attribute_and_subsets_of_it_follow() -> None:
     whole = TensorDataset(torch.ones(8, 4), torch.arange(8) % 2)
     whole.train_transform = negated  # type: ignore[attr-defined]
     part = Subset(whole, [1, 5])
-    assert transforms(part)
+    assert train_transform(part) is negated
     assert torch.equal(next(batches(part, 2, transform=True)).given[0], -torch.ones(2, 4))
+
+
+def test_a_transform_is_of_one_task_whoever_else_has_the_dataset() -> None:
+    shared = TensorDataset(torch.ones(8, 4), torch.arange(8) % 2)
+    others = [TensorDataset(torch.ones(4, 4), torch.arange(4) % 2) for _ in range(2)]
+    changing = Classification(Seen, Subset(shared, [7, 2, 3]), *others, train_transform=negated)
+    plain = Classification(Seen, shared, *others)
+    assert torch.equal(next(batches(changing.split("train"), 3, transform=True)).given[0], -torch.ones(3, 4))
+    assert next(batches(Subset(changing.split("train"), [2, 0]), 2)).targets.tolist() == [1, 1]
+    assert torch.equal(next(batches(plain.split("train"), 3, transform=True)).given[0], torch.ones(3, 4))
+
+
+def test_a_task_with_another_transform_is_another_task() -> None:
+    first, second = made(train_transform=negated), made(train_transform=lambda inputs: 2 * inputs)
+    digests = {object_digest(each, data_of(each)) for each in (first, second, made())}
+    assert len(digests) == 3
+    again = made(train_transform=negated)
+    assert object_digest(again, data_of(again)) == object_digest(first, data_of(first))
 
 
 def test_a_teacher_is_asked_for_what_the_student_sees() -> None:
@@ -140,8 +161,8 @@ def test_statistics_and_transforms_are_settings(tmp_path: Path) -> None:
     settings = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5], "train_transform": ["horizontal_flip", "random_crop"]}
     task = load_task(refer(task_kind(CONFIG["kind"]).model_validate({**CONFIG, **settings}), folder(tmp_path)))
     usual = load_task(refer(task_kind(CONFIG["kind"]).model_validate(CONFIG), tmp_path))
-    assert transforms(task.split("train"))
-    assert not transforms(usual.split("train"))
+    assert train_transform(task.split("train")) is not None
+    assert train_transform(usual.split("train")) is None
     plain = next(batches(usual.split("train"), 4)).given[0]
     pixels = (
         plain * torch.tensor([0.229, 0.224, 0.225])[:, None, None] + torch.tensor([0.485, 0.456, 0.406])[:, None, None]

@@ -77,26 +77,26 @@ def possible(model: nn.Module, example: tuple[Tensor, ...], chosen: Chosen, skip
     return more
 
 
-def in_heads(model: nn.Module, example: tuple[Tensor, ...], group: Group) -> Group:
-    """A group with its units as attention can lose them: whole heads (Michel et al., 2019), or as much of each head.
+def in_heads(model: nn.Module, example: tuple[Tensor, ...], groups: Sequence[Group]) -> list[Group]:
+    """Groups with units that attention can lose: whole heads (Michel et al., 2019), or as much of each head.
 
-    Which of them is a matter of the model's code: it may count on the number of heads, or on their width.
+    Which of them is a matter of the model's code: it may count on the width of heads, or on their number.
     """
-    if group.heads == 1:
-        return group
-    whole = replace(group, whole=True)
-    if whole.channels > whole.unit and _obstacle(_sharpened(model, group), example, [(whole, [0])]) is None:
-        return whole
-    return replace(group, copies=math.lcm(group.copies, group.heads))
+    wholes = [replace(group, whole=True) for group in groups if group.heads > 1 == group.copies]
+    first: Chosen = [(group, [0]) for group in wholes if group.channels > group.unit]
+    known = {group.name: group for group, _ in possible(_sharpened(model, wholes), example, first, {})}
+    alike = (replace(group, copies=math.lcm(group.copies, group.heads)) for group in groups)
+    return [known.get(group.name, group) for group in alike]
 
 
-def _sharpened(model: nn.Module, group: Group) -> nn.Module:
+def _sharpened(model: nn.Module, groups: Sequence[Group]) -> nn.Module:
     """A copy whose heads look at unlike places, as those of a model that was never trained hardly do."""
+    if not groups:
+        return model
     work = copy.deepcopy(model)
-    modules = dict(work.named_modules())
     with torch.no_grad():
-        for part in group.producers:
-            modules[part.name].weight.mul_(SHARPER)
+        for name in {part.name for group in groups for part in group.producers}:
+            work.get_submodule(name).weight.mul_(SHARPER)  # type: ignore[operator]
     return work
 
 

@@ -84,7 +84,7 @@ class ChannelPruning(Technique):
                 f"channel_pruning cannot follow this network's dependencies ({type(error).__name__}: {error}): "
                 "leave it out of the recipe for this model"
             ) from error
-        groups = [in_heads(model, context.example, group) for group in groups]
+        groups = in_heads(model, context.example, groups)
         scored = self._scored(model, context, groups, skipped)
         chosen = self._chosen(scored, self._ratios(context, [group for group, _ in scored], skipped))
         chosen = possible(model, context.example, chosen, skipped)
