@@ -71,8 +71,9 @@ class Rungs:
         reached = [name for name, share in SHARES.items() if before < share <= now]
         if not reached or self.peers is None:
             return
+        counted = {*self.peers.objectives, *(limit.metric for limit in self.limits)}
         with _undisturbed():
-            found = _quality(model, self.task)
+            found = {name: value for name, value in _quality(model, self.task).items() if name in counted}
         for name in reached if found else ():
             rung = f"{name} of {'the last training' if not left else f'a training with {left} to follow'}"
             self.stood[rung] = found
