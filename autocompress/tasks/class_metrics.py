@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import TaskError
+
 MOST_CLASSES = 100  # whose curves are drawn: each sorts all examples
 
 
@@ -13,9 +15,15 @@ def classification_metrics(output: NDArray[Any], target: NDArray[Any]) -> dict[s
 
     output: logits (N, classes); target: classes (N,). A class counts when it is a target or was named; a precision or
     recall of nothing is 0. The area is of each class's softmax against all others (Fawcett, 2006, section 9.2), for up
-    to MOST_CLASSES; it is left out where there is but one class in the targets.
+    to MOST_CLASSES; it is left out where there is but one class in the targets. Raises TaskError for a target that is
+    no class of the outputs.
     """
     classes, named = output.shape[1], output.argmax(axis=1)
+    odd = target[(target < 0) | (target >= classes)]
+    if len(odd):
+        raise TaskError(
+            f"targets hold class {odd[0]}, and outputs are of {classes}: classes go from 0 to {classes - 1}"
+        )
     right = np.bincount(target[named == target], minlength=classes)
     wanted, found = np.bincount(target, minlength=classes), np.bincount(named, minlength=classes)
     there = (wanted + found) > 0
@@ -27,12 +35,14 @@ def classification_metrics(output: NDArray[Any], target: NDArray[Any]) -> dict[s
     metrics |= {name: float(values.mean()) for name, values in means.items()}
     known = np.flatnonzero(wanted)
     if len(known) >= 2 and classes <= MOST_CLASSES:
-        metrics["auroc"] = float(np.mean([_area(scores, target == label) for label, scores in _scores(output, known)]))
+        with np.errstate(invalid="ignore"):  # of logits that are no finite numbers
+            areas = [_area(scores, target == label) for label, scores in _scores(output, known)]
+        metrics["auroc"] = float(np.mean(areas))
     return metrics
 
 
 def _scores(output: NDArray[Any], known: NDArray[Any]) -> list[tuple[int, NDArray[Any]]]:
-    """Logarithms of each known class's share of the softmax against the rest of it, which order as the share does."""
+    """Each known class with its share of the softmax; of two classes, the second with its logit less the other's."""
     logits = output.astype(np.float64)
     if logits.shape[1] == 2:
         return [(1, logits[:, 1] - logits[:, 0])]

@@ -49,6 +49,20 @@ def test_curves_of_many_classes_are_not_drawn() -> None:
     assert classification_metrics(np.eye(MOST_CLASSES), target[:-1])["auroc"] == 1.0
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_target_that_is_no_class_is_refused(label: int) -> None:
+    with pytest.raises(TaskError, match=f"targets hold class {label}, and outputs are of 3: classes go from 0 to 2"):
+        classification_metrics(np.eye(3), np.array([0, label, 1]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_outputs_that_are_no_numbers_are_measured_without_a_warning(value: float, classes: int) -> None:
+    found = classification_metrics(np.full((8, classes), value, np.float32), np.arange(8) % classes)
+    assert found["accuracy"] == 1 / classes
+    assert 0 <= found["auroc"] <= 1
+
+
 def linear() -> nn.Module:
     torch.manual_seed(0)
     return nn.Linear(3, 3)
