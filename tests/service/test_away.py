@@ -65,9 +65,9 @@ def test_mlflow_may_come_late_and_no_secret_is_told_anywhere(tmp_path: Path) -> 
     stored.mkdir()
     impatient = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     with served(tmp_path, env=impatient, tracking=f"http://ann:{PASSWORD}@127.0.0.1:{port}") as server:
-        secrets = [PASSWORD, server.client.headers["authorization"].rpartition("_")[2]]
+        secrets = [PASSWORD, server.client.headers["authorization"].split("_", 2)[2]]
         tokens: Tokens = server.tokens()
-        secrets.append(tokens.create("ann").rpartition("_")[2])
+        secrets.append(tokens.create("ann").split("_", 2)[2])
         server.submit("tiny", tracking={"experiment": "late"}, search={"trials": 1, "workers": 1})
         assert ended(server)["error"] is None
         log = server.client.get("/api/v1/searches/tiny/logs").text
