@@ -35,25 +35,48 @@ UNNAMED = Signature()
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples of a split: inputs (each with the batch first), targets, and their positions in the split."""
+    """Some examples of a split: inputs (each with the batch first), targets, and their positions in the split.
+
+    targets are a tensor, or a mapping of names to tensors, each with the batch first.
+    """
 
     given: tuple[Tensor, ...]
-    targets: Tensor
+    targets: Any
     index: Tensor
 
     def to(self, device: torch.device, **form: Any) -> "Batch":
         """The same on a device; form: of inputs with four axes, such as `memory_format`."""
         given = (tensor.to(device, non_blocking=True, **(form if tensor.dim() == 4 else {})) for tensor in self.given)
-        return Batch(tuple(given), self.targets.to(device, non_blocking=True), self.index)
+        return Batch(
+            tuple(given), map_targets(self.targets, lambda part: part.to(device, non_blocking=True)), self.index
+        )
 
     def part(self, positions: slice) -> "Batch":
         """Some of its examples."""
-        return Batch(tuple(tensor[positions] for tensor in self.given), self.targets[positions], self.index[positions])
+        given = tuple(tensor[positions] for tensor in self.given)
+        return Batch(given, map_targets(self.targets, lambda part: part[positions]), self.index[positions])
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The inputs, a copy at each call: a model may work in place on what it is given."""
         return copied(self.given)
+
+
+def map_targets(targets: Any, change: Callable[[Any], Any]) -> Any:
+    """Targets with each of their tensors or arrays changed."""
+    return {name: change(part) for name, part in targets.items()} if isinstance(targets, Mapping) else change(targets)
+
+
+def target_tensors(targets: Any) -> tuple[Any, ...]:
+    """The tensors or arrays of targets."""
+    return tuple(targets.values()) if isinstance(targets, Mapping) else (targets,)
+
+
+def join_targets(targets: Sequence[Any]) -> Any:
+    """The arrays of targets of some batches as those of all of them, one batch after the other."""
+    if isinstance(targets[0], Mapping):
+        return {name: np.concatenate([part[name] for part in targets]) for name in targets[0]}
+    return np.concatenate(targets)
 
 
 def copied(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -78,10 +101,10 @@ def batches(
     """Go once through a split in batches of `size`: in order, or shuffled where a generator is given.
 
     An example is (input, target), (input, ..., target), ((input, ...), target), or a mapping with one of TARGETS among
-    its keys, whose other values are the inputs in their order. A dataset that has a `collate_fn` is batched by it, as
-    torch's DataLoader would. workers: how many processes read ahead where the split is not held in memory; 0 reads in
-    this one. transform: change inputs as the dataset's `train_transform` does, where it has one. Raises TaskError for
-    anything else.
+    its keys, whose other values are the inputs in their order; a target may be a mapping of names to tensors. A dataset
+    that has a `collate_fn` is batched by it, as torch's DataLoader would. workers: how many processes read ahead where
+    the split is not held in memory; 0 reads in this one. transform: change inputs as the dataset's `train_transform`
+    does, where it has one. Raises TaskError for anything else.
     """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
@@ -165,8 +188,10 @@ def _taken(dataset: Any, index: Tensor) -> Any:
 def _batch(rows: Any, index: Tensor) -> Batch:
     """What a dataset yields for some examples, as inputs and targets; numbers of 64 bits become 32, as models are."""
     inputs, targets = _parted(rows)
+    if isinstance(targets, Mapping) and not targets:
+        raise TaskError("a target is a mapping of nothing: give it names and tensors")
     given = [_tensor(value, len(index)) for value in inputs]
-    return Batch(tuple(given), _tensor(targets, len(index)), index)
+    return Batch(tuple(given), map_targets(targets, lambda part: _tensor(part, len(index))), index)
 
 
 def _changed(batch: Batch, change: Callable[..., Any]) -> Batch:

@@ -1,12 +1,14 @@
 """Quality of an exported file on a split of its task."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ..data import batches, seed_all
+from ..data import batches, join_targets, map_targets, seed_all
 from ..errors import ArtifactError
 from ..tasks import Task
 from ..tasks.protocol import Run, classifies, task_metrics, task_rollout
@@ -22,8 +24,8 @@ def judge(model: Run, task: Task, split: str, batch_size: int = 64) -> tuple[dic
     outputs, targets = [], []
     for batch in batches(task.split(split), batch_size):
         outputs.append(model(*(tensor.numpy() for tensor in batch.inputs)))
-        targets.append(batch.targets.numpy())
-    output, target = np.concatenate(outputs), np.concatenate(targets)
+        targets.append(map_targets(batch.targets, Tensor.numpy))
+    output, target = np.concatenate(outputs), join_targets(targets)
     outputs.clear()  # those of segmentation fill memory
     metrics = task_metrics(task, split, output, target) | task_rollout(task, split, model)
     for name, value in metrics.items():
@@ -39,9 +41,14 @@ def measure_quality(model: Run, task: Task, split: str, batch_size: int = 64) ->
     return judge(model, task, split, batch_size)[0]
 
 
-def remarks(task: Task, split: str, outputs: NDArray[Any], targets: NDArray[Any]) -> list[str]:
+def remarks(task: Task, split: str, outputs: NDArray[Any], targets: Any) -> list[str]:
     """What metrics do not tell of a classifier: that it names one class for everything, right as often as that is."""
-    if not classifies(task) or outputs.ndim < 2 or (outputs.ndim > 2 and outputs[:, 0].shape != targets.shape):
+    if (
+        not classifies(task)
+        or isinstance(targets, Mapping)
+        or outputs.ndim < 2
+        or (outputs.ndim > 2 and outputs[:, 0].shape != targets.shape)
+    ):
         return []
     if len(np.unique(targets[targets < outputs.shape[1]])) < 2:  # others are left out of what counts
         return []

@@ -1,6 +1,7 @@
 """Finding out, before anything is spent, whether a task's parts fit together."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from ..data import SPLITS, Batch, batches, in_memory, seed_all
+from ..data import SPLITS, Batch, batches, in_memory, join_targets, map_targets, seed_all, target_tensors
 from ..errors import TaskError, suggest
 from ..training import Training
 from .blame import blaming
@@ -68,7 +69,7 @@ def _sample(dataset: Dataset[Any]) -> list[Batch]:
 
 
 def _finite(batch: Batch, name: str) -> None:
-    for tensor in (*batch.given, batch.targets):
+    for tensor in (*batch.given, *target_tensors(batch.targets)):
         if not tensor.is_floating_point():
             continue
         # Minus infinity is what masks hold that are added to attention.
@@ -105,7 +106,12 @@ def _named_outputs(task: Classification, outputs: int) -> None:
         )
 
 
-def _labels(targets: Tensor, classes: int, name: str) -> None:
+def _labels(targets: Any, classes: int, name: str) -> None:
+    if isinstance(targets, Mapping):
+        raise TaskError(
+            f"split {name!r} has targets by name ({', '.join(map(str, targets))}): classification needs one integer "
+            "class an example; write a task with a loss of its own for more"
+        )
     if targets.is_floating_point() or targets.dim() != 1:
         raise TaskError(
             f"split {name!r} has targets {targets.dtype} of shape {tuple(targets.shape)}: "
@@ -120,7 +126,7 @@ def _labels(targets: Tensor, classes: int, name: str) -> None:
 
 def _loss_and_metrics(task: Task, model: nn.Module, batch: Batch) -> None:
     output = model(*batch.inputs)
-    fits = f"it got the model's output {tuple(output.shape)} and targets {tuple(batch.targets.shape)}"
+    fits = f"it got the model's output {tuple(output.shape)} and targets {_shapes(batch.targets)}"
     with blaming("task.loss()", fits):
         loss = task.loss(output, batch.targets)
     if not isinstance(loss, Tensor) or loss.dim() != 0:
@@ -128,7 +134,7 @@ def _loss_and_metrics(task: Task, model: nn.Module, batch: Batch) -> None:
         raise TaskError(f"task.loss() returned {shape}: return a scalar tensor, for example the mean over the batch")
     if not math.isfinite(float(loss.detach())):
         raise TaskError(f"task.loss() is {float(loss.detach())} on the first validation batch: check data and model")
-    metrics = task_metrics(task, "validation", output.detach().numpy(), batch.targets.numpy())
+    metrics = task_metrics(task, "validation", output.detach().numpy(), map_targets(batch.targets, Tensor.numpy))
     if not hasattr(task, "rollout"):  # which may take long, and is asked once before training
         _holds_quality(task, metrics)
 
@@ -158,7 +164,7 @@ def metric_names(task: Task) -> tuple[str, ...]:
     model = build_model(task, 0).eval()
     with torch.no_grad():
         output = model(*batch.inputs)
-    metrics = task_metrics(task, "validation", output.numpy(), batch.targets.numpy())
+    metrics = task_metrics(task, "validation", output.numpy(), map_targets(batch.targets, Tensor.numpy))
     return tuple(metrics | task_rollout(task, "validation", as_function(model)))
 
 
@@ -167,9 +173,11 @@ def whole_metrics(model: nn.Module, task: Task, name: str) -> None:
     rows = []
     with torch.no_grad():
         for batch in batches(task.split(name), 64):
-            rows.append((model(*batch.inputs).numpy(), batch.targets.numpy()))
-    outputs, targets = (np.concatenate(part) for part in zip(*rows, strict=True))
-    metrics = task_metrics(task, name, outputs, targets) | task_rollout(task, name, as_function(model))
+            rows.append((model(*batch.inputs).numpy(), map_targets(batch.targets, Tensor.numpy)))
+    outputs, targets = zip(*rows, strict=True)
+    metrics = task_metrics(task, name, np.concatenate(outputs), join_targets(targets)) | task_rollout(
+        task, name, as_function(model)
+    )
     _holds_quality(task, metrics)
 
 
@@ -227,6 +235,11 @@ def _one_step(model: nn.Module, task: Task) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
     if not any(parameter.grad is not None for parameter in model.parameters()):
         raise TaskError("the loss does not depend on any parameter of the model: check forward() and loss()")
+
+
+def _shapes(targets: Any) -> Any:
+    """The shape of targets, or the shapes by name."""
+    return map_targets(targets, lambda part: tuple(part.shape))
 
 
 def _first(error: Exception) -> str:

@@ -109,6 +109,8 @@ def _usual(parts: Mapping[str, Any]) -> tuple[Any, str]:
     dataset = Supervised(**parts).split("train")
     with blaming("split 'train'", "yield (input, target) of equal shapes"):
         targets = _targets(dataset)
+    if targets is None:
+        raise TaskError("task: targets are mappings: give loss= and metrics=, which get them")
     if not targets.is_floating_point():
         return Classification(**parts), "whole numbers: taken as classes, by cross-entropy and accuracy"
     if bool(((targets == 0) | (targets == 1)).all()):
@@ -121,10 +123,11 @@ def _usual(parts: Mapping[str, Any]) -> tuple[Any, str]:
     return Regression(**parts, scale=scale), "numbers: predicted by squared error, and measured by R2, mae and rmse"
 
 
-def _targets(dataset: Dataset[Any]) -> Tensor:
-    """Targets of the training split, evenly spaced."""
+def _targets(dataset: Dataset[Any]) -> Tensor | None:
+    """Targets of the training split, evenly spaced; None where they have names."""
     count = len(dataset)  # type: ignore[arg-type]
     if not count:
         raise TaskError("split 'train' is empty: every split needs at least one example")
     spaced = Subset(dataset, range(0, count, max(1, count // SAMPLE)))
-    return torch.cat([batch.targets for batch in batches(spaced, SAMPLE)])
+    found = [batch.targets for batch in batches(spaced, SAMPLE)]
+    return torch.cat(found) if isinstance(found[0], Tensor) else None

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def _rows(dataset: Dataset[Any]) -> list[str]:
     inputs, targets = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for batch in batches(dataset, 1024):
         _update(inputs, batch)
-        targets.update(batch.targets.contiguous().numpy().tobytes())
+        named = batch.targets.items() if isinstance(batch.targets, Mapping) else [("", batch.targets)]
+        for name, tensor in named:
+            targets.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return [inputs.hexdigest(), targets.hexdigest()]
 
 

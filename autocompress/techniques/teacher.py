@@ -65,7 +65,7 @@ class Teacher:
         return context.cached("logits", lambda: torch.cat([self(batch) for batch in batches(context.train, 256)]))
 
     def _forward(self, batch: Batch) -> Tensor:
-        place = batch.targets.device
+        place = batch.given[0].device
         if place.type == "cpu":
             model = self.model
         else:
@@ -76,4 +76,4 @@ class Teacher:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The logits for a batch, where the batch is."""
-        return self._forward(batch) if self.stored is None else self.stored[batch.index].to(batch.targets.device)
+        return self._forward(batch) if self.stored is None else self.stored[batch.index].to(batch.given[0].device)
