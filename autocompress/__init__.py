@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Study, load_study, search
-    from .artifacts.directory import load
+    from .artifacts.artifact import Artifact, load
     from .tasks import Classification, Regression, Task
     from .training import Training
 else:
     from . import search  # a package that can be called, as long as nothing else has its name
 
-__all__ = ["Classification", "Regression", "Study", "Task", "Training", "load", "load_study", "search"]
+__all__ = ["Artifact", "Classification", "Regression", "Study", "Task", "Training", "load", "load_study", "search"]
 
 # Loaded when first used, so that the command line starts without torch.
 _HOMES = {
     **dict.fromkeys(("Classification", "Regression", "Task"), "tasks"),
     "Training": "training",
-    "load": "artifacts.directory",
+    **dict.fromkeys(("Artifact", "load"), "artifacts.artifact"),
     **dict.fromkeys(("Study", "load_study"), "api"),
 }
 

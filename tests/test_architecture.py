@@ -216,9 +216,9 @@ def test_the_techniques_are_there_without_the_libraries_of_single_ones_and_chann
 
 def test_the_package_hands_out_its_names_when_asked() -> None:
     code = "import autocompress as a; print(a.load.__module__, a.Classification.__name__, a.Training.__name__)"
-    assert in_a_new_process(code) == "autocompress.artifacts.directory Classification Training"
+    assert in_a_new_process(code) == "autocompress.artifacts.artifact Classification Training"
     assert set(autocompress.__all__) == {
-        "Classification", "Regression", "Study", "Task", "Training", "load", "load_study", "search",
+        "Artifact", "Classification", "Regression", "Study", "Task", "Training", "load", "load_study", "search",
     }  # fmt: skip
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         _ = autocompress.lod

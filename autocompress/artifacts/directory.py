@@ -14,11 +14,17 @@ from ..documents import read_json, read_yaml
 from ..errors import ArtifactError, AutocompressError
 from ..reading import JSON_BYTES, MODEL_BYTES, TEXT_BYTES, WEIGHT_BYTES, Unreadable, open_file, read_file
 from .measurement import Measurement, parse_measurement
-from .runtime import Model
 
 NAMES = ("model.onnx", "recipe.yaml", "decisions.json", "measurement.json", "environment.json", "MODEL_CARD.md")
 PROGRAM = "model.pt2"  # only where it was asked for
-MOST = {"model.onnx": MODEL_BYTES, "decisions.json": JSON_BYTES, PROGRAM: WEIGHT_BYTES}  # all else is text
+PREPARATION = "preparation.json"  # only of tasks that have one
+EXTRA = (PROGRAM, PREPARATION)
+MOST = {
+    "model.onnx": MODEL_BYTES,
+    "decisions.json": JSON_BYTES,
+    PREPARATION: JSON_BYTES,
+    PROGRAM: WEIGHT_BYTES,
+}  # all else is text
 MAKERS = ("autocompress", "torch", "onnx", "onnxruntime", "numpy")  # what a model's weights and its file depend on
 PACKAGES = (*MAKERS, "optuna", "ray")
 
@@ -33,6 +39,7 @@ class Contents:
     measurement: dict[str, Any]
     card: str
     program: bytes | None = None
+    preparation: str | None = None
 
     def files(self) -> dict[str, bytes]:
         """The files by name, with their checksums."""
@@ -46,6 +53,8 @@ class Contents:
         }
         if self.program is not None:
             files[PROGRAM] = self.program
+        if self.preparation is not None:
+            files[PREPARATION] = self.preparation.encode()
         sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
         return {**files, "SHA256SUMS": sums.encode()}
 
@@ -90,14 +99,14 @@ def check_target(folder: Path) -> None:
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ArtifactError(f"{folder}: is the current folder or above it: name a folder in it")
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held - {*NAMES, PROGRAM, "SHA256SUMS"} or (held and "SHA256SUMS" not in held):
+    if held - {*NAMES, *EXTRA, "SHA256SUMS"} or (held and "SHA256SUMS" not in held):
         raise ArtifactError(f"{folder}: holds other files than an artifact: choose a new or empty folder")
 
 
 def check_sums(folder: Path) -> None:
     """Compare every file with its recorded SHA-256. Raises ArtifactError that names the first that differs.
 
-    model.pt2 is compared too where it is listed, or is there.
+    What not all of them hold is compared too where it is listed, or is there.
     """
     try:
         rows = read_file(folder / "SHA256SUMS", TEXT_BYTES).decode().splitlines()
@@ -106,7 +115,7 @@ def check_sums(folder: Path) -> None:
     except (OSError, UnicodeDecodeError):
         raise ArtifactError(f"{folder}: has no SHA256SUMS: it is no artifact directory") from None
     recorded = {name: digest for digest, _, name in (row.partition("  ") for row in rows)}
-    held = [PROGRAM] if PROGRAM in recorded or (folder / PROGRAM).exists() else []
+    held = [name for name in EXTRA if name in recorded or (folder / name).exists()]
     for name in (*NAMES, *held):
         if name not in recorded:
             raise ArtifactError(f"{folder}: SHA256SUMS does not list {name}: export it again")
@@ -143,13 +152,6 @@ def read_decisions(folder: Path) -> list[dict[str, Any]]:
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise ArtifactError(f"{path}: holds no decisions (no list of mappings): export it again")
     return data
-
-
-def load(folder: str | Path) -> Model:
-    """The model of an artifact directory, as a callable over numpy arrays. Raises ArtifactError when it is damaged."""
-    path = Path(folder)
-    check_sums(path)
-    return Model(path / "model.onnx")
 
 
 def recipe_document(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Measurement(_Read):
     """The numbers of an artifact directory.
 
     measured is what the file itself is said to have; claimed, what the search had found of the trial; baseline, what
-    the uncompressed model has.
+    the uncompressed model has. classes are named in the order of outputs.
     """
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -51,6 +51,7 @@ class Measurement(_Read):
     measured: Numbers
     claimed: Numbers = {}
     baseline: Numbers = {}
+    classes: list[str] = []
     target: MeasuredFor | None = None
     processor: Processor | None = None
 

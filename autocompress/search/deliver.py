@@ -141,8 +141,12 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
     names, example = Model(candidate.onnx).inputs, example_inputs(setup.task)
     shapes = [(list(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")) for tensor in example]
     inputs = dict(zip(names, shapes, strict=True))
-    text = card(made.recipe, measurement, inputs)
-    contents = Contents(candidate.onnx, made.recipe.to_yaml(), candidate.decisions, measurement, text, made.program)
+    preparation = getattr(setup.task, "preparation", None)
+    text = card(made.recipe, measurement, inputs, None if preparation is None else preparation.example)
+    kept = None if preparation is None else preparation.model_dump_json()
+    contents = Contents(
+        candidate.onnx, made.recipe.to_yaml(), candidate.decisions, measurement, text, made.program, kept
+    )
     write_folder(out, contents.files())
     check_sums(out)
     return measurement
@@ -165,10 +169,13 @@ def time_again(data: bytes, setup: Setup, baseline: Baseline) -> Metrics:
     return measure_latency(baseline.onnx, data, model_inputs(setup.task, target.batch_size), 2.0, target.threads)
 
 
-def card(recipe: Recipe, measurement: dict[str, Any], inputs: dict[str, tuple[list[int], str]]) -> str:
+def card(
+    recipe: Recipe, measurement: dict[str, Any], inputs: dict[str, tuple[list[int], str]], raw: str | None = None
+) -> str:
     """The model card: what it is, how to run it, what was measured and where it came from.
 
-    inputs: by name in their order, the shape of one example and its type, such as float32.
+    inputs: by name in their order, the shape of one example and its type, such as float32. raw: a raw input as Python
+    writes it, where the file comes with what it takes to prepare some.
     """
     found, base, quality = measurement["measured"], measurement["baseline"], measurement["quality"]
     given = (f"{json.dumps(name)}: np.zeros({[1, *shape]}, np.{kind})" for name, (shape, kind) in inputs.items())
@@ -191,7 +198,7 @@ feed = {feed}
 output = session.run(None, feed)[0]
 print(output.shape)
 ```
-{_program_text(recipe) if "pt2_bytes" in measurement else ""}
+{"" if raw is None else _raw_text(raw)}{_program_text(recipe) if "pt2_bytes" in measurement else ""}
 ## Measured on the exported file
 
 On {measurement["processor"]["name"]}, {measurement["target"]["threads"]} thread(s), batch size
@@ -220,6 +227,17 @@ def _said(measurement: dict[str, Any], names: list[str], most: int = 20) -> str:
     paragraphs += [f"Outputs stand for: {shown}."] if classes else []
     paragraphs += [f"Warning: it {text}." for text in measurement.get("remarks", ())]
     return "".join(f"\n{text}\n" for text in paragraphs)
+
+
+def _raw_text(raw: str) -> str:
+    return f"""
+With autocompress installed it takes raw inputs, prepared as in training by what `preparation.json` says:
+
+```python
+import autocompress
+print(autocompress.load(".").predict({raw}))
+```
+"""
 
 
 def _program_text(recipe: Recipe) -> str:

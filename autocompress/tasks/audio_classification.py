@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -20,9 +20,10 @@ from .folders import ALL, Labelled, Wanted, check_folder, class_folders
 from .image_data import SplitShares, alike_classes, missing_classes
 from .kinds import Load, TaskKind
 from .networks import Scaled, SoundCNN, spread
-from .protocol import Classification
+from .preparation import Preparation, is_path, several
+from .protocol import Array, Classification
 from .remarks import Remarks
-from .sound_files import Clip, read_sound
+from .sound_files import Clip, Samples, fitted, read_sound, scaled
 from .spectrograms import FLOOR, WINDOW, Bands, Floats, spectrogram
 from .tables import divided
 
@@ -31,7 +32,54 @@ USUAL = Training(epochs=30, learning_rate=3e-3)
 Rows = Sequence[tuple[Path, int]]
 
 
-class AudioClassificationConfig(Weighted, TaskKind):
+class SoundSettings(BaseModel):
+    """The settings of sounds and their spectrograms."""
+
+    sample_rate: int = Field(16_000, ge=1000, le=384_000)
+    seconds: float = Field(1.0, gt=0, le=60)
+    resample: bool = False
+    mels: int = Field(40, ge=4, le=256)
+
+    @model_validator(mode="after")
+    def _holds_a_window(self) -> "SoundSettings":
+        if self.seconds < WINDOW:
+            raise ValueError(f"seconds {self.seconds:g} are shorter than a window of {WINDOW:g}: take more")
+        return self
+
+    @property
+    def clip(self) -> Clip:
+        """What sounds are brought to."""
+        return Clip(self.sample_rate, round(self.seconds * self.sample_rate), self.resample)
+
+    @property
+    def bands(self) -> Bands:
+        """How spectrograms are made."""
+        return Bands(self.sample_rate, self.mels)
+
+
+class SoundPreparation(SoundSettings, Preparation):
+    """WAV files, or arrays (samples,) of floats whose full scale is 1, at the rate of `sample_rate`."""
+
+    example: ClassVar[str] = '"word.wav"'
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Spectrograms (N, 1, mels, frames). Raises TaskError, with the fix, for what is no such sound."""
+        seen = [spectrogram(self._samples(each), self.bands) for each in several(raw)]
+        return (np.stack(seen)[:, None],)
+
+    def _samples(self, raw: Any) -> Samples:
+        if is_path(raw):
+            return read_sound(Path(raw), self.clip, Remarks())
+        values = np.asarray(raw)
+        if values.ndim != 1 or values.dtype.kind != "f" or not len(values):
+            raise TaskError(
+                f"an array of {values.dtype} and shape {values.shape} is no sound: give floats (samples,) at "
+                f"{self.sample_rate} Hz, or the path of a WAV file"
+            )
+        return fitted(scaled(values, Path("the array"), Remarks()), self.clip)
+
+
+class AudioClassificationConfig(Weighted, SoundSettings, TaskKind):
     """The `task:` mapping of a search config with `kind: audio_classification`.
 
     data is `folder:DIR` of class folders of WAV files, or of train/, val/ and test/ of them. Each sound is cut to
@@ -41,13 +89,10 @@ class AudioClassificationConfig(Weighted, TaskKind):
     """
 
     networks: ClassVar[Mapping[str, type]] = {"cnn": SoundCNN}
+    preparation: ClassVar[type[SoundPreparation]] = SoundPreparation
     kind: Literal["audio_classification"]
     model: str = Field("cnn", pattern=r"^(cnn|.+:.+)$")
     data: str = Field(pattern=r"^folder:.+$")
-    sample_rate: int = Field(16_000, ge=1000, le=384_000)
-    seconds: float = Field(1.0, gt=0, le=60)
-    resample: bool = False
-    mels: int = Field(40, ge=4, le=256)
     group: str | None = None
     split: SplitShares = SplitShares()
     baseline: Training | None = None
@@ -79,8 +124,7 @@ class AudioClassificationConfig(Weighted, TaskKind):
         targets = {name: np.array([label for _, label in rows[name]], np.int64) for name in SPLITS}
         shares = self.split if ALL in found.files and self.group is None else None
         absent = missing_classes(targets, found.classes, shares, trained=False)
-        clip = Clip(self.sample_rate, round(self.seconds * self.sample_rate), self.resample)
-        bands = Bands(self.sample_rate, self.mels)
+        clip, bands = self.clip, self.bands
         check_room(found.count(), 4 * bands.count * bands.frames(clip.length), path, "spectrograms", "seconds")
         seen = {name: _seen(rows[name], clip, bands, remarks) for name in SPLITS}
         splits: dict[str, Any] = {name: TensorDataset(seen[name], torch.from_numpy(targets[name])) for name in SPLITS}
@@ -100,6 +144,9 @@ class AudioClassificationConfig(Weighted, TaskKind):
             classes=found.classes,
             class_weights=self.weights_of(found.classes, targets["train"]),
             notes=tuple(f"task.data: {text}" for text in said),
+            preparation=SoundPreparation(
+                kind=self.kind, **{name: getattr(self, name) for name in SoundSettings.model_fields}
+            ),
             inputs=(
                 f"the mean of channels at {clip.rate} Hz, full scale 1, cut to {clip.length} samples or filled with "
                 f"zeros at the end, as {_shown(bands, shape)}",

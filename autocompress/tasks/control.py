@@ -22,6 +22,7 @@ from .bounds import MOST_BYTES
 from .kinds import Load, TaskKind
 from .models import as_function
 from .networks import PolicyMLP
+from .preparation import Preparation
 from .protocol import Array, Classification, Run
 from .weights import load_weights, read_weights
 
@@ -29,6 +30,21 @@ MOST_EPISODES = 1000
 MOST_STEPS = 100_000
 BYTES = 4
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class ControlPreparation(Preparation):
+    """Observations as the environment gives them."""
+
+    example: ClassVar[str] = "environment.reset()[0]"
+
+    observations: int = Field(ge=1)
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Observations (N, observations) of one (observations,) or several. Raises TaskError for another shape."""
+        given = np.asarray(raw, np.float32)
+        if given.shape[-1:] != (self.observations,) or given.ndim > 2:
+            raise TaskError(f"observations have shape {given.shape}: give (N, {self.observations}), or one alone")
+        return (given.reshape(-1, self.observations),)
 
 
 class ControlConfig(TaskKind):
@@ -42,6 +58,7 @@ class ControlConfig(TaskKind):
     """
 
     networks: ClassVar[Mapping[str, type]] = {"mlp": PolicyMLP}
+    preparation: ClassVar[type[ControlPreparation]] = ControlPreparation
     kind: Literal["control"]
     environment: str
     weights: str
@@ -70,6 +87,7 @@ class ControlConfig(TaskKind):
             **splits,
             baseline=None,
             classes=tuple(f"action {world.first + index}" for index in range(world.actions)),
+            preparation=ControlPreparation(kind=self.kind, observations=world.observations),
             inputs=(told,),
             notes=(*said, _compared(world, visited["validation"])),
             world=world,

@@ -47,7 +47,7 @@ def read_image(path: Path, form: Form, remarks: Remarks) -> Images:
     with opened(path) as image:
         if getattr(image, "is_animated", False):
             remarks.add("of several frames or pages the first is taken", path)
-        return _intensities(image, form, remarks, path)
+        return intensities(image, form, remarks, path)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,8 @@ def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Ima
         raise TaskError(f"task.data: {path}: is not a readable image ({reason}): remove or replace it") from None
 
 
-def _intensities(image: Image.Image, form: Form, remarks: Remarks, path: Path) -> Images:
+def intensities(image: Image.Image, form: Form, remarks: Remarks, path: Path) -> Images:
+    """Intensities (channels, size, size) of an opened image, as read_image gives those of its file."""
     raw = raw_mode(image)
     if image.mode in EIGHT_BITS:
         _own_transparency(image, raw, path)

@@ -1,14 +1,21 @@
 """Images as a model takes them: size, channels and statistics as settings, and what training adds to them."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from .image_files import Form
+from .image_files import Form, Images, intensities, read_image
+from .npz import brought
+from .preparation import Preparation, is_path, several
+from .protocol import Array
+from .remarks import Remarks
 
 # Statistics of ImageNet (RGB), which torchvision's and timm's classifiers were made for.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,6 +78,35 @@ class ImageTensors(TensorDataset):
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
         images, targets = (tensor[index] for tensor in self.tensors)
         return images.float() * self.scale - self.shift, targets
+
+
+class ImagePreparation(ImageSettings, Preparation):
+    """Files, PIL images, or arrays (H, W) or (H, W, C) of bytes or 16 bits, as they are read for the task."""
+
+    example: ClassVar[str] = '"photo.jpg"'
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Normalized images (N, channels, size, size). Raises TaskError, with the fix, for what is no image."""
+        whole = raw if isinstance(raw, np.ndarray) and raw.ndim == 4 else several(raw)
+        return (np.concatenate([self._normalized(self._seen(each)) for each in whole]),)
+
+    def _seen(self, raw: Any) -> Images:
+        if is_path(raw):
+            return read_image(Path(raw), self.form, Remarks())
+        if isinstance(raw, Image.Image):
+            return intensities(raw, self.form, Remarks(), Path("the image"))
+        found: Images = brought(np.asarray(raw)[None], self.form, "the array", Remarks())[0]
+        return found
+
+    def _normalized(self, image: Images) -> Array:
+        pixels = torch.from_numpy(np.array(image))[None]
+        found: Array = ImageTensors(pixels, torch.zeros(1), self.statistics)[:][0].numpy()
+        return found
+
+
+def image_preparation(settings: ImageSettings, kind: str) -> ImagePreparation:
+    """How files of a task of these settings make images of others."""
+    return ImagePreparation(kind=kind, **{name: getattr(settings, name) for name in ImageSettings.model_fields})
 
 
 def horizontal_flip(images: Tensor) -> Tensor:

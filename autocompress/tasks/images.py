@@ -4,7 +4,7 @@ import contextlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .class_weights import Weighted
 from .image_data import ImageData, SplitShares, alike_classes, missing_classes
 from .image_folder import read_folder
 from .image_list import listed_files, read_list
-from .image_tensors import ImageSettings, ImageTensors, Transform, Transformed
+from .image_tensors import ImagePreparation, ImageSettings, ImageTensors, Transform, Transformed, image_preparation
 from .kinds import Load, TaskKind
 from .npz import read_npz
 from .protocol import Classification
@@ -35,6 +35,7 @@ class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
     time that they are trained on, and never those that are measured.
     """
 
+    preparation: ClassVar[type[ImagePreparation]] = ImagePreparation
     kind: Literal["image_classification"]
     model: str = Field(pattern=r"^.+:.+$")
     data: str = Field(pattern=r"^(folder|npz|csv|parquet):.+$")
@@ -117,6 +118,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         classes=data.classes,
         class_weights=config.weights_of(data.classes, targets["train"]),
         notes=tuple(f"task.data: {text}" for text in notes),
+        preparation=None if data.ready else image_preparation(config, config.kind),
         inputs=(f"images (N, {config.channels}, height, width) as in {path.name}" if data.ready else config.how(),),
         train_transform=Transformed(config.train_transform) if config.train_transform else None,
     )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from ..errors import ConfigError, suggest
+from .preparation import Preparation
 
 GROUP = "autocompress.tasks"
 Load = Callable[[str, Path], Any]
@@ -30,6 +31,7 @@ class TaskKind(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     networks: ClassVar[Mapping[str, type]] = {}  # those that are built in, by what `model` calls them
+    preparation: ClassVar[type[Preparation] | None] = None  # what its tasks' `preparation` is
 
     kind: str
     model: str

@@ -50,7 +50,7 @@ def read_npz(path: Path, form: Form, shares: SplitShares) -> ImageData:
     ready = {x: arrays[x].dtype.kind == "f" for x, _ in pairs.values()}
     if len(set(ready.values())) > 1:
         raise TaskError(f"task.data: {path}: {', '.join(ready)} hold bytes and floats: store them alike")
-    pixels = {x: arrays.pop(x) if ready[x] else _prepare(arrays.pop(x), form, f"{path}: {x}", remarks) for x in ready}
+    pixels = {x: arrays.pop(x) if ready[x] else brought(arrays.pop(x), form, f"{path}: {x}", remarks) for x in ready}
     floats = all(ready.values())
     if "all" in pairs:
         parts = split_by_ratio(pixels["x"], targets["y"], shares)
@@ -144,7 +144,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
     return array
 
 
-def _prepare(images: Images, form: Form, where: str, remarks: Remarks) -> Images:
+def brought(images: Images, form: Form, where: str, remarks: Remarks) -> Images:
     """Bytes or 16 bits (N, H, W) or (N, H, W, C), resized."""
     if images.dtype not in (np.uint8, np.uint16):
         raise TaskError(

@@ -45,14 +45,14 @@ class Task(Protocol):
     def split(self, name: str) -> Dataset[Any]:
         """The "train", "validation" or "test" split, which yields what autocompress.data.batches takes."""
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """A scalar to minimize, for one batch."""
+    def loss(self, output: Tensor, target: Any) -> Tensor:
+        """A scalar to minimize, for one batch; target is a tensor, or a mapping of them where a split yields such."""
 
-    def metrics(self, output: Array, target: Array) -> dict[str, float]:
+    def metrics(self, output: Array, target: Any) -> dict[str, float]:
         """Measures of a whole split, numpy arrays of the exported file's outputs and the targets; holds `quality`."""
 
 
-def task_metrics(task: Task, split: str, output: Array, target: Array) -> dict[str, float]:
+def task_metrics(task: Task, split: str, output: Array, target: Any) -> dict[str, float]:
     """What a task measures on a split. Raises TaskError, naming where, for what it raises or what is no number."""
     with blaming(f"task.metrics() on the {split} split", "it gets numpy arrays, where loss() gets tensors"):
         found = task.metrics(output, target)
@@ -85,7 +85,7 @@ def classifies(task: Task) -> bool:
     return bool(getattr(task, "classifies", False))
 
 
-def training_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
+def training_loss(task: Task, output: Tensor, target: Any) -> Tensor:
     """What is minimized in training: the task's loss, with its baseline's label smoothing where there is some."""
     own, share = task.loss(output, target), 0.0 if task.baseline is None else task.baseline.label_smoothing
     if not share:
@@ -112,7 +112,8 @@ def learning_rate(task: Task, usual: float) -> float:
 class Supervised:
     """A task over arrays in memory, or datasets of pairs: make_model returns the model, and each split is a pair of
     inputs (N, ...) and targets (N, ...), or a dataset. train_transform takes the inputs of a batch (N, ...) and returns
-    what to train on; it is called in training alone, and each time anew.
+    what to train on; it is called in training alone, and each time anew. preparation is what exported files keep, so
+    that they take raw inputs.
     """
 
     make_model: Callable[[], nn.Module]
@@ -121,6 +122,7 @@ class Supervised:
     test: Any
     baseline: Training | None = field(default_factory=lambda: Training())
     train_transform: Callable[..., Any] | None = field(default=None, kw_only=True)
+    preparation: Any = field(default=None, kw_only=True)
 
     def model(self) -> nn.Module:
         """A new model."""

@@ -17,9 +17,10 @@ from ..training import Training
 from .bounds import MOST_BYTES
 from .kinds import Load, TaskKind
 from .networks import NeuralMF
+from .preparation import Preparation
 from .protocol import Array, Supervised
 from .remarks import Remarks
-from .tables import check_filled, moments, numbers, plain, read_table
+from .tables import check_filled, moments, numbers, plain, read_table, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,30 @@ MOST_LISTED = 10_000
 ROW_BYTES = 4 * 8
 USUAL = Training(epochs=10, learning_rate=3e-3, batch_size=256, weight_decay=0.3)
 Codes = NDArray[np.int64]
+
+
+class PairPreparation(Preparation):
+    """Users and items in two columns; `users` and `items` are the values that codes from 0 stand for."""
+
+    example: ClassVar[str] = '"pairs.csv"'
+
+    columns: tuple[str, str]
+    users: tuple[str | int | float, ...]
+    items: tuple[str | int | float, ...]
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Codes of users (N,) and items (N,) of a DataFrame, a file, or mappings. Raises TaskError for unknown ones."""
+        table = table_of(raw, self.columns)
+        return tuple(_codes(plain(table[name]), known, name) for name, known in zip(
+            self.columns, (self.users, self.items), strict=True))  # fmt: skip
+
+
+def _codes(values: NDArray[Any], known: tuple[str | int | float, ...], name: str) -> Codes:
+    place = {value: code for code, value in enumerate(known)}
+    missing = next((value for value in values.tolist() if value not in place), None)
+    if missing is not None:
+        raise TaskError(f"{name} {missing!r} is none of the {len(known):,} that the model was trained on")
+    return np.array([place[value] for value in values.tolist()], np.int64)
 
 
 class RecommendationConfig(TaskKind):
@@ -44,6 +69,7 @@ class RecommendationConfig(TaskKind):
     """
 
     networks: ClassVar[Mapping[str, type]] = {"mlp": NeuralMF}
+    preparation: ClassVar[type[PairPreparation]] = PairPreparation
     kind: Literal["recommendation"]
     data: str = Field(pattern=r"^(csv|parquet):.+$")
     user: str = "user"
@@ -76,8 +102,15 @@ class RecommendationConfig(TaskKind):
         splits, counts = _splits(self, taken, path, remarks)
         make, users, items = load(self.code, root), len(taken.users), len(taken.items)
         inputs = (f"users (N,): {_listed(taken.users)}", f"items (N,): {_listed(taken.items)}; a score a row")
+        kept = PairPreparation(kind=self.kind, columns=(self.user, self.item), users=tuple(taken.users.tolist()),
+                               items=tuple(taken.items.tolist()))  # fmt: skip
         ranking = Ranking(
-            lambda: make(users=users, items=items), **splits, baseline=self.baseline or USUAL, k=self.k, inputs=inputs
+            lambda: make(users=users, items=items),
+            **splits,
+            baseline=self.baseline or USUAL,
+            k=self.k,
+            inputs=inputs,
+            preparation=kept,
         )
         popular = ranking.metrics(*_by_count(counts, splits["validation"]))["ndcg"]
         said = [

@@ -50,7 +50,7 @@ def read_sound(path: Path, clip: Clip, remarks: Remarks) -> Samples:
             f"task.sample_rate: {path}: has {header.rate} Hz, not {clip.rate}: set that, or `resample: true`"
         )
     needed = math.ceil((clip.length / clip.rate + MARGIN) * header.rate)
-    values = _scaled(_samples(path)[:needed], path, remarks)
+    values = scaled(_samples(path)[:needed], path, remarks)
     if values.ndim == 2:
         remarks.add("of several channels the mean is taken", path)
         values = values.mean(axis=1)
@@ -65,8 +65,13 @@ def read_sound(path: Path, clip: Clip, remarks: Remarks) -> Samples:
         remarks.add(f"longer than the {seconds}, cut at its end", path)
     elif len(values) < clip.length:
         remarks.add(f"shorter than the {seconds}, filled with zeros at its end", path)
+    return fitted(values, clip)
+
+
+def fitted(values: NDArray[np.float64], clip: Clip) -> Samples:
+    """Samples (length,), cut or filled with zeros at their end."""
     found = np.zeros(clip.length, np.float32)
-    found[: len(values)] = values[: clip.length]
+    found[: min(len(values), clip.length)] = values[: clip.length]
     return found
 
 
@@ -118,7 +123,7 @@ def _samples(path: Path) -> NDArray[np.generic]:
     return found
 
 
-def _scaled(values: NDArray[np.generic], path: Path, remarks: Remarks) -> NDArray[np.float64]:
+def scaled(values: NDArray[np.generic], path: Path, remarks: Remarks) -> NDArray[np.float64]:
     """Samples of any depth as shares of full scale; those of 24 bits come as the upper ones of 32."""
     if values.dtype == np.uint8:
         return (values.astype(np.float64) - 128) / 128

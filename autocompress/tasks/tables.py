@@ -1,5 +1,6 @@
 """What kinds of tasks over tables and series share: reading, what is predicted, and who is in which split."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -7,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import SPLITS, grouped_split
-from ..errors import TaskError
+from ..errors import TaskError, suggest
 from .bounds import check_file
 from .image_data import SplitShares
 from .labels import read_labels
+from .preparation import is_path, several
 from .remarks import Remarks
 
 if TYPE_CHECKING:
@@ -36,6 +38,28 @@ def read_table(path: Path, form: str) -> "pd.DataFrame":
     if not len(table):
         raise TaskError(f"task.data: {path}: has no rows")
     table.columns = [str(name) for name in table.columns]
+    return table
+
+
+def table_of(raw: Any, columns: Sequence[str]) -> "pd.DataFrame":
+    """Those columns of a DataFrame, the path of a CSV or parquet file, or one or several mappings. Raises TaskError."""
+    import pandas as pd
+
+    if is_path(raw):
+        raw = read_table(Path(raw), "parquet" if Path(raw).suffix == ".parquet" else "csv")
+    elif not isinstance(raw, pd.DataFrame):
+        given = several(raw)
+        odd = next((each for each in given if not isinstance(each, Mapping)), None)
+        if odd is not None:
+            raise TaskError(f"{odd!r} is no row: give a mapping of columns to values, a DataFrame or a path")
+        raw = pd.DataFrame(list(given))
+    missing = next((name for name in columns if name not in raw), None)
+    if missing is not None:
+        raise TaskError(f"there is no column {missing!r}: {suggest(missing, [str(name) for name in raw.columns])}")
+    table: pd.DataFrame = raw[list(columns)]
+    for name in columns:
+        if table[name].isna().any():
+            raise TaskError(f"column {name!r} has empty cells: fill them")
     return table
 
 

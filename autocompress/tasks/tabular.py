@@ -16,15 +16,53 @@ from .class_weights import Weighted
 from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .networks import Scaled, TabularMLP, spread
-from .protocol import Classification, Regression, Supervised
+from .preparation import Preparation
+from .protocol import Array, Classification, Regression, Supervised
 from .remarks import Remarks
-from .tables import Predicts, check_category, check_filled, divided, numbers, plain, predicted, read_table
+from .tables import Predicts, check_category, check_filled, divided, numbers, plain, predicted, read_table, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CATEGORIES = 10_000
 USUAL = Training(epochs=30, learning_rate=3e-3)
+
+
+class RowPreparation(Preparation):
+    """Rows of a table: `numbers` names the columns that are such, `categories` the known values of all others."""
+
+    example: ClassVar[str] = '"rows.csv"'
+
+    numbers: tuple[str, ...]
+    categories: dict[str, tuple[str, ...]]
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Numbers (N, n) and codes (N, c), those that there are, of a DataFrame, a file, or mappings. Raises TaskError.
+
+        Codes count the known values from 1; 0 is whatever else comes.
+        """
+        table = table_of(raw, (*self.numbers, *self.categories))
+        where = Path("the rows")
+        floats = [numbers(table[name].to_numpy(), name, where) for name in self.numbers]
+        codes = [coded(plain(table[name]).astype(np.str_), known) for name, known in self.categories.items()]
+        return tuple(np.stack(part, axis=1) for part in (floats, codes) if part)
+
+    def said(self) -> tuple[str, ...]:
+        """How each input is made, in words."""
+        named = ", ".join(map(repr, self.numbers))
+        said = [f"numbers (N, {len(self.numbers)}) as they come, in this order: {named}"] if named else []
+        listed = []
+        for name, known in self.categories.items():
+            values = ", ".join(f"{index} for {value!r}" for index, value in enumerate(known, 1))
+            listed.append(f"{name!r} is {values}, 0 for anything else")
+        return tuple([*said, f"codes (N, {len(listed)}): {'; '.join(listed)}"] if listed else said)
+
+
+def coded(values: NDArray[np.str_], known: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each value (N,) among known ones in their order, from 1; 0 for others."""
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: NDArray[np.int64] = np.where(np.asarray(known)[place] == values, place + 1, 0)
+    return found
 
 
 class TabularConfig(Weighted, TaskKind):
@@ -37,6 +75,7 @@ class TabularConfig(Weighted, TaskKind):
     """
 
     networks: ClassVar[Mapping[str, type]] = {"mlp": TabularMLP}
+    preparation: ClassVar[type[RowPreparation]] = RowPreparation
     kind: Literal["tabular"]
     data: str = Field(pattern=r"^(csv|parquet):.+$")
     target: str
@@ -57,14 +96,16 @@ class TabularConfig(Weighted, TaskKind):
         values, names = predicted(plain(table[self.target]), self.target, self.predicts, path, remarks)
         groups = None if self.group is None else plain(table[self.group])
         parts = divided(self.split, values if names else np.zeros(len(table)), groups)
-        inputs, sizes, said = _inputs(self, table[columns], parts["train"], path, remarks)
+        inputs, preparation = _inputs(self, table[columns], parts["train"], path, remarks)
+        sizes = [len(known) + 1 for known in preparation.categories.values()]
         splits: dict[str, Any] = {name: _split(inputs, values, part, not names) for name, part in parts.items()}
         count = inputs[0].shape[1] if inputs[0].is_floating_point() else 0
         scaling = spread(inputs[0][parts["train"]]) if count else {}
         usual: dict[str, Any] = {
             "baseline": self.baseline or USUAL,
             "notes": tuple(f"task.data: {text}" for text in remarks.lines()),
-            "inputs": said,
+            "preparation": preparation,
+            "inputs": preparation.said(),
         }
         if names:
             network = _maker(make, scaling, count, sizes, len(names))
@@ -96,19 +137,15 @@ def _columns(config: TabularConfig, table: "pd.DataFrame", path: Path) -> list[s
 
 def _inputs(
     config: TabularConfig, table: "pd.DataFrame", train: NDArray[np.int64], path: Path, remarks: Remarks
-) -> tuple[tuple[Tensor, ...], list[int], tuple[str, ...]]:
-    """Numbers (N, n) and codes (N, c), those that there are, how many codes each category has, and how both are made.
-
-    Codes count the values of the training split from 1; 0 is whatever else comes.
-    """
-    floats, codes, sizes = [], [], []
+) -> tuple[tuple[Tensor, ...], RowPreparation]:
+    """Numbers (N, n) and codes (N, c), those that there are, and how both are made."""
     named: list[str] = []
-    coded: list[str] = []
+    categories: dict[str, tuple[str, ...]] = {}
     for name in table.columns:
         column = table[name]
         if name not in config.categories and column.dtype.kind in "iuf":
-            floats.append(numbers(column.to_numpy(), name, path))
-            named.append(repr(name))
+            numbers(column.to_numpy(), name, path)
+            named.append(name)
             continue
         values = plain(column).astype(np.str_)
         if len(np.unique(values)) > MOST_CATEGORIES:
@@ -118,18 +155,11 @@ def _inputs(
         if name not in config.categories:
             check_category(name, values, path)
         known = np.unique(values[train])
-        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        found = known[place] == values
-        if not found.all():
+        if not np.isin(values, known).all():
             remarks.add("values that the training split lacks are all taken as one more category", name)
-        codes.append(np.where(found, place + 1, 0))
-        sizes.append(len(known) + 1)
-        values_said = ", ".join(f"{index} for {str(value)!r}" for index, value in enumerate(known, 1))
-        coded.append(f"{name!r} is {values_said}, 0 for anything else")
-    tensors = [torch.from_numpy(np.stack(part, axis=1)) for part in (floats, codes) if part]
-    said = [f"numbers (N, {len(named)}) as they come, in this order: {', '.join(named)}"] if named else []
-    said += [f"codes (N, {len(coded)}): {'; '.join(coded)}"] if coded else []
-    return tuple(tensors), sizes, tuple(said)
+        categories[name] = tuple(known.tolist())
+    preparation = RowPreparation(kind=config.kind, numbers=tuple(named), categories=categories)
+    return tuple(map(torch.from_numpy, preparation.arrays(table))), preparation
 
 
 def _split(

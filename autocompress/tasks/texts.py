@@ -1,6 +1,7 @@
 """Texts without code: a table of texts and labels, and a transformer of a local folder."""
 
 import copy
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,60 @@ from .class_weights import Weighted
 from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .labels import read_labels
-from .protocol import Classification
+from .preparation import Preparation, several
+from .protocol import Array, Classification
 from .remarks import Remarks
 from .tables import check_filled, divided, plain, read_table
 
 USUAL = Training(epochs=3, learning_rate=5e-5, batch_size=16)
 SOURCE = "transformers"
 TRAINED = "ForSequenceClassification"
+
+
+class TextPreparation(Preparation):
+    """Texts, by the tokenizer that the model came with: `tokenizer` is what the library tokenizers writes of it."""
+
+    example: ClassVar[str] = '"a text"'
+
+    tokenizer: str
+    max_length: int = Field(ge=2, le=100_000)
+    padding: int = Field(ge=0)
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Tokens (N, length) and their mask (N, length). Raises TaskError for what is no text."""
+        texts = several(raw)
+        odd = next((each for each in texts if not isinstance(each, str)), None)
+        if odd is not None:
+            raise TaskError(f"{odd!r} is no text: give a string, or a list of them")
+        tokens = [each.ids for each in _tokenizer(self.tokenizer, self.max_length).encode_batch(list(texts))]
+        filled = Sentences(tokens, torch.zeros(len(tokens), dtype=torch.long), self.padding)[torch.arange(len(tokens))]
+        return filled["input_ids"].numpy(), filled["attention_mask"].numpy()
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(data: str, most: int) -> Any:
+    """A tokenizer that cuts texts to so many tokens. Raises TaskError."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise TaskError("tokenizers is not installed: pip install 'autocompress[text]'") from None
+    try:
+        found = tokenizers.Tokenizer.from_str(data)
+    except Exception as error:
+        raise TaskError(f"the tokenizer cannot be read: {one_line(error)}") from None
+    found.no_padding()
+    found.enable_truncation(most)
+    return found
+
+
+def _prepared(config: "TextClassificationConfig", tokenizer: Any) -> TextPreparation | None:
+    """What files keep of a tokenizer; nothing of one that is written in Python."""
+    own = getattr(tokenizer, "backend_tokenizer", None)
+    if own is None:
+        return None
+    return TextPreparation(
+        kind=config.kind, tokenizer=own.to_str(), max_length=config.max_length, padding=int(tokenizer.pad_token_id)
+    )
 
 
 class TextClassificationConfig(Weighted, TaskKind):
@@ -40,6 +88,7 @@ class TextClassificationConfig(Weighted, TaskKind):
     `group`, or their text, stay in one split.
     """
 
+    preparation: ClassVar[type[TextPreparation]] = TextPreparation
     kind: Literal["text_classification"]
     data: str = Field(pattern=r"^(csv|parquet):.+$")
     text: str = "text"
@@ -86,6 +135,7 @@ class TextClassificationConfig(Weighted, TaskKind):
             classes=head.classes,
             class_weights=self.weights_of(head.classes, splits["train"].labels.numpy()),
             notes=tuple(f"task.data: {text}" for text in remarks.lines()),
+            preparation=_prepared(self, tokenizer),
             inputs=(
                 f"input_ids (N, length): tokens by the tokenizer in {folder.name}, at most {self.max_length}, shorter "
                 f"texts of a batch filled up with {padding} on the right",

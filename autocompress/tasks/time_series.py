@@ -20,15 +20,50 @@ from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .networks import Scaled, SeriesCNN, SeriesGRU, spread
 from .npz import read_arrays
-from .protocol import Classification, Regression, Supervised
+from .preparation import Preparation, is_path
+from .protocol import Array, Classification, Regression, Supervised
 from .remarks import Remarks
-from .tables import Predicts, check_filled, divided, moments, numbers, plain, predicted, read_table
+from .tables import Predicts, check_filled, divided, moments, numbers, plain, predicted, read_table, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 USUAL = Training(epochs=20, learning_rate=2e-3)
 Floats = NDArray[np.float32]
+
+
+class SeriesPreparation(Preparation):
+    """Series as they come, newest last: arrays, or a table with a column a channel and a row a moment."""
+
+    example: ClassVar[str] = '"latest.csv"'
+
+    channels: tuple[str, ...]
+    count: int = Field(ge=1)
+    length: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _tables_have_names(self) -> "SeriesPreparation":
+        if self.channels and len(self.channels) != self.count:
+            raise ValueError(f"channels has {len(self.channels)} names for {self.count}: give one each")
+        return self
+
+    def arrays(self, raw: Any) -> tuple[Array, ...]:
+        """Series (N, channels, length) of as many, of one (channels, length), or of a table of `length` rows.
+
+        Where there is one channel, (N, length) and (length,) will do. Raises TaskError for another shape.
+        """
+        if is_path(raw) or hasattr(raw, "columns"):
+            if not self.channels:
+                raise TaskError("the channels have no names: give an array (N, channels, length)")
+            table = table_of(raw, self.channels)
+            given = np.stack([numbers(table[name].to_numpy(), name, Path("the rows")) for name in self.channels])
+        else:
+            given = np.asarray(raw, np.float32)
+        one = (self.count, self.length)
+        short = one[1:] if self.count == 1 else one
+        if given.shape not in (one, short) and given.shape[1:] not in (one, short):
+            raise TaskError(f"series have shape {given.shape}: give (N, {self.count}, {self.length}), or one alone")
+        return (given.reshape(-1, *one),)
 
 
 class TimeSeriesConfig(Weighted, TaskKind):
@@ -42,6 +77,7 @@ class TimeSeriesConfig(Weighted, TaskKind):
     """
 
     networks: ClassVar[Mapping[str, type]] = {"cnn": SeriesCNN, "gru": SeriesGRU}
+    preparation: ClassVar[type[SeriesPreparation]] = SeriesPreparation
     kind: Literal["time_series"]
     data: str = Field(pattern=r"^(npz|csv|parquet):.+$")
     predicts: Predicts = "auto"
@@ -82,6 +118,9 @@ class TimeSeriesConfig(Weighted, TaskKind):
         usual: dict[str, Any] = {
             "baseline": self.baseline or USUAL,
             "notes": tuple(f"task.data: {text}" for text in remarks.lines()),
+            "preparation": SeriesPreparation(
+                kind=self.kind, channels=windows.channels, count=train.shape[1], length=train.shape[2]
+            ),
             "inputs": (f"series (N, {train.shape[1]}, {train.shape[2]}) as they come, newest last; channels:{order}",),
         }
         if windows.names:
