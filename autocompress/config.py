@@ -80,9 +80,9 @@ Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(qu
 
 
 class Target(_Strict):
-    """Where the artifact will run. resource names a Ray resource that marks such nodes."""
+    """Where the artifact will run: threads are those of the processor. resource names a Ray resource of such nodes."""
 
-    runtime: Literal["onnxruntime-cpu"] = "onnxruntime-cpu"
+    runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "openvino"] = "onnxruntime-cpu"
     threads: int = Field(1, ge=1, le=256)
     batch_size: int = Field(1, ge=1, le=4096)
     resource: str | None = None

@@ -11,7 +11,7 @@ from tiny import run
 
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.runtime import Model
-from autocompress.config import FOLDERS
+from autocompress.config import FOLDERS, Target
 from autocompress.measure.size import measure_size
 from autocompress.outcome import Baseline, Candidate
 from autocompress.search.leaving_out import tries
@@ -131,7 +131,7 @@ def test_the_shelf_meets_every_technique_of_the_space() -> None:
 def test_what_cannot_be_applied_is_known_before_a_search(name: str, folder: Path) -> None:
     structure = [key for key, option in wide().options().items() if option.kind.kind == "structure"]
     asked = {key: tries(wide().options()[key]) for key in structure if key in LEFT_OUT[name]}
-    found = find_obstacles(reference(folder, name), hardly_trained(name), 0, 1, asked)
+    found = find_obstacles(reference(folder, name), hardly_trained(name), 0, Target(), asked)
     assert found.keys() == LEFT_OUT[name]
     assert all(reason.startswith("needs a ") for reason in found.values())
 

@@ -10,7 +10,8 @@ from ..documents import Document, read_json, validate
 from ..errors import ArtifactError, AutocompressError
 from ..reading import JSON_BYTES
 from .directory import PREPARATION, check_sums, read_measurement
-from .runtime import Array, Model
+from .runtime import Model
+from .sessions import Array
 
 
 class Artifact(Model):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..data import UNNAMED, Signature, copied
 from ..errors import ArtifactError
 from .norms import kept_apart
-from .runtime import Array, Model
+from .runtime import Model
+from .sessions import Array
 
 TOLERANCE = 1e-3
 OUTPUT = "output"  # what a file's output is called

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from ..data import UNNAMED, Signature
 from ..errors import ArtifactError
 from .export import check_outputs, dynamic_shapes, quietly
-from .runtime import Array
+from .sessions import Array
 
 TOLERANCE = 1e-4  # the program runs torch's own operators, so that only rounding may differ
 

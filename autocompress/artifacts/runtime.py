@@ -1,18 +1,18 @@
-"""Running an exported file: one ONNX Runtime session, one thread unless the target says more."""
+"""Running an exported file: one session of the target's runtime, one thread unless it says more."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
-from numpy.typing import NDArray
 
+from ..config import Target
 from ..errors import ArtifactError
 from ..reading import MODEL_BYTES, Unreadable, read_file
+from .sessions import Array, Call, open_session
 
-Array = NDArray[Any]
+ONE_THREAD = Target()
+NAMES = {"openvino": "OpenVINO", "onnxruntime-cpu": "ONNX Runtime", "onnxruntime-cuda": "ONNX Runtime on CUDA"}
 # The operators that ONNX Runtime's CPU provider has of its own; a file may bring others as functions.
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 
@@ -60,44 +60,33 @@ def _parts(message: Any) -> Iterator[Any]:
 
 
 class Model:
-    """An exported file as a function of numpy arrays, in a fresh ONNX Runtime session.
+    """An exported file as a function of numpy arrays, in a fresh session of a target's runtime.
 
     Call it with the model's inputs, batch first; it returns the output. A path is of a file that anybody may have
-    made, bytes are of our own making. Raises ArtifactError for what is no model.
+    made, bytes are of our own making. Raises ArtifactError for what is no model, or cannot be loaded on this target.
     """
 
-    def __init__(self, source: bytes | Path, threads: int = 1) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # ONNX Runtime would else take a file for one of its own format by bytes that ONNX may hold too.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        # Spinning threads would keep the other core busy, which measures the machine and not the model.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    def __init__(self, source: bytes | Path, target: Target = ONE_THREAD) -> None:
         name = "the exported model" if isinstance(source, bytes) else str(source)
         data = source if isinstance(source, bytes) else read_model(source)
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(data, target)
+        except ArtifactError:
+            raise
         except Exception as error:
-            raise ArtifactError(f"{name} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from error
-        self.inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
+            raise ArtifactError(f"{name} cannot be loaded by {NAMES[target.runtime]}: {first_line(error)}") from error
+        self.inputs = list(self._session.inputs)
 
     def __call__(self, *inputs: Array) -> Array:
         """The model's output for inputs in the order of the file."""
-        return np.asarray(self._session.run(self._outputs, dict(zip(self.inputs, inputs, strict=True)))[0])
+        return self._session.run(inputs)
 
-    def runner(self, inputs: tuple[Array, ...]) -> "Runner":
+    def runner(self, inputs: tuple[Array, ...]) -> Call:
         """A call without arguments that runs these inputs: what latency is measured on."""
-        return Runner(self._session, self._outputs, dict(zip(self.inputs, inputs, strict=True)))
+        return self._session.runner(inputs)
 
 
-class Runner:
-    """One prepared call of a session."""
-
-    def __init__(self, session: Any, outputs: list[str], feed: dict[str, Array]) -> None:
-        self._run, self._outputs, self._feed = session.run, outputs, feed
-
-    def __call__(self) -> None:
-        self._run(self._outputs, self._feed)
+def first_line(error: Exception) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Exception from ")), repr(error))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts.runtime import Model
+from ..artifacts.runtime import ONE_THREAD, Model
+from ..config import Target
 from ..turns import measuring
 
 Array = NDArray[Any]
@@ -39,7 +40,7 @@ def measure_latency(
     candidate: bytes,
     inputs: tuple[Array, ...],
     seconds: float = 1.0,
-    threads: int = 1,
+    target: Target = ONE_THREAD,
     reference_ms: float | None = None,
     alone: bool = True,
 ) -> dict[str, float]:
@@ -51,8 +52,8 @@ def measure_latency(
     latency_ms_high, latency_ms_p90, speedup, speedup_low, speedup_high, and measured_alone: 1 where the trials on
     this node paused meanwhile, which `alone` asks for, else 0.
     """
-    with measuring(alone) as quiet, pinned(threads):
-        (pairs,) = collect(reference, [candidate], inputs, seconds, threads)
+    with measuring(alone) as quiet, pinned(target):
+        (pairs,) = collect(reference, [candidate], inputs, seconds, target)
     return {**summarize(pairs, reference_ms), "measured_alone": float(quiet)}
 
 
@@ -61,15 +62,15 @@ def measure_together(
     candidates: Mapping[str, bytes],
     inputs: tuple[Array, ...],
     seconds: float,
-    threads: int = 1,
+    target: Target = ONE_THREAD,
     reference_ms: float | None = None,
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """The reference's latency in ms, and latency and speed-up of each candidate, all in the same sessions.
 
     Takes about `seconds` a candidate. reference_ms: where it was measured before.
     """
-    with measuring() as quiet, pinned(threads):
-        found = collect(reference, list(candidates.values()), inputs, seconds * len(candidates), threads)
+    with measuring() as quiet, pinned(target):
+        found = collect(reference, list(candidates.values()), inputs, seconds * len(candidates), target)
     base = reference_ms or float(np.median(np.concatenate([pairs.reference for pairs in found]))) * 1e3
     return base, {
         name: {**summarize(pairs, base), "measured_alone": float(quiet)}
@@ -78,16 +79,16 @@ def measure_together(
 
 
 def collect(
-    reference: bytes, candidates: Sequence[bytes], inputs: tuple[Array, ...], seconds: float, threads: int
+    reference: bytes, candidates: Sequence[bytes], inputs: tuple[Array, ...], seconds: float, target: Target
 ) -> list[Pairs]:
     """Run pairs of bursts of the reference and each candidate, in random order, until the time is used.
 
     In several sets of fresh sessions, with three rounds in each at least, and as many at most as are of use.
     """
-    order, clock = np.random.default_rng(0), clock_for(threads)
+    order, clock = np.random.default_rng(0), clock_for(target)
     rows: list[list[tuple[float, float, int]]] = [[] for _ in candidates]
     for session in range(SESSIONS):
-        calls = [Model(source, threads).runner(inputs) for source in (reference, *candidates)]
+        calls = [Model(source, target).runner(inputs) for source in (reference, *candidates)]
         sizes = [burst_size(call, clock) for call in calls]
         until = time.perf_counter() + seconds / SESSIONS
         rounds = 0
@@ -102,14 +103,16 @@ def collect(
     return [Pairs(*np.array(row).T) for row in rows]
 
 
-def clock_for(threads: int) -> Clock:
-    """The clock of the calling thread, where one thread runs the model and the system's clock is fine enough.
+def clock_for(target: Target) -> Clock:
+    """The processor time of the thread that runs the model, where that is one and the system's clock is fine enough.
 
     It stands while other programs have the core. What they take is not the model's, and falls on long bursts rather
     than on short ones: with six busy programs on two cores a file 7 times as fast looked 12 to 36 times as fast.
     """
     fine = time.get_clock_info("thread_time").resolution <= 1e-6
-    return time.thread_time if threads == 1 and fine else time.perf_counter
+    if target.threads > 1 or target.runtime == "onnxruntime-cuda" or not fine:
+        return time.perf_counter
+    return time.process_time if target.runtime == "openvino" else time.thread_time  # which may use a thread of its own
 
 
 def burst_size(call: Call, clock: Clock) -> int:
@@ -163,9 +166,9 @@ def _resampled(ratios: Array, session: Array, seed: int) -> Array:
 
 
 @contextlib.contextmanager
-def pinned(threads: int) -> Iterator[None]:
+def pinned(target: Target) -> Iterator[None]:
     """Keep a single-threaded measurement on one core, where the system can."""
-    if threads > 1 or not hasattr(os, "sched_setaffinity"):
+    if target.threads > 1 or not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)

@@ -29,7 +29,7 @@ def confirm_front(plan: Plan, store: StudyStore, executor: Executor, view: View)
         if data is None:
             view.note(f"trial {key} is not confirmed on the test split: its file could not be made again")
         elif key not in known:
-            known[key] = executor.call(confirm, data, plan.setup.reference, plan.setup.config.target.threads)
+            known[key] = executor.call(confirm, data, plan.setup.reference, plan.setup.config.target)
     store.set("test", known)
     return front
 
@@ -52,8 +52,7 @@ def _timed(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Fro
             plan.baseline.onnx,
             found,
             plan.setup.reference,
-            target.batch_size,
-            target.threads,
+            target,
             baseline_ms,
         )
         store.confirm({"baseline": latency_now(plan.baseline.metrics, baseline_ms), **timed})

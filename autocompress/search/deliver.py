@@ -1,6 +1,5 @@
 """From a chosen trial, or a recipe, to an artifact directory."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..tasks.models import build_model
 from ..techniques import expanded
 from ..trial.stages import rebuild
 from ..trial.trial import confirm, prepare
+from .card import card
 from .files import write_folder
 from .plan import check_limits, obtain_baseline
 from .results import Results
@@ -125,7 +125,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         "measured": found,
         "baseline": {
             **baseline.metrics,
-            **confirm(baseline.onnx, setup.reference, setup.config.target.threads),
+            **confirm(baseline.onnx, setup.reference, setup.config.target),
             **latency_now(baseline.metrics, found["latency_ms"] * found["speedup"]),  # in the bursts of the artifact's
         },
         "target": setup.config.target.model_dump(mode="json"),
@@ -154,10 +154,10 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
 
 def remeasure(data: bytes, setup: Setup, baseline: Baseline | None) -> Metrics:
     """Size, quality on validation and test, and latency of a file, measured here and now."""
-    threads = setup.config.target.threads
-    model = Model(data, threads)
+    target = setup.config.target
+    model = Model(data, target)
     found: Metrics = {**measure_size(data), **measure_quality(model, setup.task, "validation")}
-    found |= confirm(data, setup.reference, threads)
+    found |= confirm(data, setup.reference, target)
     if baseline is None:
         return found
     return {**found, **compare_size(found, baseline.metrics), **time_again(data, setup, baseline)}
@@ -166,90 +166,4 @@ def remeasure(data: bytes, setup: Setup, baseline: Baseline | None) -> Metrics:
 def time_again(data: bytes, setup: Setup, baseline: Baseline) -> Metrics:
     """Latency of a file and its speed-up over the uncompressed model, here and now."""
     target = setup.config.target
-    return measure_latency(baseline.onnx, data, model_inputs(setup.task, target.batch_size), 2.0, target.threads)
-
-
-def card(
-    recipe: Recipe, measurement: dict[str, Any], inputs: dict[str, tuple[list[int], str]], raw: str | None = None
-) -> str:
-    """The model card: what it is, how to run it, what was measured and where it came from.
-
-    inputs: by name in their order, the shape of one example and its type, such as float32. raw: a raw input as Python
-    writes it, where the file comes with what it takes to prepare some.
-    """
-    found, base, quality = measurement["measured"], measurement["baseline"], measurement["quality"]
-    given = (f"{json.dumps(name)}: np.zeros({[1, *shape]}, np.{kind})" for name, (shape, kind) in inputs.items())
-    feed = f"{{{', '.join(given)}}}"
-    steps = "\n".join(f"{index}. `{step}`" for index, step in enumerate(recipe.steps, 1)) or "(none)"
-    rows = "\n".join(f"| {name} | {_shown(base.get(name))} | {_shown(found.get(name))} |" for name in (
-        "size_bytes", "params", quality, f"test_{quality}", "latency_ms", "speedup"))  # fmt: skip
-    return f"""# Compressed model from study `{measurement["study"]}`
-
-Made by autocompress with this recipe ({recipe.fingerprint}):
-
-{steps}
-
-## Run it
-
-```python
-import numpy as np, onnxruntime as ort
-session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-feed = {feed}
-output = session.run(None, feed)[0]
-print(output.shape)
-```
-{"" if raw is None else _raw_text(raw)}{_program_text(recipe) if "pt2_bytes" in measurement else ""}
-## Measured on the exported file
-
-On {measurement["processor"]["name"]}, {measurement["target"]["threads"]} thread(s), batch size
-{measurement["target"]["batch_size"]}. Validation split unless the name starts with `test_`. The speed-up has the 95%
-interval {_shown(found.get("speedup_low"))} to {_shown(found.get("speedup_high"))}.
-
-| metric | uncompressed | this file |
-|---|---|---|
-{rows}
-
-Inputs are what the task's data yields: apply the same preprocessing. `decisions.json` says what was done to each layer.
-{_said(measurement, list(inputs))}"""
-
-
-def _cut(text: str, most: int = 2000) -> str:
-    return text if len(text) <= most else f"{text[:most]} ... (all of it in `measurement.json`)"
-
-
-def _said(measurement: dict[str, Any], names: list[str], most: int = 20) -> str:
-    """Paragraphs on how inputs are made, on what outputs stand for, and on what the metrics do not tell."""
-    classes: list[str] = measurement.get("classes", [])
-    more = f", ... ({len(classes)} in `measurement.json`)" if len(classes) > most else ""
-    shown = ", ".join(f"{index} {name!r}" for index, name in enumerate(classes[:most])) + more
-    paragraphs = [f"`{name}`: {_cut(text)}." for name, text in zip(names, measurement.get("inputs", ()), strict=False)]
-    paragraphs += [f"Inputs: {measurement['sizes']}."] if "sizes" in measurement else []
-    paragraphs += [f"Outputs stand for: {shown}."] if classes else []
-    paragraphs += [f"Warning: it {text}." for text in measurement.get("remarks", ())]
-    return "".join(f"\n{text}\n" for text in paragraphs)
-
-
-def _raw_text(raw: str) -> str:
-    return f"""
-With autocompress installed it takes raw inputs, prepared as in training by what `preparation.json` says:
-
-```python
-import autocompress
-print(autocompress.load(".").predict({raw}))
-```
-"""
-
-
-def _program_text(recipe: Recipe) -> str:
-    encoded = ", ".join(f"`{step.technique}`" for step in recipe.steps if step.kind == "encode")
-    before = f"before {encoded}, which the ONNX file alone has" if encoded else "which the ONNX file is too"
-    return f"""
-`model.pt2` is the compressed model for torch, in float: {before}. Like any file that torch loads, it is for those who
-trust its maker: `torch.export.load("model.pt2").module()` gives a function of tensors.
-"""
-
-
-def _shown(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return measure_latency(baseline.onnx, data, model_inputs(setup.task, target.batch_size), 2.0, target)

@@ -33,7 +33,7 @@ def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view:
     try:
         first = {digest(rows): name for name, rows in reversed(tried.items())}  # of options that are tried alike
         once = {name: tried[name] for name in first.values()}
-        met = executor.call(find_obstacles, setup.reference, baseline, config.search.seed, config.target.threads, once)
+        met = executor.call(find_obstacles, setup.reference, baseline, config.search.seed, config.target, once)
         found = {name: met[first[digest(rows)]] for name, rows in tried.items() if first[digest(rows)] in met}
     except ExecutorError as error:  # a library that takes its process with it
         view.note(f"warning: it is not known which techniques can be applied to this model: {error}")

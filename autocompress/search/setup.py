@@ -61,7 +61,7 @@ class Setup:
         target = self.config.target
         return {
             **self.made_of,
-            "target": digest([self.config.search.seed, target.threads, target.batch_size]),
+            "target": digest([self.config.search.seed, target.runtime, target.threads, target.batch_size]),
             "training": digest(self.how.model_dump(exclude={"gpus_per_trial", "loader_workers"})),
             "versions": digest(versions()),
             "processor": digest(processor()["name"]),
@@ -102,8 +102,7 @@ class Setup:
             task=self.reference,
             seed=self.config.search.seed,
             limits=limits,
-            threads=self.config.target.threads,
-            batch_size=self.config.target.batch_size,
+            target=self.config.target,
             cache=str(self.files.stages),
             time_limit=self.config.search.trial_timeout,
             alone=self.config.search.workers <= PAUSED,

@@ -117,7 +117,7 @@ def measure_again(data: bytes, task: Setup | NoTask) -> Again:
     metrics = remeasure(data, task, baseline)
     if baseline is None:
         return Again(metrics, {})
-    test = confirm(baseline.onnx, task.reference, task.config.target.threads)
+    test = confirm(baseline.onnx, task.reference, task.config.target)
     return _timed(Again({}, {**baseline.metrics, **test}), metrics)
 
 
@@ -197,7 +197,8 @@ def _other_machine(claims: Measurement, setup: Setup) -> str | None:
     if claims.processor.model_dump() != processor():
         return f"measured on another processor ({claims.processor.name})"
     if claims.target.model_dump() != setup.config.target.model_dump(include={"runtime", "threads", "batch_size"}):
-        return f"measured with {claims.target.threads} threads and batch size {claims.target.batch_size}"
+        was = claims.target
+        return f"measured by {was.runtime} with {was.threads} threads and batch size {was.batch_size}"
     return None
 
 

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, Subset
 
 from ..artifacts.export import check_parity, export_onnx, strip
 from ..artifacts.packing import pack
-from ..artifacts.runtime import Model
+from ..artifacts.runtime import ONE_THREAD, Model
+from ..config import Target
 from ..data import copied, seed_all
 from ..errors import ArtifactError, AutocompressError, NothingToDo
 from ..outcome import Baseline
@@ -31,14 +32,14 @@ Tries = Mapping[str, Sequence[dict[str, Any]]]
 
 
 def find_obstacles(
-    reference: TaskReference, baseline: Baseline, seed: int, threads: int, tries: Tries
+    reference: TaskReference, baseline: Baseline, seed: int, target: Target, tries: Tries
 ) -> dict[str, str]:
     """Why a technique cannot be applied to the uncompressed model, for each of which no step that is tried works.
 
     tries: steps as plain values, by the name of the technique; the first that works is enough.
     """
-    use_threads(threads)
-    trial = _Trial(reference, baseline, seed)
+    use_threads(target.threads)
+    trial = _Trial(reference, baseline, seed, target)
     found = {}
     for name, rows in tries.items():
         reasons: list[str] = []
@@ -71,9 +72,9 @@ class _Few:
 class _Trial:
     """The uncompressed model and its file, on copies of which steps are tried."""
 
-    def __init__(self, reference: TaskReference, baseline: Baseline, seed: int) -> None:
+    def __init__(self, reference: TaskReference, baseline: Baseline, seed: int, target: Target) -> None:
         self._task: Any = _Few(load_task(reference))
-        self._seed, self._early = seed, baseline.early
+        self._seed, self._early, self._target = seed, baseline.early, target
         self._model = self._with(baseline.weights)
         self._example, self._signature = example_inputs(self._task), input_signature(self._task)
         with torch.no_grad():
@@ -134,10 +135,12 @@ class _Trial:
             with during("exporting the changed model"):
                 exported = export_onnx(model, self._example, self._signature)
                 check_parity(model, exported, self._example, step.parity, self._signature)
+                if self._target.runtime != ONE_THREAD.runtime:
+                    self._run_file(exported)
 
     def _run_file(self, model: onnx.ModelProto) -> None:
         with during("running the changed file"):
-            file = Model(strip(pack(model)).SerializeToString())
+            file = Model(strip(pack(model)).SerializeToString(), self._target)
             _check_shape(torch.from_numpy(file(*(tensor.numpy() for tensor in self._example))), self._shape)
 
 

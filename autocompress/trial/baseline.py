@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import replace
 
 from ..artifacts.export import check_parity, export_onnx, strip
-from ..artifacts.runtime import Model
-from ..config import Train
+from ..artifacts.runtime import ONE_THREAD, Model
+from ..config import Target, Train
 from ..measure.latency import measure_together
 from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size
@@ -22,16 +22,14 @@ from .worker import Clock, use_threads
 EARLY = 0.1  # the share of the baseline's training after which the weights to rewind to are kept
 
 
-def make_baseline(
-    reference: TaskReference, seed: int, threads: int = 1, batch_size: int = 1, how: Train = ON_CPU
-) -> Baseline:
+def make_baseline(reference: TaskReference, seed: int, target: Target = ONE_THREAD, how: Train = ON_CPU) -> Baseline:
     """Train the uncompressed model where the task asks for it, export it and measure it against itself."""
-    return time_baseline(train_baseline(reference, seed, threads, how), reference, threads, batch_size)
+    return time_baseline(train_baseline(reference, seed, target, how), reference, target)
 
 
-def train_baseline(reference: TaskReference, seed: int, threads: int = 1, how: Train = ON_CPU) -> Baseline:
+def train_baseline(reference: TaskReference, seed: int, target: Target = ONE_THREAD, how: Train = ON_CPU) -> Baseline:
     """Train the uncompressed model where the task asks for it, and export it; all of its metrics but its latency."""
-    use_threads(threads)
+    use_threads(target.threads)
     clock = Clock()
     with clock("load_task"):
         task = load_task(reference)
@@ -55,18 +53,18 @@ def train_baseline(reference: TaskReference, seed: int, threads: int = 1, how: T
         check_parity(model, exported, example, signature=signature)
         file = strip(exported).SerializeToString()
     with clock("quality"):
-        metrics = {**measure_size(file), **measure_quality(Model(file, threads), task, "validation")}
+        metrics = {**measure_size(file), **measure_quality(Model(file, target), task, "validation")}
     weights = pack_weights(model)
     return Baseline(weights, early, file, metrics, clock.seconds, hashlib.sha256(weights).hexdigest())
 
 
-def time_baseline(baseline: Baseline, reference: TaskReference, threads: int = 1, batch_size: int = 1) -> Baseline:
+def time_baseline(baseline: Baseline, reference: TaskReference, target: Target = ONE_THREAD) -> Baseline:
     """A baseline with its latency, and how far it is off, from its file against itself."""
-    use_threads(threads)
+    use_threads(target.threads)
     clock, file = Clock(dict(baseline.seconds)), baseline.onnx
     with clock("latency"):
-        inputs = model_inputs(load_task(reference), batch_size)
-        latency_ms, timed = measure_together(file, {"itself": file}, inputs, 2.0, threads)
+        inputs = model_inputs(load_task(reference), target.batch_size)
+        latency_ms, timed = measure_together(file, {"itself": file}, inputs, 2.0, target)
     # A file against itself: how far this comes out from 1 is how far any speed-up here may be off.
     own = timed["itself"]
     own |= {"latency_ms": latency_ms, "aa_ratio": own["speedup"], "speedup": 1.0}

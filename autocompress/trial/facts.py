@@ -29,9 +29,9 @@ def find_facts(run: Run, spec: TrialSpec, baseline: Baseline, timed: bool = True
     found |= compare_size(found, baseline.metrics)
     if not timed:
         return found
-    inputs = model_inputs(run.context.task, spec.batch_size)
+    inputs = model_inputs(run.context.task, spec.target.batch_size)
     usual = baseline.metrics["latency_ms"]
-    speeds = measure_latency(baseline.onnx, data, inputs, BURSTS_SECONDS, spec.threads, usual, alone=False)
+    speeds = measure_latency(baseline.onnx, data, inputs, BURSTS_SECONDS, spec.target, usual, alone=False)
     return {**found, **{name: speeds[name] for name in SPEEDS}}
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from ..artifacts.directory import versions
 from ..artifacts.export import TOLERANCE, check_parity, export_onnx
 from ..artifacts.packing import pack
-from ..artifacts.runtime import Model
-from ..config import Train
+from ..artifacts.runtime import ONE_THREAD, Model
+from ..config import Target, Train
 from ..data import seed_all
 from ..errors import NothingToDo, TaskError
 from ..outcome import Baseline, Infeasible, Limit
@@ -46,8 +46,7 @@ class TrialSpec:
     task: TaskReference
     seed: int
     limits: tuple[Limit, ...] = ()
-    threads: int = 1
-    batch_size: int = 1
+    target: Target = ONE_THREAD
     cache: str | None = None
     latency_seconds: float = 0.6
     alone: bool = True  # let the other trials on the node pause while this one's file is timed

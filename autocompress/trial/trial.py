@@ -7,7 +7,8 @@ import torch
 
 from ..artifacts.export import strip
 from ..artifacts.packing import float_weights
-from ..artifacts.runtime import Model
+from ..artifacts.runtime import ONE_THREAD, Model
+from ..config import Target
 from ..errors import AutocompressError, NothingToDo, TechniqueError
 from ..measure.latency import measure_latency, measure_together
 from ..measure.quality import judge, measure_quality
@@ -58,7 +59,7 @@ def failure(error: BaseException, seconds: dict[str, float] | None = None) -> Fa
 
 
 def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | Result:
-    use_threads(spec.threads)
+    use_threads(spec.target.threads)
     with clock("restore"):
         run = Run.start(spec, baseline)
     if not spec.train:
@@ -75,7 +76,7 @@ def _prepare(spec: TrialSpec, baseline: Baseline, clock: Clock) -> Candidate | R
         raise NothingToDo(run.decisions[0][NOTHING])
     pause()
     with clock("load"), during("loading the compressed file"):
-        model = Model(data, spec.threads)
+        model = Model(data, spec.target)
     with clock("quality"), during("running the compressed file on the validation split"):
         quality, remarks = judge(model, run.context.task, "validation")
     metrics = {**measure_size(data), **quality}
@@ -124,13 +125,13 @@ def measure(candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline) 
     clock = Clock(candidate.seconds)
     try:
         with clock("latency"):
-            inputs = model_inputs(load_task(spec.task), spec.batch_size)
+            inputs = model_inputs(load_task(spec.task), spec.target.batch_size)
             timed = measure_latency(
                 baseline.onnx,
                 candidate.onnx,
                 inputs,
                 spec.latency_seconds,
-                spec.threads,
+                spec.target,
                 baseline.metrics["latency_ms"],
                 spec.alone,
             )
@@ -149,19 +150,18 @@ def time_together(
     baseline: bytes,
     files: dict[str, bytes],
     reference: TaskReference,
-    batch_size: int,
-    threads: int,
+    target: Target,
     baseline_ms: float | None = None,
 ) -> tuple[float, dict[str, Metrics]]:
     """The baseline's latency in ms, and latency and speed-up of several files, all in the same sessions.
 
     baseline_ms: where it was measured before.
     """
-    inputs = model_inputs(load_task(reference), batch_size)
-    return measure_together(baseline, files, inputs, CONFIRM_SECONDS, threads, baseline_ms)
+    inputs = model_inputs(load_task(reference), target.batch_size)
+    return measure_together(baseline, files, inputs, CONFIRM_SECONDS, target, baseline_ms)
 
 
-def confirm(data: bytes, reference: TaskReference, threads: int = 1) -> Metrics:
+def confirm(data: bytes, reference: TaskReference, target: Target = ONE_THREAD) -> Metrics:
     """The metrics of a file on the test split, each with the prefix `test_`."""
-    found = measure_quality(Model(data, threads), load_task(reference), "test")
+    found = measure_quality(Model(data, target), load_task(reference), "test")
     return {f"test_{name}": value for name, value in found.items()}

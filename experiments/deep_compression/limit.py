@@ -54,7 +54,7 @@ def main() -> None:
             start = time.perf_counter()
             Model(data)
             load = time.perf_counter() - start
-            timed = measure_latency(plain, data, tuple(tensor.numpy()[:1] for tensor in example), 3.0, 1)
+            timed = measure_latency(plain, data, tuple(tensor.numpy()[:1] for tensor in example), 3.0)
             bound = entropy_bytes(data)
             rows.append(
                 {

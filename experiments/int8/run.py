@@ -93,7 +93,7 @@ def try_out(technique: str, network: str, side: int) -> dict[Hashable, Any]:
         return row | {"float_bytes": len(plain), "stayed_float": str(error)}
     with clock("export"):
         data = strip(pack(exported)).SerializeToString()
-    timed = measure_latency(plain, data, model_inputs(task, 1), LATENCY_SECONDS, 1)
+    timed = measure_latency(plain, data, model_inputs(task, 1), LATENCY_SECONDS)
     sizes = {"size_bytes": len(data), "float_bytes": len(plain), "compression_ratio": len(plain) / len(data)}
     seconds = {f"{name}_seconds": clock.seconds[name] for name in ("prepare", "export")}
     return row | sizes | timed | seconds | {"stayed_float": by_reason(decision["skipped"])}

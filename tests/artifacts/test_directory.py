@@ -29,7 +29,7 @@ from autocompress.artifacts.directory import (
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.errors import ArtifactError
 from autocompress.recipe import Recipe
-from autocompress.search.deliver import card
+from autocompress.search.card import card
 from autocompress.search.files import write_folder
 from autocompress.techniques import recipe_from_data
 from autocompress.testing.models import Plain, seeded

@@ -14,6 +14,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from autocompress.artifacts.runtime import ONE_THREAD
+from autocompress.config import Target
 from autocompress.measure.latency import (
     Pairs,
     burst,
@@ -161,17 +163,23 @@ def test_a_burst_is_timed_by_call_after_a_warm_up() -> None:
 
 
 def test_the_clock_of_one_thread_stands_while_another_program_has_the_core() -> None:
-    with pinned(1), subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=-1) as busy:
+    with (
+        pinned(ONE_THREAD),
+        subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=-1) as busy,
+    ):
         assert busy.stdout is not None
         busy.stdout.readline()
-        clock = clock_for(1)
+        clock = clock_for(ONE_THREAD)
         start, began = time.perf_counter(), clock()
         while time.perf_counter() < start + 0.5:
             pass
         took = clock() - began
         busy.kill()
     assert 0 < took < 0.4  # of two busy programs on one core each has half of it
-    assert clock_for(2) is time.perf_counter
+    assert clock_for(Target(threads=2)) is time.perf_counter
+    # The thread that calls waits for a device, and may wait for a thread of OpenVINO's: its own clock would stand.
+    assert clock_for(Target(runtime="onnxruntime-cuda")) is time.perf_counter
+    assert clock_for(Target(runtime="openvino")) is time.process_time
 
 
 @pytest.fixture
@@ -181,7 +189,7 @@ def own_slot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_every_pair_of_sessions_gives_three_pairs_of_bursts_however_short_the_time() -> None:
-    (pairs,) = collect(product(16), [product(16)], INPUTS, 0.0, 1)
+    (pairs,) = collect(product(16), [product(16)], INPUTS, 0.0, ONE_THREAD)
     assert pairs.reference.shape == pairs.candidate.shape == (4 * 3,)
     assert pairs.session.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert (pairs.reference > 0).all()
@@ -205,12 +213,12 @@ def test_the_reference_is_what_speedups_are_counted_from() -> None:
 
 def test_a_measurement_on_one_thread_stays_on_one_core_and_gives_the_others_back() -> None:
     before = os.sched_getaffinity(0)
-    with contextlib.suppress(RuntimeError), pinned(1):
+    with contextlib.suppress(RuntimeError), pinned(ONE_THREAD):
         assert len(os.sched_getaffinity(0)) == 1
         assert os.sched_getaffinity(0) <= before
         raise RuntimeError
     assert os.sched_getaffinity(0) == before
-    with pinned(2):
+    with pinned(Target(threads=2)):
         assert os.sched_getaffinity(0) == before
 
 

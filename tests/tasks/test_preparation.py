@@ -21,7 +21,7 @@ from autocompress.artifacts.export import export_onnx
 from autocompress.data import SPLITS, batches
 from autocompress.errors import ArtifactError
 from autocompress.recipe import Recipe
-from autocompress.search.deliver import card
+from autocompress.search.card import card
 from autocompress.search.files import write_folder
 from autocompress.tasks import load_task, refer
 from autocompress.tasks.examples import example_inputs, input_signature
@@ -210,7 +210,8 @@ def test_every_kind_takes_raw_inputs_and_its_card_says_how() -> None:
     for name, kind in kinds().items():
         assert kind.preparation is not None, name
         text = card(Recipe(), {**MEASUREMENT, "baseline": {}, "processor": {"name": "p"},
-                               "target": {"threads": 1, "batch_size": 1}}, {"input": ([1], "float32")},
+                               "target": {"runtime": "openvino", "threads": 1, "batch_size": 1}},
+                    {"input": ([1], "float32")},
                     kind.preparation.example)  # fmt: skip
         assert f'autocompress.load(".").predict({kind.preparation.example})' in text
 

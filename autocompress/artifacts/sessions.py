@@ -1,0 +1,127 @@
+"""What runs a model file: one class a runtime, each with the target's threads and nothing more than the file says."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..config import Target
+from ..errors import ArtifactError
+
+Array = NDArray[Any]
+Call = Callable[[], object]
+
+
+class Session(Protocol):
+    """A loaded file: the names of its inputs, and calls in their order."""
+
+    inputs: Sequence[str]
+
+    def run(self, inputs: Sequence[Array]) -> Array:
+        """The file's output for arrays, batch first."""
+
+    def runner(self, inputs: Sequence[Array]) -> Call:
+        """A call that runs these inputs, which lie where the runtime computes: what latency is measured on."""
+
+
+class OnCPU:
+    """ONNX Runtime on the processor."""
+
+    provider = "CPUExecutionProvider"
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        if self.provider not in ort.get_available_providers():
+            raise ArtifactError(
+                f"onnxruntime has no {self.provider} here, only {', '.join(ort.get_available_providers())}: install "
+                "onnxruntime-gpu where files are measured, or name another target.runtime"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # ONNX Runtime would else take a file for one of its own format by bytes that ONNX may hold too.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        # Spinning threads would keep the other core busy, which measures the machine and not the model.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = ort.InferenceSession(data, options, providers=[self.provider])
+        if self._session.get_providers()[0] != self.provider:
+            raise ArtifactError(f"ONNX Runtime cannot use its {self.provider} here: are its libraries installed?")
+        self.inputs: Sequence[str] = [value.name for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, inputs: Sequence[Array]) -> Array:
+        """The file's output for arrays, batch first."""
+        return np.asarray(self._session.run(self._outputs, dict(zip(self.inputs, inputs, strict=True)))[0])
+
+    def runner(self, inputs: Sequence[Array]) -> Call:
+        """A call that runs these inputs."""
+        run, outputs, feed = self._session.run, self._outputs, dict(zip(self.inputs, inputs, strict=True))
+        return lambda: run(outputs, feed)
+
+
+class OnCUDA(OnCPU):
+    """ONNX Runtime on the first CUDA device."""
+
+    provider = "CUDAExecutionProvider"
+
+    def runner(self, inputs: Sequence[Array]) -> Call:
+        """A call that runs inputs which lie on the device, leaves outputs there, and waits for it."""
+        binding = self._session.io_binding()
+        for name, array in zip(self.inputs, inputs, strict=True):
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+        for name in self._outputs:
+            binding.bind_output(name, "cuda", 0)
+
+        def call() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return call
+
+
+class OnOpenVINO:
+    """OpenVINO on the processor, in the precision that the file says, where it would take bfloat16 if it can."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise ArtifactError("OpenVINO is not installed here: pip install 'autocompress[openvino]'") from None
+        from onnx.inliner import inline_local_functions
+
+        # It knows no functions in a file, such as those that decode packed weights.
+        plain = inline_local_functions(onnx.load_from_string(data)).SerializeToString()
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
+        core = openvino.Core()
+        self._request = core.compile_model(core.read_model(plain), "CPU", settings).create_infer_request()
+        self.inputs: Sequence[str] = [value.name for value in onnx.load_from_string(data).graph.input]
+
+    def run(self, inputs: Sequence[Array]) -> Array:
+        """The file's output for arrays, batch first."""
+        found = self._request.infer(dict(zip(self.inputs, inputs, strict=True)))
+        return np.array(found[0])
+
+    def runner(self, inputs: Sequence[Array]) -> Call:
+        """A call that runs these inputs."""
+        feed = dict(zip(self.inputs, inputs, strict=True))
+        return lambda: self._request.infer(feed, share_inputs=True, share_outputs=True)
+
+
+RUNTIMES: Mapping[str, Callable[[bytes, int], Session]] = {
+    "onnxruntime-cpu": OnCPU,
+    "onnxruntime-cuda": OnCUDA,
+    "openvino": OnOpenVINO,
+}
+
+
+def open_session(data: bytes, target: Target) -> Session:
+    """A session of a file on a target. Raises ArtifactError, and what the runtime raises for files it cannot load."""
+    return RUNTIMES[target.runtime](data, target.threads)
