@@ -21,9 +21,12 @@ from .image_list import listed_files, read_list
 from .image_tensors import ImagePreparation, ImageSettings, ImageTensors, Transform, Transformed, image_preparation
 from .kinds import Load, TaskKind
 from .npz import read_npz
+from .pretrained import PREFIX, TRANSFORMING, Pretrained, cached_file
 from .protocol import Classification
 from .tables import read_table
 from .weights import load_weights, read_weights
+
+TRANSFER = Training(epochs=5, learning_rate=5e-4)  # from weights of other classes
 
 
 class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
@@ -32,7 +35,8 @@ class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
     data is `folder:DIR` of class folders, `npz:FILE`, or a table `csv:FILE` or `parquet:FILE` that names each image's
     file, from the table's folder, in the column `image` ("path" unless given) and its class in the column `target`
     ("label"); rows that share a value of the column `group` stay in one split. train_transform changes images anew each
-    time that they are trained on, and never those that are measured.
+    time that they are trained on, and never those that are measured. weights is a file, or `torchvision:NAME` of those
+    that torchvision publishes for its model, from its cache: with a classifier for these classes, which is trained.
     """
 
     preparation: ClassVar[type[ImagePreparation]] = ImagePreparation
@@ -52,7 +56,22 @@ class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
         given = [name for name in ("image", "target", "group") if getattr(self, name) is not None]
         if given and not self.table:
             raise ValueError(f"{given[0]} names a column of a table, and data is none")
+        if self.published and not self.model.startswith(PREFIX):
+            raise ValueError(f"weights {self.weights} are for a model of torchvision's: write model: {PREFIX}NAME")
         return self
+
+    @property
+    def published(self) -> str | None:
+        """The name of weights that torchvision publishes, where such are asked for."""
+        named = self.weights is not None and self.weights.startswith(PREFIX)
+        return self.weights.removeprefix(PREFIX) if named and self.weights else None
+
+    def places(self) -> list[str]:
+        """Where data and weights lie, from the config's folder."""
+        if self.published is None:
+            return super().places()
+        data, file = self.data.partition(":")[2], cached_file(self.model.removeprefix(PREFIX), self.published)
+        return [data, str(file)]
 
     @property
     def table(self) -> bool:
@@ -93,11 +112,13 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         data = read_list(read_table(path, kind), path, config.form, config.split, config.columns)
     else:
         data = (read_folder if kind == "folder" else read_npz)(path, config.form, config.split)
-    weights = read_weights(root / config.weights) if config.weights else None
+    start = Pretrained(config.model.removeprefix(PREFIX), config.published) if config.published else None
+    weights = read_weights(root / config.weights) if config.weights and start is None else None
+    known = start is not None and start.classes == data.classes
     targets = {name: part for name, (_, part) in data.parts.items()}
     notes = (
         *data.notes,
-        *missing_classes(targets, data.classes, data.shares, weights is not None),
+        *missing_classes(targets, data.classes, data.shares, weights is not None or known),
         *alike_classes(data.classes),
     )
     factory = _model_factory(config, root, len(data.classes), load)
@@ -105,11 +126,16 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
     def make_model() -> nn.Module:
         """A new model, with the config's weights where it names some."""
         model = factory()
+        if start is not None:
+            start.give(model, whole=known)
         if weights is not None:
             load_weights(model, weights, config.weights or "")
         return model
 
-    default = None if weights is not None else Training(epochs=15, learning_rate=2e-3)
+    trained = weights is not None or known
+    default = None if trained else TRANSFER if start is not None else Training(epochs=15, learning_rate=2e-3)
+    if start is not None and not known:
+        notes = (*notes, f"the classifier of {start.name} is made anew for {len(data.classes)} classes, and trained")
     splits: dict[str, Any] = {name: _dataset(data, name, config) for name in data.parts}
     return Classification(
         make_model,
@@ -138,7 +164,9 @@ def _model_factory(
 
         if name not in models.list_models():
             raise TaskError(f"task.model: torchvision has no model {name!r}: {_near(name, models.list_models())}")
-        extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        extra = {"aux_logits": False, "init_weights": True} if name in TRANSFORMING else {}
+        if name in TRANSFORMING and config.published:
+            extra["transform_input"] = True
         return lambda: models.get_model(name, weights=None, num_classes=classes, **extra)
     if source == "timm":
         try:

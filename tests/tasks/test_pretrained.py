@@ -1,0 +1,149 @@
+"""Weights that torchvision publishes: from its cache alone, whole or with a new classifier, and never another file."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import models
+
+from autocompress.errors import TaskError
+from autocompress.tasks import load_task, pretrained, refer
+from autocompress.tasks.identity import task_facts
+from autocompress.tasks.images import TRANSFER, ImageClassificationConfig
+from autocompress.tasks.models import build_model
+from autocompress.tasks.pretrained import _head, cached_file
+
+MODEL = "squeezenet1_1"
+CATEGORIES = [f"class {index}" for index in range(1000)]
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of torchvision's with one file, made here, under a name as torchvision gives them."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    folder.mkdir(parents=True)
+    torch.manual_seed(3)
+    torch.save(models.get_model(MODEL, weights=None).state_dict(), folder / "made.pth")
+    digest = hashlib.sha256((folder / "made.pth").read_bytes()).hexdigest()
+    path = (folder / "made.pth").rename(folder / f"{MODEL}-{digest[:8]}.pth")
+    weights = SimpleNamespace(url=f"https://example.org/{path.name}", meta={"categories": CATEGORIES})
+    monkeypatch.setattr(pretrained, "_known", lambda model: {"IMAGENET1K_V1": weights})
+    return path
+
+
+def folder_of(root: Path, classes: list[str]) -> Path:
+    chance = np.random.default_rng(0)
+    for name in classes:
+        for index in range(5):
+            path = root / "photos" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(chance.integers(0, 255, (32, 32, 3), np.uint8)).save(path)
+    return root
+
+
+def config(**settings: Any) -> ImageClassificationConfig:
+    usual = {"kind": "image_classification", "model": f"torchvision:{MODEL}", "data": "folder:photos", "input_size": 32}
+    return ImageClassificationConfig.model_validate({**usual, "weights": "torchvision:IMAGENET1K_V1", **settings})
+
+
+def test_the_body_is_what_was_published_and_the_classifier_is_new_and_trained(published: Path, tmp_path: Path) -> None:
+    folder_of(tmp_path, ["ill", "well"])
+    given = config()
+    assert given.read(tmp_path) == [tmp_path / "photos", published]
+    reference = refer(given, tmp_path)
+    task = load_task(reference)
+    assert task.baseline == TRANSFER
+    assert (
+        "task.data: the classifier of torchvision:IMAGENET1K_V1 is made anew for 2 classes, and trained" in task.notes
+    )
+    state, own = torch.load(published, weights_only=True), build_model(task, 0).state_dict()
+    head = {"classifier.1.weight", "classifier.1.bias"}
+    assert own.keys() == state.keys()
+    for name, tensor in own.items():
+        assert torch.equal(tensor, state[name]) if name not in head else tensor.shape[0] == 2
+    assert all(torch.equal(a, b) for a, b in zip(own.values(), build_model(task, 0).state_dict().values(), strict=True))
+    assert not torch.equal(own["classifier.1.weight"], build_model(task, 1).state_dict()["classifier.1.weight"])
+    again = load_task(refer(config(baseline={"epochs": 1}), tmp_path))
+    assert again.baseline is not None
+    assert again.baseline.epochs == 1
+    scratch = load_task(refer(config(weights=None), tmp_path))
+    assert task_facts(reference, task, 0)["model"] != task_facts(reference, scratch, 0)["model"]
+
+
+def test_data_of_the_very_classes_take_the_model_as_it_was_published(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path, ["a", "b", "c"])
+    torch.manual_seed(5)
+    torch.save(models.get_model(MODEL, weights=None, num_classes=3).state_dict(), published)
+    path = published.rename(published.with_name(f"x-{hashlib.sha256(published.read_bytes()).hexdigest()[:8]}.pth"))
+    weights = SimpleNamespace(url=f"https://example.org/{path.name}", meta={"categories": ["a", "b", "c"]})
+    monkeypatch.setattr(pretrained, "_known", lambda model: {"IMAGENET1K_V1": weights})
+    task = load_task(refer(config(), tmp_path))
+    assert task.baseline is None
+    state = torch.load(path, weights_only=True)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in build_model(task, 0).state_dict().items())
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def damaged(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "message"),
+    [
+        (gone, {}, "is not there, and nothing is downloaded in a search: fetch it once by"),
+        (damaged, {}, "is damaged, its SHA-256 is no "),
+        (None, {"weights": "torchvision:IMAGENET1K_V2"}, "no weights 'IMAGENET1K_V2' of squeezenet1_1: did you mean"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(
+    spoil: Callable[[Path], None] | None, settings: dict[str, Any], message: str, published: Path, tmp_path: Path
+) -> None:
+    folder_of(tmp_path, ["ill", "well"])
+    if spoil is not None:
+        spoil(published)
+    with pytest.raises(TaskError) as raised:
+        load_task(refer(config(**settings), tmp_path))
+    assert message in str(raised.value)
+
+
+def test_published_weights_are_for_torchvisions_models() -> None:
+    with pytest.raises(ValueError, match=r"are for a model of torchvision's: write model: torchvision:NAME"):
+        config(model="net.py:net")
+
+
+def test_other_settings_than_those_of_the_weights_are_named(published: Path) -> None:
+    start = pretrained.Pretrained(MODEL, "IMAGENET1K_V1")
+    wide = models.get_model(MODEL, weights=None, num_classes=2)
+    wide.features[0] = nn.Conv2d(1, 64, 3, 2)
+    with pytest.raises(TaskError, match=r"'features.0.weight' has shape \(64, 3, 3, 3\), the model's \(64, 1, 3, 3\)"):
+        start.give(wide, whole=False)
+    wide.extra = nn.Linear(2, 2)
+    with pytest.raises(TaskError, match=r"features|extra"):
+        start.give(wide, whole=False)
+
+
+def test_names_and_files_are_torchvisions_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(TaskError) as raised:
+        cached_file("resnet18", "IMAGENET1K_V1")
+    assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in str(raised.value)
+    assert "get_weight('ResNet18_Weights.IMAGENET1K_V1').get_state_dict()" in str(raised.value)
+    assert _head("resnet18") == {"fc.weight", "fc.bias"}
+    assert _head("mobilenet_v3_small") == {"classifier.3.weight", "classifier.3.bias"}
+    assert _head("googlenet") == {"fc.weight", "fc.bias"}
