@@ -1,7 +1,8 @@
 """How fast does the training loop train, and do baseline, techniques and a search run where it trains?
 
-Examples a second of autocompress' loop against a minimal one, in turns within one run; then a baseline, three
-techniques and a short search. Writes DEVICE.csv beside this file and prints a table; under ten minutes on a GPU.
+Examples a second of autocompress' loop against a minimal one, in turns within one run, from memory and from JPEG files,
+and with distillation against without; then a baseline, three techniques and a short search. Writes DEVICE.csv beside
+this file and prints a table; under ten minutes on a GPU.
 
 Usage: python experiments/accelerator/run.py [--device auto|cpu|cuda|mps] [--repeats 5] [--quick]
 """
@@ -12,20 +13,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import models
 
 from autocompress.config import Train
 from autocompress.data import Batch
-from autocompress.tasks import refer
+from autocompress.tasks import Classification, refer
+from autocompress.techniques import Context
+from autocompress.techniques.teacher import blended
 from autocompress.training import Training, device_of, fit, training_on
 from autocompress.trial.baseline import make_baseline
 from autocompress.trial.trial import TrialSpec, prepare
@@ -48,16 +53,41 @@ STEPS = {
 }
 
 
-def minimal(model: nn.Module, data: TensorDataset, device: torch.device, size: int) -> None:
+class Files(Dataset[Any]):
+    """Images (3, size, size) of JPEG files of noise, decoded when they are read."""
+
+    def __init__(self, folder: Path, count: int, size: int) -> None:
+        self.size, self.paths = size, [folder / f"{index}.jpg" for index in range(count)]
+        chance = np.random.default_rng(0)
+        for path in self.paths:
+            coarse = chance.integers(0, 255, (20, 20, 3), np.uint8)
+            Image.fromarray(coarse).resize((160, 160)).save(path, quality=90)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self.paths[index]) as image:
+            pixels = np.asarray(image.convert("RGB").resize((self.size, self.size)), np.float32)
+        return torch.from_numpy(pixels).permute(2, 0, 1) / 255, index % 10
+
+
+def minimal(model: nn.Module, data: Dataset[Any], device: torch.device, size: int, workers: int) -> None:
     """An epoch of the loop that everybody writes."""
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    x, y = data.tensors
-    for index in torch.randperm(len(x)).split(size):
+    for x, y in shuffled(data, size, workers):
         optimizer.zero_grad(set_to_none=True)
-        inputs, targets = x[index].to(device, non_blocking=True), y[index].to(device, non_blocking=True)
+        inputs, targets = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+
+def shuffled(data: Dataset[Any], size: int, workers: int) -> Iterable[Any]:
+    """The batches of an epoch: of tensors at once, of files by torch's loader."""
+    if not isinstance(data, TensorDataset):
+        return DataLoader(data, size, shuffle=True, num_workers=workers)
+    return (data[index] for index in torch.randperm(len(data)).split(size))
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
@@ -74,19 +104,27 @@ def loss(output: Tensor, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(output, batch.targets)
 
 
-def rates(make: Callable[[], nn.Module], data: TensorDataset, how: Train) -> tuple[float, float]:
+def rates(make: Callable[[], nn.Module], data: Any, how: Train) -> tuple[float, float]:
     """Examples a second of this loop and of the minimal one, each on a new model.
 
     Ours is the second of two epochs, as after the last one it renews statistics, which a minimal loop leaves out.
     """
     device, settings, model = device_of(how), Training(epochs=1), make()
-    plain = seconds(lambda: minimal(make(), data, device, settings.batch_size), device)
+    plain = seconds(lambda: minimal(make(), data, device, settings.batch_size, how.loader_workers), device)
     with training_on(how):
         one, two = (
             seconds(lambda epochs=count: fit(model, data, loss, Training(epochs=epochs), 0), device)  # type: ignore[misc]
             for count in (1, 2)
         )
     return len(data) / (two - one), len(data) / plain
+
+
+def paired(what: str, work: Callable[[], tuple[float, float]], repeats: int) -> dict[str, Any]:
+    """Two rates, taken in turns, and the median ratio of pairs; the first pair warms up."""
+    pairs = [work() for _ in range(repeats + 1)][1:]
+    first, second = (statistics.median(values) for values in zip(*pairs, strict=True))
+    ratio = statistics.median(own / other for own, other in pairs)
+    return {"what": what, "examples_a_second": first, "minimal": second, "ratio": ratio}
 
 
 def loops(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
@@ -97,10 +135,41 @@ def loops(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
             count *= 16
         count = max(64, int(count * share))
         data = TensorDataset(torch.randn(count, *shape), torch.randint(0, 10, (count,)))
-        pairs = [rates(make, data, how) for _ in range(repeats + 1)]
-        found = [statistics.median(values) for values in zip(*pairs[1:], strict=True)]
-        ratio = statistics.median(own / other for own, other in pairs[1:])  # the first of them warms up
-        rows.append({"what": f"loop, {name}", "examples_a_second": found[0], "minimal": found[1], "ratio": ratio})
+        rows.append(paired(f"loop, {name}", lambda make=make, data=data: rates(make, data, how), repeats))  # type: ignore[misc]
+    return rows
+
+
+def from_files(how: Train, repeats: int, share: float) -> dict[str, Any]:
+    """Examples a second of both loops where images are decoded from JPEG files by two workers."""
+    name = "MobileNetV3-small, 64x64"
+    with tempfile.TemporaryDirectory() as folder:
+        data = Files(Path(folder), max(64, int(1024 * share)), 64)
+        files = how.model_copy(update={"loader_workers": 2})
+        return paired(f"loop, {name}, JPEG files", lambda: rates(NETWORKS[name][0], data, files), repeats)
+
+
+def distilling(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
+    """Examples a second with distillation, the teacher's outputs cached, against those without it."""
+    rows, device = [], device_of(how)
+    for name in ("LeNet-5", "MobileNetV3-small, 64x64"):
+        make, shape, count = NETWORKS[name]
+        count = max(64, int(count * share))
+        data = torch.randn(count, *shape), torch.randint(0, 10, (count,))
+        context = Context(Classification(make, data, data, data), make().eval(), 0)
+
+        def both(make: Any = make, context: Context = context, count: int = count) -> tuple[float, float]:
+            with training_on(how):
+                distilled = blended(context, 0.7, 4.0)
+                found = []
+                for each in (distilled, loss):
+                    one, two = (
+                        seconds(lambda n=n, f=each: fit(make(), context.train, f, Training(epochs=n), 0), device)  # type: ignore[misc]
+                        for n in (1, 2)
+                    )
+                    found.append(count / (two - one))
+            return found[0], found[1]
+
+        rows.append(paired(f"distillation against none, {name}", both, repeats))
     return rows
 
 
@@ -145,7 +214,8 @@ def main() -> None:
     given = parser.parse_args()
     device = device_of(Train(device=given.device)).type
     plain, mixed = Train(device=device), Train(device=device, precision="bf16")
-    rows = loops(plain, 1 if given.quick else given.repeats, 0.1 if given.quick else 1.0)
+    extent = (1, 0.1) if given.quick else (given.repeats, 1.0)
+    rows = [*loops(plain, *extent), from_files(plain, *extent), *distilling(plain, *extent)]
     if device != "cpu" and not given.quick:
         rows += [{**row, "what": f"{row['what']}, bf16"} for row in loops(mixed, given.repeats, 1.0)]
     if not given.quick:
