@@ -24,7 +24,7 @@ from .runtime import Model
 from .sessions import Array
 
 TOLERANCE = 1e-3
-OUTPUT = "output"  # what a file's output is called
+OUTPUT = "output"  # what a file's output is called, where the task has no name for it
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
@@ -48,6 +48,11 @@ def names_of_inputs(count: int, signature: Signature = UNNAMED) -> list[str]:
     return ["input"] if count == 1 else [f"input_{index}" for index in range(count)]
 
 
+def name_of_output(inputs: list[str], signature: Signature = UNNAMED) -> str:
+    """What a file's output is called beside inputs of these names."""
+    return signature.output if signature.output and signature.output not in inputs else OUTPUT
+
+
 def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signature = UNNAMED) -> onnx.ModelProto:
     """Export with torch's dynamo exporter, batch dynamic; tensors keep their torch names.
 
@@ -55,7 +60,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signat
     ArtifactError when torch cannot export the model.
     """
     _cache_torchlib()
-    batch = torch.export.Dim("batch")
+    batch, inputs = torch.export.Dim("batch"), names_of_inputs(len(example), signature)
     try:
         with quietly(), torch.no_grad():
             module = kept_apart(model.eval(), copied(example))
@@ -64,8 +69,8 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signat
                 copied(example),
                 dynamo=True,
                 dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
-                input_names=names_of_inputs(len(example), signature),
-                output_names=[OUTPUT],
+                input_names=inputs,
+                output_names=[name_of_output(inputs, signature)],
                 opset_version=OPSET,
                 verbose=False,
             )

@@ -22,8 +22,10 @@ def example_inputs(task: Task, count: int = EXAMPLES) -> tuple[Tensor, ...]:
 
 
 def input_signature(task: Task) -> Signature:
-    """What inputs are called, and the axes of each that vary from batch to batch, such as the length of sentences."""
-    return Signature(_varying(_by_size(task)), input_names(task.split("validation")))
+    """What inputs and output are called, and the axes that vary from batch to batch, such as sentences' length."""
+    output = getattr(task, "output", None)
+    named = output if isinstance(output, str) else ""
+    return Signature(_varying(_by_size(task)), input_names(task.split("validation")), named)
 
 
 def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:

@@ -102,6 +102,7 @@ def test_inputs_are_passed_by_name_and_the_file_takes_any_length() -> None:
     exported = export_onnx(model, example, input_signature(task))
     assert check_parity(model, exported, example, signature=input_signature(task)) < 1e-5
     assert Model(exported.SerializeToString()).inputs == ["mask", "tokens"]
+    assert [value.name for value in exported.graph.output] == ["logits"]
     frozen = export_onnx(model, example)
     with pytest.raises(ArtifactError, match="fails at batch size 4, inputs"):
         check_parity(model, frozen, example, signature=input_signature(task))
@@ -225,3 +226,16 @@ def test_a_mapping_of_outputs_is_named_in_the_error() -> None:
         TaskError, match=r"returned a dict: return one tensor .*, or name one by task.output: 'features'"
     ):
         check_task(task)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "named"),
+    [(("x",), "logits", "logits"), (("x",), "", "output"), (("x",), "x", "output"), ((), "input", "output")],
+)
+def test_an_output_is_called_as_the_task_does_unless_an_input_is(
+    inputs: tuple[str, ...], output: str, named: str
+) -> None:
+    exported = export_onnx(nn.Linear(3, 2), (torch.ones(2, 3),), Signature(names=inputs, output=output))
+    assert [value.name for value in exported.graph.output] == [named]
+    assert [value.name for value in exported.graph.input] == [*(inputs or ["input"])]
+    assert Model(exported.SerializeToString())(torch.ones(1, 3).numpy()).shape == (1, 2)
