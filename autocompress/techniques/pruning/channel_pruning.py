@@ -14,6 +14,7 @@ from .. import sensitivity
 from ..base import Context, Decision, Technique
 from ..outputs import output_layers
 from . import _channel_scores, _cycles
+from ._attention import open_attention, opened
 from ._dependencies import Group, find_groups
 from ._modules import has_channels, is_layer
 from ._removal import BROKEN, Chosen, changes, in_heads, merged, possible, remove, widths_of
@@ -75,7 +76,11 @@ class ChannelPruning(Technique):
         return _cycles.expand(once, ratios, self.epochs, self.learning_rate, self.rewind)
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
-        """The positions to remove of each layer, its width before and after, and what is left alone and why."""
+        """The positions to remove of each layer, its width before and after, and what is left alone and why.
+
+        Attention of torch's that loses any is `opened` first.
+        """
+        model, attention = opened(model)
         kept = [*self._kept(model), *self._outside(model, context)]
         try:
             groups, skipped = find_groups(model, context.example, [*output_layers(model, context.example), *kept])
@@ -92,10 +97,13 @@ class ChannelPruning(Technique):
             raise NothingToDo(self._nothing(skipped))
         history = merged([row for group, units in chosen for row in group.without(units)])
         widths = widths_of(model, chosen)
-        return {"layers": changes(model, history), "skipped": skipped, "widths": widths, "history": history}
+        found = {"layers": changes(model, history), "skipped": skipped, "widths": widths, "history": history}
+        touched = [name for name in attention if any(row[0].startswith(f"{name}.") for row in history)]
+        return {**found, "opened": touched} if touched else found
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Remove the recorded positions."""
+        model = open_attention(model, decision.get("opened", []))
         return remove(model, decision["history"], decision["widths"])
 
     def _kept(self, model: nn.Module) -> list[nn.Module]:

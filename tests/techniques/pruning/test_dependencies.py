@@ -215,7 +215,8 @@ def test_channels_that_nothing_reads_go_and_nothing_changes(name: str, first: st
     with torch.no_grad():
         read[:, [channel + offset for channel in dead]] = 0
         model.get_submodule(first).weight[dead] *= 1e-3
-    layers = [other for other, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    kinds = nn.Linear | nn.Conv2d | nn.MultiheadAttention
+    layers = [other for other, module in model.named_modules() if isinstance(module, kinds)]
     decision, after = pruned(model, context, keep=[other for other in layers if other != first])
     assert [where for layer, outputs, where in decision["history"] if layer == first and outputs] == [dead]
     with torch.no_grad():
@@ -241,16 +242,21 @@ def test_channels_that_are_shuffled_are_left_alone_and_said() -> None:
     assert set(decision["skipped"].values()) == {"its channels are shuffled with others"}
 
 
-def test_every_attention_head_keeps_the_same_number_of_dimensions() -> None:
+def test_torchs_attention_loses_whole_heads_in_every_layer() -> None:
     model, context, _ = made("encoder")
     decision, after = pruned(model, context)
-    rows = [where for name, _, where in decision["history"] if name.endswith("self_attn")]
-    assert len(rows) == 2
-    for where in rows:
-        per_head = [[p % 4 for p in where if p // 4 == head] for head in range(4)]
-        assert per_head == [per_head[0]] * 4
-        assert len(per_head[0]) == 2
-    assert after.encoder.layers[0].self_attn.head_dim == 2
+    gone = {name: where for name, outputs, where in decision["history"] if outputs and ".self_attn." in name}
+    assert len(decision["opened"]) == 2
+    for name in decision["opened"]:
+        lost = gone[f"{name}.value"]
+        assert gone[f"{name}.query"] == gone[f"{name}.key"] == lost
+        heads = sorted({position // 4 for position in lost})
+        assert lost == [4 * head + place for head in heads for place in range(4)]
+        assert len(heads) == 2, "two of four"
+        attention = after.get_submodule(name)
+        assert attention.width == 4
+        assert attention.value.weight.shape == (8, 8)
+        assert attention.out_proj.weight.shape == (8, 8)
     assert after.position.shape == (1, 6, 8)
 
 

@@ -12,6 +12,7 @@ from autocompress import Classification
 from autocompress.artifacts.export import check_parity, export_onnx
 from autocompress.errors import NothingToDo
 from autocompress.techniques.base import Context
+from autocompress.techniques.pruning._attention import open_attention, opened
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
 
 HEADS, WIDTH, FEATURES = 4, 6, 10
@@ -103,3 +104,92 @@ def test_attention_whose_views_fix_both_is_left_alone_and_said() -> None:
 def test_heads_are_rounded_as_channels_are() -> None:
     _, smaller, _ = pruned("heads", round_to=4)
     assert smaller.value.out_features % 4 == 0
+
+
+class Torchs(nn.Module):
+    """torch's own attention, with a mask of what is padding."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(HEADS * WIDTH, HEADS, dropout=0.1, batch_first=True, **settings)
+        self.before, self.head = nn.Linear(FEATURES, HEADS * WIDTH), nn.Linear(HEADS * WIDTH, 3)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        seen = self.before(x)
+        mixed, _ = self.attention(seen, seen, seen, key_padding_mask=padding)
+        found: Tensor = self.head((seen + mixed)[:, 0])
+        return found
+
+
+def of_torchs(**settings: Any) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    torch.manual_seed(2)
+    parts = [TensorDataset(torch.randn(16, 5, FEATURES), torch.arange(16) % 3) for _ in range(3)]
+    data = Classification(lambda: Torchs(**settings), *parts)
+    model = data.model().eval()
+    step = ChannelPruning(ratio=0.5, scope="layer", importance="l1", keep=("before", "head", "attention.out_proj"))
+    decision = step.decide(model, Context(data, model, 0))
+    return model, step.apply(copy.deepcopy(model), decision), decision
+
+
+def test_torchs_attention_without_heads_is_what_it_was_with_them_silenced() -> None:
+    model, smaller, decision = of_torchs()
+    assert decision["opened"] == ["attention"]
+    assert isinstance(model.attention, nn.MultiheadAttention), "the model that was given stays as it is"
+    gone = outputs_gone(decision)
+    heads = sorted({position // WIDTH for position in gone["attention.value"]})
+    whole = [head * WIDTH + place for head in heads for place in range(WIDTH)]
+    assert gone == {f"attention.{part}": whole for part in ("query", "key", "value")}
+    assert len(heads) == HEADS // 2
+    silenced: Any = copy.deepcopy(model)
+    x, padding = torch.randn(7, 9, FEATURES), torch.arange(9)[None] >= torch.arange(3, 10)[:, None]
+    with torch.no_grad():
+        silenced.attention.out_proj.weight[:, gone["attention.value"]] = 0
+        torch.testing.assert_close(smaller(x, padding), silenced(x, padding))
+        assert (silenced(x, padding) - model(x, padding)).abs().max() > 1e-3
+    check_parity(smaller, export_onnx(smaller, (x,)), (x,))
+
+
+def test_attention_that_adds_to_its_keys_stays_in_one_piece() -> None:
+    parts = [TensorDataset(torch.randn(16, 5, FEATURES), torch.arange(16) % 3) for _ in range(3)]
+    data = Classification(lambda: Torchs(add_zero_attn=True), *parts)
+    model = data.model().eval()
+    with torch.no_grad():
+        assert opened(model) == (model, [])
+    decision = ChannelPruning(ratio=0.5, scope="layer").decide(model, Context(data, model, 0))
+    assert "opened" not in decision
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("widths", [{}, {"kdim": 10, "vdim": 14}, {"bias": False}])
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("mask", [None, "boolean", "numbers"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_open_attention_is_torchs(
+    batch_first: bool, widths: dict[str, Any], need_weights: bool, mask: str | None, padded: bool
+) -> None:
+    torch.manual_seed(0)
+    own = nn.MultiheadAttention(24, 4, batch_first=batch_first, dropout=0.3, **widths).eval()
+    other = open_attention(nn.Sequential(copy.deepcopy(own)), ["0"])[0]
+    query = torch.randn(3, 5, 24)
+    key, value = (torch.randn(3, 7, layer.in_features) for layer in (other.key, other.value))
+    if not batch_first:
+        query, key, value = (part.transpose(0, 1) for part in (query, key, value))
+    later = torch.triu(torch.ones(5, 7), 1).bool()
+    pads = torch.arange(7)[None] >= torch.tensor([4, 7, 6])[:, None]
+    masks: dict[str | None, Any] = {None: None, "boolean": later, "numbers": later.float() * -1e4}
+    numbers = pads.float() * -1e4 if mask == "numbers" else pads  # torch wants both alike
+    given = {"attn_mask": masks[mask], "key_padding_mask": numbers if padded else None, "need_weights": need_weights}
+    for expected, found in zip(own(query, key, value, **given), other(query, key, value, **given), strict=True):
+        assert (expected is None) is (found is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_open_attention_takes_one_sequence_and_refuses_masks_of_single_heads() -> None:
+    own = nn.MultiheadAttention(24, 4).eval()
+    other = open_attention(nn.Sequential(copy.deepcopy(own)), ["0"])[0]
+    query, key, padding = torch.randn(5, 24), torch.randn(7, 24), torch.arange(7) > 5
+    for expected, found in zip(own(query, key, key, padding), other(query, key, key, padding), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no mask for each head"):
+        other(query[:, None], key[:, None], key[:, None], attn_mask=torch.zeros(4, 5, 7))
