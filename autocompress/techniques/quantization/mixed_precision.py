@@ -21,6 +21,9 @@ from . import _uniform
 SCANNED = (2, 3, 4, 5, 6, 7, 8)
 PARTS = 4  # steps from one scanned width to the next, in which more and more scales of a weight take the wider one
 WIDTHS = tuple(SCANNED[0] + step / PARTS for step in range((len(SCANNED) - 1) * PARTS + 1))
+MOST_PRODUCTS = 2e12  # multiplications in a scan, about a minute of a core: large models are scanned more coarsely
+FEWEST = 8  # examples in a scan of all widths
+LOOKED_AT = 1  # the place among SCANNED of the one width that a coarse scan looks at
 HIDDEN = -1e4  # a score that softmax makes zero of, and that is finite
 Grid = dict[str, Any]
 Costs = dict[str, list[float]]
@@ -33,7 +36,8 @@ class MixedPrecision(Technique):
     3.4, choose widths by an integer program as this does). The scan takes one weight at a time to each width and
     measures how far outputs move on training data. A layer with more than a quarter of all weights may also have a
     quarter, half or three quarters of its scales at one bit more than the others, those that gain most: a whole bit
-    of it is too much or too little for most limits. group and keep are those of low_bit.
+    of it is too much or too little for most limits. Where a scan would take too long it takes fewer examples, and then
+    one width, from which the others follow as squared errors do. group and keep are those of low_bit.
     """
 
     technique: ClassVar[str] = "mixed_precision"
@@ -77,7 +81,11 @@ def scan(
 ) -> Costs:
     """How far outputs move with one weight at a time on each grid: the divergence from those of the file as it is."""
     run, logits = _uniform.Variable(model, list(weights)), classifies(context.task)
-    batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(examples)]
+    first = next(context.sample(1, 1))
+    products = len(weights) * _uniform.products(model, weights, tuple(tensor.numpy() for tensor in first.inputs))
+    count, coarse = extent(products, examples)
+    size = min(64, count)
+    batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(count, size)]
     whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
     if any(bool(output.isnan().any()) for output in whole):
         raise TechniqueError("mixed_precision: the model's output is not a number on training data: check the model")
@@ -90,7 +98,25 @@ def scan(
         rows = [float(distillation_loss(_shown(made, y), _shown(y, y), 1.0, logits)) for made, y in outputs]
         return sum(rows) / len(rows)
 
-    return {name: [moved(name, found) for found in choices] for name, choices in grids.items()}
+    if not coarse:
+        return {name: [moved(name, found) for found in choices] for name, choices in grids.items()}
+    found = {}
+    for name, choices in grids.items():
+        errors = [float(_uniform.lost(weights[name].values, each).sum()) for each in choices]
+        one = moved(name, choices[LOOKED_AT]) / max(errors[LOOKED_AT], _uniform.TINY)
+        found[name] = [one * error for error in errors]
+    return found
+
+
+def extent(products: float, examples: int) -> tuple[int, bool]:
+    """How many examples a scan takes, of so many products each for one width, and whether it looks at one width alone.
+
+    It follows from the model alone, not from how fast a machine is, so that a search repeats.
+    """
+    affordable = int(MOST_PRODUCTS / max(products, 1.0))
+    if affordable >= min(FEWEST, examples) * len(SCANNED):
+        return min(examples, affordable // len(SCANNED)), False
+    return max(1, min(examples, affordable)), True
 
 
 def _shown(output: Tensor, whole: Tensor) -> Tensor:
