@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import Batch, batches
 from ..errors import NothingToDo, TechniqueError
@@ -19,6 +20,7 @@ from ..recipe import Step, digest, matches
 from ..tasks import Task
 from ..training import Training
 
+MOST_PRODUCTS, FEWEST = 5e11, 16  # multiplications of a sample, some 20 seconds of a core, and examples in it
 Decision = dict[str, Any]
 Value = TypeVar("Value")
 
@@ -81,14 +83,29 @@ class Context:
                 written.replace(path)
         return found
 
+    def affordable(self, examples: int) -> int:
+        """How many of so many examples are looked at: fewer of a large model's, but some.
+
+        It follows from the uncompressed model alone, not from how fast a machine is, so that a search repeats.
+        """
+        products = self.cached("products of an example", self._products)
+        return min(examples, max(FEWEST, int(MOST_PRODUCTS / max(products, 1.0))))
+
+    def _products(self) -> float:
+        """The multiplications that one example takes in the uncompressed model, as far as torch counts them."""
+        inputs = next(batches(self.train, 1)).inputs
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.teacher(*inputs)
+        return float(counter.get_total_flops()) / 2
+
     def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:
-        """Batches of a random sample of the training split, the same for the same seed."""
+        """Batches of a random sample of the training split, the same for the same seed: as many as are affordable."""
         generator = torch.Generator().manual_seed(self.seed)
-        taken = 0
-        for batch in batches(self.train, batch_size, generator):
+        taken, wanted = 0, self.affordable(examples)
+        for batch in batches(self.train, batch_size if wanted == examples else min(batch_size, wanted), generator):
             yield batch
             taken += len(batch.index)
-            if taken >= examples:
+            if taken >= wanted:
                 return
 
 

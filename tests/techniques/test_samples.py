@@ -1,0 +1,80 @@
+"""How much of the data decisions look at: all that is asked for of small models, what is affordable of large ones."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from autocompress import Classification
+from autocompress.techniques import base
+from autocompress.techniques.base import Context
+from autocompress.techniques.pruning._channel_scores import gradients
+
+
+class Counted(nn.Module):
+    """A network that says how often it was called, and with how many examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.seen = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))  # type: ignore[operator]
+        found: Tensor = self.body(x)
+        return found
+
+
+def context_of_rows(count: int = 300) -> Context:
+    rows = TensorDataset(torch.randn(count, 6), torch.arange(count) % 3)
+    task = Classification(Counted, rows, rows, rows)
+    return Context(task, task.model().eval(), 7)
+
+
+def test_a_sample_of_a_small_model_is_as_it_was_asked_for() -> None:
+    context = context_of_rows()
+    assert context.affordable(512) == 512
+    assert context.cache["products of an example"] == 6 * 8 + 8 * 3
+    assert [len(batch.index) for batch in context.sample(100)] == [64, 64]
+    assert [len(batch.index) for batch in context.sample(10)] == [64]
+
+
+def test_a_sample_of_a_large_model_is_smaller_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MOST_PRODUCTS", (6 * 8 + 8 * 3) * 40.0)
+    context = context_of_rows()
+    assert context.affordable(512) == 40
+    assert context.affordable(30) == 30
+    first, again = (list(context.sample(512)) for _ in range(2))
+    assert [len(batch.index) for batch in first] == [40]
+    assert first[0].index.tolist() == again[0].index.tolist()
+    monkeypatch.setattr(base, "MOST_PRODUCTS", 1.0)
+    assert context.affordable(512) == base.FEWEST
+    assert context.affordable(5) == 5
+
+
+def test_gradients_of_a_large_model_are_found_once_whatever_the_seed_and_anew_for_other_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "MOST_PRODUCTS", (6 * 8 + 8 * 3) * 40.0)
+    context = context_of_rows()
+    model = copy.deepcopy(context.teacher)
+    assert isinstance(model, Counted)
+
+    def called(seed: int, model: Counted) -> tuple[list[int], list[Tensor]]:
+        model.seen.clear()
+        found = gradients(model, replace(context, seed=seed), 512)
+        return list(model.seen), [found[id(weight)] for weight in model.parameters()]
+
+    first = called(1, model)
+    assert first[0] == [40]
+    again = called(2, model)
+    assert again[0] == [], "it is known"
+    assert all(torch.equal(one, other) for one, other in zip(first[1], again[1], strict=True))
+    other = copy.deepcopy(model)
+    assert called(3, other)[0] == [], "the same weights in another module"
+    with torch.no_grad():
+        other.body[0].weight[0, 0] += 1
+    assert called(3, other)[0] == [40]
+    assert called(1, model)[0] == [40], "one is kept"
