@@ -48,7 +48,7 @@ LEFT_OUT = {
     "recurrent": {*WINDOWS, "block_pruning"},
     "signals": {"tucker", "cp", "block_pruning"},
     "unet": {"block_pruning"},
-    "attending": {*WINDOWS, "block_pruning", "channel_pruning"},  # its heads are read by keys of another width
+    "attending": {*WINDOWS, "block_pruning"},
     "gated": {*WINDOWS, "block_pruning"},
     "shuffled": {"block_pruning"},
     "tied": {*WINDOWS, "block_pruning"},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,17 @@ from ..tasks import Task
 from ..training import Training
 
 MOST_PRODUCTS, FEWEST = 5e11, 16  # multiplications of a sample, some 20 seconds of a core, and examples in it
+PRODUCTS: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()  # of an example, in models that were asked about
 Decision = dict[str, Any]
 Value = TypeVar("Value")
+
+
+def products(model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """The multiplications that inputs take in a model, as far as torch counts them; none where it does not run."""
+    with contextlib.suppress(Exception), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+        return float(counter.get_total_flops()) / 2
+    return 0.0  # what uses the model says what is wrong with it
 
 
 @dataclass
@@ -88,15 +98,9 @@ class Context:
 
         It follows from the uncompressed model alone, not from how fast a machine is, so that a search repeats.
         """
-        products = self.cached("products of an example", self._products)
-        return min(examples, max(FEWEST, int(MOST_PRODUCTS / max(products, 1.0))))
-
-    def _products(self) -> float:
-        """The multiplications that one example takes in the uncompressed model, as far as torch counts them."""
-        inputs = next(batches(self.train, 1)).inputs
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.teacher(*inputs)
-        return float(counter.get_total_flops()) / 2
+        if self.teacher not in PRODUCTS:
+            PRODUCTS[self.teacher] = products(self.teacher, next(batches(self.train, 1)).inputs)
+        return min(examples, max(FEWEST, int(MOST_PRODUCTS / max(PRODUCTS[self.teacher], 1.0))))
 
     def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:
         """Batches of a random sample of the training split, the same for the same seed: as many as are affordable."""

@@ -36,7 +36,7 @@ def context_of_rows(count: int = 300) -> Context:
 def test_a_sample_of_a_small_model_is_as_it_was_asked_for() -> None:
     context = context_of_rows()
     assert context.affordable(512) == 512
-    assert context.cache["products of an example"] == 6 * 8 + 8 * 3
+    assert base.PRODUCTS[context.teacher] == 6 * 8 + 8 * 3
     assert [len(batch.index) for batch in context.sample(100)] == [64, 64]
     assert [len(batch.index) for batch in context.sample(10)] == [64]
 

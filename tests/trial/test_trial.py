@@ -13,6 +13,7 @@ from torch import nn
 
 from autocompress.artifacts.export import export_onnx
 from autocompress.artifacts.runtime import Model
+from autocompress.config import Target
 from autocompress.outcome import Baseline, Candidate, Completed, Failed, Infeasible, Limit
 from autocompress.tasks import load_task
 from autocompress.tasks.examples import example_inputs, model_inputs
@@ -325,7 +326,7 @@ def test_inputs_for_the_latency_fill_the_batch(batch_size: int) -> None:
 
 
 def test_the_file_takes_any_batch_whatever_the_target_says() -> None:
-    candidate = made(trial_spec("int8_static", batch_size=8))
+    candidate = made(trial_spec("int8_static", target=Target(batch_size=8)))
     shape = onnx.load_from_string(candidate.onnx).graph.input[0].type.tensor_type.shape.dim[0]
     assert shape.dim_param
     assert Model(candidate.onnx)(np.zeros((7, 3, 12, 12), np.float32)).shape == (7, 4)
