@@ -103,10 +103,14 @@ class Context:
         return min(examples, max(FEWEST, int(MOST_PRODUCTS / max(PRODUCTS[self.teacher], 1.0))))
 
     def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:
-        """Batches of a random sample of the training split, the same for the same seed: as many as are affordable."""
+        """Batches of a random sample of the training split, the same for the same seed.
+
+        Of a large model as many examples as are affordable, in smaller batches, whose gradients take less memory.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         taken, wanted = 0, self.affordable(examples)
-        for batch in batches(self.train, batch_size if wanted == examples else min(batch_size, wanted), generator):
+        size = batch_size if wanted == examples else min(batch_size, max(1, wanted // 8))
+        for batch in batches(self.train, size, generator):
             yield batch
             taken += len(batch.index)
             if taken >= wanted:
