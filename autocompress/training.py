@@ -307,7 +307,7 @@ def ascended(parameters: Iterable[Tensor], radius: float) -> Iterator[None]:
     """
     moved = [(weight, weight.detach().clone()) for weight in parameters if weight.dim() > 1 and weight.grad is not None]
     slopes = [weight.grad for weight, _ in moved if weight.grad is not None]
-    length = torch.stack([slope.norm() for slope in slopes]).norm() if slopes else torch.ones(())
+    length = torch.stack([slope.norm() for slope in slopes]).norm() if slopes else 1.0
     with torch.no_grad():
         for (weight, _), slope in zip(moved, slopes, strict=True):
             weight.add_(slope, alpha=radius / max(float(length), 1e-12))
