@@ -21,7 +21,7 @@ from .image_list import listed_files, read_list
 from .image_tensors import ImagePreparation, ImageSettings, ImageTensors, Transform, Transformed, image_preparation
 from .kinds import Load, TaskKind
 from .npz import read_npz
-from .pretrained import PREFIX, TRANSFORMING, Pretrained, cached_file
+from .pretrained import TRANSFORMING, Pretrained, find_published, is_published
 from .protocol import Classification
 from .tables import read_table
 from .weights import load_weights, read_weights
@@ -35,8 +35,8 @@ class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
     data is `folder:DIR` of class folders, `npz:FILE`, or a table `csv:FILE` or `parquet:FILE` that names each image's
     file, from the table's folder, in the column `image` ("path" unless given) and its class in the column `target`
     ("label"); rows that share a value of the column `group` stay in one split. train_transform changes images anew each
-    time that they are trained on, and never those that are measured. weights is a file, or `torchvision:NAME` of those
-    that torchvision publishes for its model, from its cache: with a classifier for these classes, which is trained.
+    time that they are trained on, and never those that are measured. weights is a file, or `torchvision:NAME` or
+    `timm:TAG` of those published for the model, from the cache: with a classifier for these classes, which is trained.
     """
 
     preparation: ClassVar[type[ImagePreparation]] = ImagePreparation
@@ -56,22 +56,16 @@ class ImageClassificationConfig(Weighted, ImageSettings, TaskKind):
         given = [name for name in ("image", "target", "group") if getattr(self, name) is not None]
         if given and not self.table:
             raise ValueError(f"{given[0]} names a column of a table, and data is none")
-        if self.published and not self.model.startswith(PREFIX):
-            raise ValueError(f"weights {self.weights} are for a model of torchvision's: write model: {PREFIX}NAME")
+        source = (self.weights or "").partition(":")[0]
+        if is_published(self.weights) and self.model.partition(":")[0] != source:
+            raise ValueError(f"weights {self.weights} are for a model of {source}'s: write model: {source}:NAME")
         return self
-
-    @property
-    def published(self) -> str | None:
-        """The name of weights that torchvision publishes, where such are asked for."""
-        named = self.weights is not None and self.weights.startswith(PREFIX)
-        return self.weights.removeprefix(PREFIX) if named and self.weights else None
 
     def places(self) -> list[str]:
         """Where data and weights lie, from the config's folder."""
-        if self.published is None:
+        if self.weights is None or not is_published(self.weights):
             return super().places()
-        data, file = self.data.partition(":")[2], cached_file(self.model.removeprefix(PREFIX), self.published)
-        return [data, str(file)]
+        return [self.data.partition(":")[2], str(find_published(self.model, self.weights).path)]
 
     @property
     def table(self) -> bool:
@@ -112,7 +106,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         data = read_list(read_table(path, kind), path, config.form, config.split, config.columns)
     else:
         data = (read_folder if kind == "folder" else read_npz)(path, config.form, config.split)
-    start = Pretrained(config.model.removeprefix(PREFIX), config.published) if config.published else None
+    start = _start(config)
     weights = read_weights(root / config.weights) if config.weights and start is None else None
     known = start is not None and start.classes == data.classes
     targets = {name: part for name, (_, part) in data.parts.items()}
@@ -150,6 +144,19 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
     )
 
 
+def _start(config: ImageClassificationConfig) -> Pretrained | None:
+    """Published weights, where the config names some. Raises TaskError where images are made for others."""
+    if config.weights is None or not is_published(config.weights):
+        return None
+    start = Pretrained(find_published(config.model, config.weights))
+    if start.statistics is not None and start.statistics != config.statistics:
+        mean, std = map(list, start.statistics)
+        raise TaskError(
+            f"task.weights: {start.name}: is for images of another mean and std: set mean: {mean}, std: {std}"
+        )
+    return start
+
+
 def _dataset(data: ImageData, name: str, config: ImageClassificationConfig) -> TensorDataset:
     images, labels = (torch.from_numpy(np.ascontiguousarray(part)) for part in data.parts[name])
     return TensorDataset(images.float(), labels) if data.ready else ImageTensors(images, labels, config.statistics)
@@ -165,7 +172,7 @@ def _model_factory(
         if name not in models.list_models():
             raise TaskError(f"task.model: torchvision has no model {name!r}: {_near(name, models.list_models())}")
         extra = {"aux_logits": False, "init_weights": True} if name in TRANSFORMING else {}
-        if name in TRANSFORMING and config.published:
+        if name in TRANSFORMING and is_published(config.weights):
             extra["transform_input"] = True
         return lambda: models.get_model(name, weights=None, num_classes=classes, **extra)
     if source == "timm":

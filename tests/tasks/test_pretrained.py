@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from huggingface_hub import constants
 from PIL import Image
+from safetensors.torch import load, save
 from torch import nn
 from torchvision import models
 
@@ -18,7 +21,7 @@ from autocompress.tasks import load_task, pretrained, refer
 from autocompress.tasks.identity import task_facts
 from autocompress.tasks.images import TRANSFER, ImageClassificationConfig
 from autocompress.tasks.models import build_model
-from autocompress.tasks.pretrained import _head, cached_file
+from autocompress.tasks.pretrained import Pretrained, find_published
 
 MODEL = "squeezenet1_1"
 CATEGORIES = [f"class {index}" for index in range(1000)]
@@ -122,13 +125,15 @@ def test_what_cannot_be_taken_is_refused(
     assert message in str(raised.value)
 
 
-def test_published_weights_are_for_torchvisions_models() -> None:
+def test_published_weights_are_for_models_of_who_publishes_them() -> None:
     with pytest.raises(ValueError, match=r"are for a model of torchvision's: write model: torchvision:NAME"):
         config(model="net.py:net")
+    with pytest.raises(ValueError, match=r"are for a model of timm's: write model: timm:NAME"):
+        config(weights="timm:a1_in1k")
 
 
 def test_other_settings_than_those_of_the_weights_are_named(published: Path) -> None:
-    start = pretrained.Pretrained(MODEL, "IMAGENET1K_V1")
+    start = Pretrained(find_published(f"torchvision:{MODEL}", "torchvision:IMAGENET1K_V1"))
     wide = models.get_model(MODEL, weights=None, num_classes=2)
     wide.features[0] = nn.Conv2d(1, 64, 3, 2)
     with pytest.raises(TaskError, match=r"'features.0.weight' has shape \(64, 3, 3, 3\), the model's \(64, 1, 3, 3\)"):
@@ -141,9 +146,61 @@ def test_other_settings_than_those_of_the_weights_are_named(published: Path) -> 
 def test_names_and_files_are_torchvisions_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(TaskError) as raised:
-        cached_file("resnet18", "IMAGENET1K_V1")
+        find_published("torchvision:resnet18", "torchvision:IMAGENET1K_V1")
     assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in str(raised.value)
     assert "get_weight('ResNet18_Weights.IMAGENET1K_V1').get_state_dict()" in str(raised.value)
-    assert _head("resnet18") == {"fc.weight", "fc.bias"}
-    assert _head("mobilenet_v3_small") == {"classifier.3.weight", "classifier.3.bias"}
-    assert _head("googlenet") == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [("resnet18", {"fc"}), ("mobilenet_v3_small", {"classifier.3"}), ("googlenet", {"fc"})],
+)
+def test_a_classifier_is_what_follows_the_number_of_classes(
+    model: str, head: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    folder.mkdir(parents=True)
+    torch.save({}, folder / "nothing-.pth")
+    weights = SimpleNamespace(url="https://example.org/nothing-.pth", meta={})
+    monkeypatch.setattr(pretrained, "_known", lambda model: {"V1": weights})
+    found = Pretrained(find_published(f"torchvision:{model}", "torchvision:V1")).head
+    assert found == {f"{name}.{part}" for name in head for part in ("weight", "bias")}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache as timm's weights lie in, with weights of resnet18 that were made here."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    torch.manual_seed(4)
+    data = save(timm.create_model("resnet18", num_classes=1000).state_dict())
+    folder, digest = tmp_path / "hub" / "models--timm--resnet18.a1_in1k", hashlib.sha256(data).hexdigest()
+    for name in ("blobs", "refs", "snapshots/abc"):
+        (folder / name).mkdir(parents=True)
+    (folder / "blobs" / digest).write_bytes(data)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "model.safetensors").symlink_to(folder / "blobs" / digest)
+    return folder / "blobs" / digest
+
+
+def test_what_timm_publishes_is_found_in_its_cache(hub: Path, tmp_path: Path) -> None:
+    folder_of(tmp_path, ["ill", "well"])
+    task = load_task(refer(config(model="timm:resnet18", weights="timm:a1_in1k"), tmp_path))
+    assert task.baseline == TRANSFER
+    state, own = load(hub.read_bytes()), build_model(task, 0).state_dict()
+    for name, tensor in own.items():
+        assert tensor.shape[0] == 2 if name.startswith("fc.") else torch.equal(tensor, state[name])
+    with pytest.raises(TaskError, match=r"timm:a1_in1k: is for images of another mean and std: set mean: \[0\.485"):
+        load_task(refer(config(model="timm:resnet18", weights="timm:a1_in1k", mean=[0.5] * 3, std=[0.5] * 3), tmp_path))
+    hub.write_bytes(hub.read_bytes()[:-4] + b"else")
+    with pytest.raises(TaskError, match="is damaged, its SHA-256 is no"):
+        load_task(refer(config(model="timm:resnet18", weights="timm:a1_in1k"), tmp_path))
+
+
+def test_what_timm_has_not_or_is_not_in_its_cache_is_refused(hub: Path, tmp_path: Path) -> None:
+    folder_of(tmp_path, ["ill", "well"])
+    with pytest.raises(TaskError, match="timm has no weights 'a1_in2k' of resnet18: did you mean 'a1_in1k'"):
+        load_task(refer(config(model="timm:resnet18", weights="timm:a1_in2k"), tmp_path))
+    with pytest.raises(TaskError, match="nothing is downloaded in a search: fetch it once by") as raised:
+        load_task(refer(config(model="timm:resnet18", weights="timm:a2_in1k"), tmp_path))
+    assert "timm.create_model('resnet18.a2_in1k', pretrained=True)" in str(raised.value)
