@@ -24,7 +24,7 @@ class Artifact(Model):
     def __init__(self, folder: Path) -> None:
         check_sums(folder)
         super().__init__(folder / "model.onnx")
-        self.classes: Sequence[str] = tuple(read_measurement(folder).classes)
+        self.classes: Sequence[str] = tuple(map(str, read_measurement(folder).classes))
         self._folder = folder
         self._preparation: Any = None
 

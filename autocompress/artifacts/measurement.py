@@ -51,7 +51,7 @@ class Measurement(_Read):
     measured: Numbers
     claimed: Numbers = {}
     baseline: Numbers = {}
-    classes: list[str] = []
+    classes: list[Any] = []
     target: MeasuredFor | None = None
     processor: Processor | None = None
 

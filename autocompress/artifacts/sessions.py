@@ -12,7 +12,7 @@ from ..config import Target
 from ..errors import ArtifactError
 
 Array = NDArray[Any]
-Call = Callable[[], object]
+Call = Callable[[], None]
 
 
 class Session(Protocol):
@@ -59,7 +59,11 @@ class OnCPU:
     def runner(self, inputs: Sequence[Array]) -> Call:
         """A call that runs these inputs."""
         run, outputs, feed = self._session.run, self._outputs, dict(zip(self.inputs, inputs, strict=True))
-        return lambda: run(outputs, feed)
+
+        def call() -> None:
+            run(outputs, feed)
+
+        return call
 
 
 class OnCUDA(OnCPU):
@@ -111,8 +115,12 @@ class OnOpenVINO:
 
     def runner(self, inputs: Sequence[Array]) -> Call:
         """A call that runs these inputs."""
-        feed = dict(zip(self.inputs, inputs, strict=True))
-        return lambda: self._request.infer(feed, share_inputs=True, share_outputs=True)
+        infer, feed = self._request.infer, dict(zip(self.inputs, inputs, strict=True))
+
+        def call() -> None:
+            infer(feed, share_inputs=True, share_outputs=True)
+
+        return call
 
 
 RUNTIMES: Mapping[str, Callable[[bytes, int], Session]] = {

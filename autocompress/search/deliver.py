@@ -18,6 +18,7 @@ from ..outcome import Baseline, Candidate, Failed, Metrics, latency_now, violati
 from ..recipe import Recipe
 from ..tasks.examples import example_inputs, input_signature, model_inputs, size_notes
 from ..tasks.models import build_model
+from ..tasks.preparation import preparation_of
 from ..techniques import expanded
 from ..trial.stages import rebuild
 from ..trial.trial import confirm, prepare
@@ -141,7 +142,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
     names, example = Model(candidate.onnx).inputs, example_inputs(setup.task)
     shapes = [(list(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")) for tensor in example]
     inputs = dict(zip(names, shapes, strict=True))
-    preparation = getattr(setup.task, "preparation", None)
+    preparation = preparation_of(setup.task)
     text = card(made.recipe, measurement, inputs, None if preparation is None else preparation.example)
     kept = None if preparation is None else preparation.model_dump_json()
     contents = Contents(

@@ -34,3 +34,9 @@ def several(raw: Any) -> Sequence[Any]:
 def is_path(raw: Any) -> bool:
     """Whether a raw input names a file."""
     return isinstance(raw, str | PathLike)
+
+
+def preparation_of(task: Any) -> Preparation | None:
+    """How a task's inputs are made of raw ones; None of a task that does not say, or calls something else so."""
+    found = getattr(task, "preparation", None)
+    return found if isinstance(found, Preparation) else None

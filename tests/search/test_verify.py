@@ -265,8 +265,8 @@ def test_without_a_kept_baseline_times_are_not_compared_and_that_is_said(deliver
     ("change", "reason"),
     [
         (lambda m: m["processor"].update(name="Another CPU"), "measured on another processor (Another CPU)"),
-        (lambda m: m["target"].update(threads=4), "measured with 4 threads and batch size 1"),
-        (lambda m: m["target"].update(batch_size=8), "measured with 1 threads and batch size 8"),
+        (lambda m: m["target"].update(threads=4), "measured by onnxruntime-cpu with 4 threads and batch size 1"),
+        (lambda m: m["target"].update(batch_size=8), "measured by onnxruntime-cpu with 1 threads and batch size 8"),
         (lambda m: m.pop("processor"), "the artifact does not say where it was measured"),
     ],
 )

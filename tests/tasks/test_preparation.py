@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from autocompress.tasks import load_task, refer
 from autocompress.tasks.examples import example_inputs, input_signature
 from autocompress.tasks.kinds import kinds, task_kind
 from autocompress.tasks.models import build_model
+from autocompress.tasks.preparation import preparation_of
 
 CHANCE = np.random.default_rng(0)
 POLICY = """
@@ -293,3 +295,15 @@ def test_a_changed_file_is_refused_and_one_without_it_takes_arrays(tmp_path: Pat
     assert plain(np.zeros((2, 1, 20), np.float32)).shape == (2, 2)
     with pytest.raises(ArtifactError, match="its task is of code of its own: call it with arrays"):
         plain.predict(np.zeros(20))
+
+
+def test_a_task_may_call_something_else_its_preparation_and_its_classes_by_numbers(tmp_path: Path) -> None:
+    assert preparation_of(SimpleNamespace(preparation="a text")) is None
+    assert preparation_of(object()) is None
+    task = made(series(tmp_path), tmp_path)
+    assert preparation_of(task) is task.preparation
+    exported(task, tmp_path / "artifact")
+    measurement = {**json.loads((tmp_path / "artifact" / "measurement.json").read_text()), "classes": [0, 1]}
+    file = (tmp_path / "artifact" / "model.onnx").read_bytes()
+    write_folder(tmp_path / "artifact", Contents(file, Recipe().to_yaml(), [], measurement, "card").files())
+    assert autocompress.load(tmp_path / "artifact").classes == ("0", "1")
