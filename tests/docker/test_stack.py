@@ -28,9 +28,7 @@ PATIENCE_S = 600.0
 
 def until(condition: Any) -> Any:
     """Wait for what may take long, as all that a search imports is imported on this machine several times."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("served.PATIENCE", PATIENCE_S)
-        return quickly(condition)
+    return quickly(condition, PATIENCE_S)
 
 
 @dataclass
