@@ -88,6 +88,9 @@ class Target(_Strict):
     resource: str | None = None
 
 
+ONE_THREAD = Target()  # the usual one
+
+
 class Train(_Strict):
     """Where and how baselines and trials train; they are measured on the target all the same.
 

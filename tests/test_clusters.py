@@ -12,11 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from commandline import PATIENCE, Project, Running, Trial
 from faulty import faulty_project
 from nodes import clean_environment, free_ports, keep_token, start
 from tiny import Ran
 
+from autocompress.config import Target
 from autocompress.errors import ExecutorError
 from autocompress.executors import RayExecutor
 
@@ -152,11 +154,18 @@ def test_a_resumed_search_removes_what_the_killed_one_left_and_none_leaves_a_thi
 
 def test_a_resource_that_a_private_cluster_cannot_have_is_refused_before_anything_waits_for_it() -> None:
     with pytest.raises(ExecutorError, match="'bench': this search's own cluster has no such resource"):
-        RayExecutor("local", 1, None, "bench")
+        RayExecutor("local", 1, None, Target(resource="bench"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Ray finds a GPU here")
+def test_a_gpu_that_a_private_cluster_has_not_is_refused_before_anything_waits_for_it() -> None:
+    with pytest.raises(ExecutorError, match="Ray finds no 1 GPU on this machine: join a cluster that has one"):
+        RayExecutor("local", 1, None, Target(runtime="onnxruntime-cuda"), gpus=1.0)
 
 
 JOIN = """
 import json, operator, sys, time
+from autocompress.config import Target
 from autocompress.errors import ExecutorError
 from autocompress.executors import RayExecutor, cluster
 import ray
@@ -165,7 +174,7 @@ cluster.PATIENCE_SECONDS = 2
 for address in sys.argv[1:]:
     notes = []
     try:
-        executor = RayExecutor(address, 1, None, "bench", notes.append)
+        executor = RayExecutor(address, 1, None, Target(resource="bench"), notes.append)
     except ExecutorError as error:
         print(json.dumps(str(error)))
         continue

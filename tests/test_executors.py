@@ -249,7 +249,7 @@ CLUSTER = """
 import sys
 import ray
 
-ray.init(address="local", num_cpus=1, resources={"bench": 1}, include_dashboard=False, log_to_driver=False,
+ray.init(address="local", num_cpus=1, num_gpus=1, resources={"bench": 1}, include_dashboard=False, log_to_driver=False,
          _temp_dir=sys.argv[1])
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
@@ -283,18 +283,21 @@ def cluster() -> Iterator[str]:
 
 JOIN = """
 import json, operator, os, sys
+from autocompress.config import Target
 from autocompress.executors import RayExecutor
 import ray
 
-for given in (sys.argv[1], "auto"):
+for given, runtime in ((sys.argv[1], "onnxruntime-cpu"), ("auto", "onnxruntime-cuda")):
     if given == "auto":
         os.environ["RAY_ADDRESS"] = sys.argv[1]
-    executor = RayExecutor(given, 2, None, "bench")
+    executor = RayExecutor(given, 2, None, Target(resource="bench", runtime=runtime), gpus=0.5)
     found = {
         "address": ray.get_runtime_context().gcs_address,
         "resources": ray.cluster_resources(),
         "sum": executor.call(operator.add, 40, 2),
         "threads": executor.call(os.getenv, "OMP_NUM_THREADS"),
+        "measures on": executor.call(os.getenv, "CUDA_VISIBLE_DEVICES"),
+        "trains on": executor.call(os.getenv, "CUDA_VISIBLE_DEVICES", trains=True),
     }
     executor.close()
     print(json.dumps(found))
@@ -315,6 +318,9 @@ def test_a_running_cluster_is_joined_by_address_and_by_auto_and_outlives_the_sea
             assert found["address"] == address
             assert found["resources"]["bench"] == 1
             assert (found["sum"], found["threads"]) == (42, "1")
+            assert found["trains on"] == "0", "its only GPU"
+        assert by_address["measures on"] != "0"
+        assert by_auto["measures on"] == "0", "the target is one"
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:

@@ -6,13 +6,11 @@ from typing import Any
 
 import onnx
 
-from ..config import Target
+from ..config import ONE_THREAD, Target
 from ..errors import ArtifactError
 from ..reading import MODEL_BYTES, Unreadable, read_file
 from .sessions import Array, Call, open_session
 
-ONE_THREAD = Target()
-NAMES = {"openvino": "OpenVINO", "onnxruntime-cpu": "ONNX Runtime", "onnxruntime-cuda": "ONNX Runtime on CUDA"}
 # The operators that ONNX Runtime's CPU provider has of its own; a file may bring others as functions.
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 
@@ -69,12 +67,7 @@ class Model:
     def __init__(self, source: bytes | Path, target: Target = ONE_THREAD) -> None:
         name = "the exported model" if isinstance(source, bytes) else str(source)
         data = source if isinstance(source, bytes) else read_model(source)
-        try:
-            self._session = open_session(data, target)
-        except ArtifactError:
-            raise
-        except Exception as error:
-            raise ArtifactError(f"{name} cannot be loaded by {NAMES[target.runtime]}: {first_line(error)}") from error
+        self._session = open_session(data, target, name)
         self.inputs = list(self._session.inputs)
 
     def __call__(self, *inputs: Array) -> Array:
@@ -84,9 +77,3 @@ class Model:
     def runner(self, inputs: tuple[Array, ...]) -> Call:
         """A call without arguments that runs these inputs: what latency is measured on."""
         return self._session.runner(inputs)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith("Exception from ")), repr(error))

@@ -1,7 +1,7 @@
 """What runs a model file: one class a runtime, each with the target's threads and nothing more than the file says."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import onnx
@@ -16,8 +16,9 @@ Call = Callable[[], None]
 
 
 class Session(Protocol):
-    """A loaded file: the names of its inputs, and calls in their order."""
+    """A loaded file: the names of its inputs, and calls in their order. name is the runtime's, for people."""
 
+    name: ClassVar[str]
     inputs: Sequence[str]
 
     def run(self, inputs: Sequence[Array]) -> Array:
@@ -30,6 +31,7 @@ class Session(Protocol):
 class OnCPU:
     """ONNX Runtime on the processor."""
 
+    name: ClassVar[str] = "ONNX Runtime"
     provider = "CPUExecutionProvider"
 
     def __init__(self, data: bytes, threads: int) -> None:
@@ -69,6 +71,7 @@ class OnCPU:
 class OnCUDA(OnCPU):
     """ONNX Runtime on the first CUDA device."""
 
+    name: ClassVar[str] = "ONNX Runtime on CUDA"
     provider = "CUDAExecutionProvider"
 
     def runner(self, inputs: Sequence[Array]) -> Call:
@@ -89,6 +92,8 @@ class OnCUDA(OnCPU):
 class OnOpenVINO:
     """OpenVINO on the processor, in the precision that the file says, where it would take bfloat16 if it can."""
 
+    name: ClassVar[str] = "OpenVINO"
+
     def __init__(self, data: bytes, threads: int) -> None:
         try:
             import openvino
@@ -97,7 +102,7 @@ class OnOpenVINO:
         from onnx.inliner import inline_local_functions
 
         # It knows no functions in a file, such as those that decode packed weights.
-        plain = inline_local_functions(onnx.load_from_string(data)).SerializeToString()
+        model = inline_local_functions(onnx.load_from_string(data))
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -105,8 +110,10 @@ class OnOpenVINO:
             "ENABLE_CPU_PINNING": False,
         }
         core = openvino.Core()
-        self._request = core.compile_model(core.read_model(plain), "CPU", settings).create_infer_request()
-        self.inputs: Sequence[str] = [value.name for value in onnx.load_from_string(data).graph.input]
+        self._request = core.compile_model(
+            core.read_model(model.SerializeToString()), "CPU", settings
+        ).create_infer_request()
+        self.inputs: Sequence[str] = [value.name for value in model.graph.input]
 
     def run(self, inputs: Sequence[Array]) -> Array:
         """The file's output for arrays, batch first."""
@@ -123,13 +130,25 @@ class OnOpenVINO:
         return call
 
 
-RUNTIMES: Mapping[str, Callable[[bytes, int], Session]] = {
+RUNTIMES: Mapping[str, type[OnCPU | OnOpenVINO]] = {
     "onnxruntime-cpu": OnCPU,
     "onnxruntime-cuda": OnCUDA,
     "openvino": OnOpenVINO,
 }
 
 
-def open_session(data: bytes, target: Target) -> Session:
-    """A session of a file on a target. Raises ArtifactError, and what the runtime raises for files it cannot load."""
-    return RUNTIMES[target.runtime](data, target.threads)
+def open_session(data: bytes, target: Target, what: str) -> Session:
+    """A session of a file on a target. Raises ArtifactError where what is to be opened cannot be."""
+    runtime = RUNTIMES[target.runtime]
+    try:
+        return runtime(data, target.threads)
+    except ArtifactError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{what} cannot be loaded by {runtime.name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says of the file; OpenVINO begins with places in its own code."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("Exception from ", "Check '")))[:300]

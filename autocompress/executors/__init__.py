@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..config import RayAddress
+from ..config import RayAddress, Target
 from ..errors import ConfigError, suggest
 from ..tasks.objects import HeldTask
 from .base import Executor, Finished, Note
@@ -32,7 +32,7 @@ def opened(
     ray: RayAddress,
     workers: int,
     code: Path | None,
-    resource: str | None,
+    target: Target,
     note: Note,
     gpus: float = 0.0,
     held: HeldTask | None = None,
@@ -45,7 +45,7 @@ def opened(
         raise ConfigError(f"--executor {kind}: {suggest(kind, KINDS)}")
     executor: Executor = InlineExecutor()
     if kind == "ray":
-        executor = RayExecutor(ray.address, workers, code, resource, note, ray.image, gpus, held)
+        executor = RayExecutor(ray.address, workers, code, target, note, ray.image, gpus, held)
     try:
         yield executor
     finally:

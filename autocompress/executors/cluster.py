@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..config import Target
 from ..errors import ClusterAway, ExecutorError
 from .base import Note
 from .rooms import Room
@@ -31,13 +32,20 @@ class Cluster:
 
     address: auto joins what RAY_ADDRESS names or `ray start` started on this machine, else starts a private cluster
     with `workers` processors; local always starts one. Raises ExecutorError where neither can be had, or where no node
-    will ever have a resource: tasks would wait for ever.
+    will ever have a resource, or the share of a GPU: tasks would wait for ever.
     """
 
     def __init__(
-        self, address: str, workers: int, code: Path | None, resource: str | None, note: Note, image: str | None = None
+        self,
+        address: str,
+        workers: int,
+        code: Path | None,
+        target: Target,
+        note: Note,
+        image: str | None = None,
+        gpus: float = 0.0,
     ) -> None:
-        self.ray = _imported()
+        self.ray, resource = _imported(), target.resource
         self.joined = _find(address)
         if self.joined is None and resource is not None:
             raise ExecutorError(
@@ -60,6 +68,19 @@ class Cluster:
             note(f"ray.address: auto: joined the cluster at {self.joined}")
         if resource is not None and resource not in self.ray.cluster_resources():
             note(f"target.resource: no node of the cluster has {resource!r} yet: measurements wait for one")
+        self._check_gpus(gpus)
+
+    def _check_gpus(self, gpus: float) -> None:
+        """Raise ExecutorError, or say it, where Ray finds no accelerator for those who ask for one."""
+        if self.ray.cluster_resources().get("GPU", 0.0) >= gpus:
+            return
+        if self.joined is None:
+            self.close()
+            raise ExecutorError(
+                f"train.device or target.runtime is on CUDA, and Ray finds no {gpus:g} GPU on this machine: join a "
+                "cluster that has one by ray.address, or name the processor"
+            )
+        self._note(f"no node of the cluster has {gpus:g} GPU yet: what trains or is measured on CUDA waits for one")
 
     def _connect(self) -> None:
         common = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config import ONE_THREAD, Target
 from ..errors import AutocompressError, ExecutorError, TaskError
 from ..outcome import Baseline, Candidate, Failed, Result
 from ..tasks.objects import HeldTask
@@ -37,9 +38,10 @@ class RayExecutor:
     address: auto joins a cluster that was started to be shared, else starts a private one with `workers` processors;
     local always starts one. A private cluster that is lost is started anew, and its trials come back as cut off.
     The folder of the task's code reaches the workers through Ray's runtime environment; with an image, in whose
-    containers they run, it has to be there. note is told what is worth a line; gpus are what each training gets. held
-    is the task where it is an object, which is put into Ray's object store once. Raises ExecutorError where no cluster
-    can be had, here and whenever a joined one is lost, and TaskError for an object that cannot be sent.
+    containers they run, it has to be there. note is told what is worth a line; gpus are what each training gets, and
+    each measurement where the target is a GPU. held is the task where it is an object, which is put into Ray's object
+    store once. Raises ExecutorError where no cluster can be had, here and whenever a joined one is lost, and TaskError
+    for an object that cannot be sent.
     """
 
     def __init__(
@@ -47,20 +49,22 @@ class RayExecutor:
         address: str,
         workers: int,
         code: Path | None,
-        resource: str | None = None,
+        target: Target = ONE_THREAD,
         note: Note = lambda _: None,
         image: str | None = None,
         gpus: float = 0.0,
         held: HeldTask | None = None,
     ) -> None:
         self._held = held
-        self._cluster = Cluster(address, workers, code, resource, note, image)
+        self._cluster = Cluster(address, workers, code, target, note, image, gpus)
         self._ray = self._cluster.ray
         self._workers, self._names = workers, itertools.count()
         # Ray's own retries are off: the controller counts attempts, and Ray retries an out-of-memory kill for ever.
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
-        marked = {"resources": {resource: 0.001}} if resource else {}
-        training = {"num_gpus": gpus} if gpus else {}
+        training: dict[str, Any] = {"num_gpus": gpus} if gpus else {}
+        marked: dict[str, Any] = {"resources": {target.resource: 0.001}} if target.resource else {}
+        if target.runtime == "onnxruntime-cuda":
+            marked |= training
         self._prepare = self._ray.remote(**options, **training)(prepare_in_time).options(name="prepare")
         self._measure = self._ray.remote(**options, **marked)(measure_in_time).options(name="measure")
         self._call = self._ray.remote(**options, **marked)(guarded)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts.runtime import ONE_THREAD, Model
-from ..config import Target
+from ..artifacts.runtime import Model
+from ..config import ONE_THREAD, Target
 from ..turns import measuring
 
 Array = NDArray[Any]

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ..artifacts.runtime import NAMES
+from ..artifacts.sessions import RUNTIMES
 from ..recipe import Recipe
 
 ORT = """import numpy as np, onnxruntime as ort
@@ -55,7 +55,7 @@ print(output.shape)
 {"" if raw is None else _raw_text(raw)}{_program_text(recipe) if "pt2_bytes" in measurement else ""}
 ## Measured on the exported file
 
-On {measurement["processor"]["name"]} by {NAMES[target["runtime"]]}, {target["threads"]} thread(s), batch size
+On {measurement["processor"]["name"]} by {RUNTIMES[target["runtime"]].name}, {target["threads"]} thread(s), batch size
 {target["batch_size"]}. Validation split unless the name starts with `test_`. The speed-up has the 95%
 interval {_shown(found.get("speedup_low"))} to {_shown(found.get("speedup_high"))}.
 

@@ -63,9 +63,9 @@ def _starting(kind: str) -> str:
 
 def _workers(setup: Setup, kind: str, view: View) -> AbstractContextManager[Executor]:
     config = setup.config
-    gpus = config.train.gpus_per_trial if setup.how.device == "cuda" else 0.0
-    workers, resource = config.search.workers, config.target.resource
-    return opened(kind, config.ray, workers, setup.code, resource, view.note, gpus, config.held)
+    on_cuda = setup.how.device == "cuda" or config.target.runtime == "onnxruntime-cuda"
+    gpus = config.train.gpus_per_trial if on_cuda else 0.0
+    return opened(kind, config.ray, config.search.workers, setup.code, config.target, view.note, gpus, config.held)
 
 
 def _search(planned: Plan, store: StudyStore, executor: Executor, view: View) -> Result:

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, Subset
 
 from ..artifacts.export import check_parity, export_onnx, strip
 from ..artifacts.packing import pack
-from ..artifacts.runtime import ONE_THREAD, Model
-from ..config import Target
+from ..artifacts.runtime import Model
+from ..config import ONE_THREAD, Target
 from ..data import copied, seed_all
 from ..errors import ArtifactError, AutocompressError, NothingToDo
 from ..outcome import Baseline

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import replace
 
 from ..artifacts.export import check_parity, export_onnx, strip
-from ..artifacts.runtime import ONE_THREAD, Model
-from ..config import Target, Train
+from ..artifacts.runtime import Model
+from ..config import ONE_THREAD, Target, Train
 from ..measure.latency import measure_together
 from ..measure.quality import measure_quality
 from ..measure.size import compare_size, measure_size

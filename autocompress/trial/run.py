@@ -16,8 +16,8 @@ from torch import nn
 from ..artifacts.directory import versions
 from ..artifacts.export import TOLERANCE, check_parity, export_onnx
 from ..artifacts.packing import pack
-from ..artifacts.runtime import ONE_THREAD, Model
-from ..config import Target, Train
+from ..artifacts.runtime import Model
+from ..config import ONE_THREAD, Target, Train
 from ..data import seed_all
 from ..errors import NothingToDo, TaskError
 from ..outcome import Baseline, Infeasible, Limit

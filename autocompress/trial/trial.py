@@ -7,8 +7,8 @@ import torch
 
 from ..artifacts.export import strip
 from ..artifacts.packing import float_weights
-from ..artifacts.runtime import ONE_THREAD, Model
-from ..config import Target
+from ..artifacts.runtime import Model
+from ..config import ONE_THREAD, Target
 from ..errors import AutocompressError, NothingToDo, TechniqueError
 from ..measure.latency import measure_latency, measure_together
 from ..measure.quality import judge, measure_quality

@@ -14,8 +14,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from autocompress.artifacts.runtime import ONE_THREAD
-from autocompress.config import Target
+from autocompress.config import ONE_THREAD, Target
 from autocompress.measure.latency import (
     Pairs,
     burst,
