@@ -16,7 +16,7 @@ from ..recipe import digest
 from .code import code_digest
 from .examples import example_inputs
 from .loading import TaskReference, locate
-from .models import build_model
+from .models import add_weights, build_model
 from .objects import OBJECT
 from .protocol import Task, classifies, lower_is_better
 
@@ -100,9 +100,7 @@ def _model(task: Task, seed: int) -> str:
     """Names, shapes and numbers of a model's weights, and its outputs to two digits: processors differ in others."""
     model = build_model(task, seed).eval()
     found = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    add_weights(found, model)
     with torch.no_grad():
         output = model(*(_fixed(tensor) for tensor in example_inputs(task)))
     found.update(" ".join(f"{value:.1e}" for value in output.flatten().tolist()).encode())

@@ -1,6 +1,7 @@
 """Making a task's model: the same one at every call, as training, exporting and rebuilding need it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,13 @@ def check_repeatable(task: Task, seed: int = 0) -> None:
         f"task.model() makes another network at each call, also with the same weights: {where}; register it as a "
         "persistent buffer, or make it from a fixed seed"
     )
+
+
+def add_weights(found: Any, model: nn.Module) -> None:
+    """Add a model's weights, by their names, to a digest."""
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def alike(output: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +21,8 @@ from ..tasks import Task
 from ..training import Training
 
 MOST_PRODUCTS, FEWEST = 5e11, 16  # multiplications of a sample, some 20 seconds of a core, and examples in it
-PRODUCTS: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()  # of an example, in models that were asked about
 Decision = dict[str, Any]
 Value = TypeVar("Value")
-
-
-def products(model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """The multiplications that inputs take in a model, as far as torch counts them; none where it does not run."""
-    with contextlib.suppress(Exception), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
-        return float(counter.get_total_flops()) / 2
-    return 0.0  # what uses the model says what is wrong with it
 
 
 @dataclass
@@ -93,14 +83,24 @@ class Context:
                 written.replace(path)
         return found
 
-    def affordable(self, examples: int) -> int:
-        """How many of so many examples are looked at: fewer of a large model's, but some.
+    @property
+    def products(self) -> float:
+        """The multiplications that an example takes in the uncompressed model: as torch counts them, or one a weight.
 
-        It follows from the uncompressed model alone, not from how fast a machine is, so that a search repeats.
+        What is looked at follows from it, not from how fast a machine is, so that a search repeats.
         """
-        if self.teacher not in PRODUCTS:
-            PRODUCTS[self.teacher] = products(self.teacher, next(batches(self.train, 1)).inputs)
-        return min(examples, max(FEWEST, int(MOST_PRODUCTS / max(PRODUCTS[self.teacher], 1.0))))
+        return self.cached("products of an example", self._products)
+
+    def _products(self) -> float:
+        inputs, counter = next(batches(self.train, 1)).inputs, FlopCounterMode(display=False)
+        with contextlib.suppress(Exception), torch.no_grad(), counter:  # what uses the model says what is wrong with it
+            self.teacher(*inputs)
+        weights = sum(parameter.numel() for parameter in self.teacher.parameters())
+        return max(counter.get_total_flops() / 2, float(weights), 1.0)  # torch counts no recurrent layers
+
+    def affordable(self, examples: int) -> int:
+        """How many of so many examples are looked at: fewer of a large model's, but some."""
+        return min(examples, max(FEWEST, int(MOST_PRODUCTS / self.products)))
 
     def sample(self, examples: int, batch_size: int = 64) -> Iterator[Batch]:
         """Batches of a random sample of the training split, the same for the same seed.

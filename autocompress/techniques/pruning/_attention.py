@@ -68,7 +68,7 @@ def open_attention(model: nn.Module, names: list[str]) -> nn.Module:
 
 def opened(model: nn.Module) -> tuple[nn.Module, list[str]]:
     """A copy in which all attention that can be is open, and its names; the model itself where there is none."""
-    names = [name for name, module in model.named_modules() if _can_open(module)]
+    names = [name for name, module in model.named_modules() if name and _can_open(module)]
     return (open_attention(copy.deepcopy(model), names), names) if names else (model, [])
 
 

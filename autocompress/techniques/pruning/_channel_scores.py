@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as Transposed
 
 from ...errors import TechniqueError
+from ...tasks.models import add_weights
 from ..base import Context
 from ..outputs import thawed
 from ._dependencies import Group, Part
@@ -135,21 +136,14 @@ def gradients(model: nn.Module, context: Context, examples: int) -> dict[int, Te
     """
     if context.affordable(examples) == examples:
         return _accumulated(model, context, examples, 64, lambda gradient: gradient)
-    key = f"{examples} {_contents(model)}"
-    if context.cache.get("slopes", ("",))[0] != key:
+    contents = hashlib.blake2b(digest_size=16)
+    add_weights(contents, model)
+    key = examples, contents.hexdigest()
+    if context.cache.get("slopes", (None,))[0] != key:
         # The same sample whatever the recipe.
         found = _accumulated(model, replace(context, seed=0), examples, 64, lambda gradient: gradient)
         context.cache["slopes"] = key, [found[id(weight)] for weight in model.parameters()]
     return {id(w): slopes for w, slopes in zip(model.parameters(), context.cache["slopes"][1], strict=True)}
-
-
-def _contents(model: nn.Module) -> str:
-    """A digest of a model's weights by their names."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def fisher(model: nn.Module, context: Context, examples: int) -> dict[int, Tensor]:

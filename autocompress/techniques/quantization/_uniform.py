@@ -1,7 +1,7 @@
 """Weights of a file on uniform grids: which tensors are weights, scales for a width, and the operators that decode."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import NothingToDo, TechniqueError
 from ..base import Context, Technique
-from ._kept import REASON, WEIGHTED, left_alone, tensor_layer
+from ._kept import REASON, left_alone, tensor_layer
 
 Array = NDArray[Any]
 LEAST = 256  # weights: with fewer, scales and operators would take what is saved
@@ -206,32 +206,6 @@ def store_on_grids(model: onnx.ModelProto, grids: dict[str, tuple[Array, Array]]
     model.graph.initializer.extend(kept)
     model.graph.node.extend([*nodes, *later])
     return model
-
-
-def products(model: onnx.ModelProto, weights: Collection[str], inputs: Sequence[Array]) -> float:
-    """How many multiplications by these weights one call takes: each weight's size by the positions of its output."""
-    nodes = [node for node in model.graph.node if node.op_type in WEIGHTED]
-    readers = [(node, name) for node in nodes for name in node.input if name in weights]
-    if not readers:
-        return 0.0
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    shown = {value.name for value in made.graph.output}
-    outputs = dict.fromkeys(next(name for name in node.output if name) for node, _ in readers)
-    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in shown)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    found = dict(zip(outputs, session.run(list(outputs), dict(zip(names, inputs, strict=True))), strict=True))
-    sizes = {tensor.name: float(np.prod(tensor.dims)) for tensor in model.graph.initializer}
-    total = 0.0
-    for node, name in readers:
-        output = found[next(each for each in node.output if each)]
-        channels = output.shape[1] if node.op_type in ("Conv", "ConvTranspose") else output.shape[-1]
-        total += sizes[name] * output.size / max(channels, 1)
-    return total
 
 
 class Variable:

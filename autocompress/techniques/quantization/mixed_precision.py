@@ -81,11 +81,8 @@ def scan(
 ) -> Costs:
     """How far outputs move with one weight at a time on each grid: the divergence from those of the file as it is."""
     run, logits = _uniform.Variable(model, list(weights)), classifies(context.task)
-    first = next(context.sample(1, 1))
-    products = len(weights) * _uniform.products(model, weights, tuple(tensor.numpy() for tensor in first.inputs))
-    count, coarse = extent(products, examples)
-    size = min(64, count)
-    batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(count, size)]
+    count, coarse = extent(len(weights) * context.products, examples)
+    batches = [tuple(tensor.numpy() for tensor in batch.inputs) for batch in context.sample(count, min(64, count))]
     whole = [torch.from_numpy(run(inputs, {})) for inputs in batches]
     if any(bool(output.isnan().any()) for output in whole):
         raise TechniqueError("mixed_precision: the model's output is not a number on training data: check the model")
@@ -109,11 +106,8 @@ def scan(
 
 
 def extent(products: float, examples: int) -> tuple[int, bool]:
-    """How many examples a scan takes, of so many products each for one width, and whether it looks at one width alone.
-
-    It follows from the model alone, not from how fast a machine is, so that a search repeats.
-    """
-    affordable = int(MOST_PRODUCTS / max(products, 1.0))
+    """How many examples a scan takes, of so many products each for one width, and whether it looks at one alone."""
+    affordable = int(MOST_PRODUCTS / products)
     if affordable >= min(FEWEST, examples) * len(SCANNED):
         return min(examples, affordable // len(SCANNED)), False
     return max(1, min(examples, affordable)), True

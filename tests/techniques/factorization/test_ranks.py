@@ -131,7 +131,8 @@ class Recording(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
-        self.curves.update(value)
+        if isinstance(value, dict):
+            self.curves.update(value)
 
 
 def test_the_scan_of_a_layer_measures_the_model_with_that_layer_cut() -> None:

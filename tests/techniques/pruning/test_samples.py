@@ -36,13 +36,24 @@ def context_of_rows(count: int = 300) -> Context:
 def test_a_sample_of_a_small_model_is_as_it_was_asked_for() -> None:
     context = context_of_rows()
     assert context.affordable(512) == 512
-    assert base.PRODUCTS[context.teacher] == 6 * 8 + 8 * 3
+    assert context.products == 83  # a weight each, as biases are added: torch counts 6 * 8 + 8 * 3
     assert [len(batch.index) for batch in context.sample(100)] == [64, 64]
     assert [len(batch.index) for batch in context.sample(10)] == [64]
 
 
+def test_a_recurrent_layer_counts_for_its_weights_and_a_convolution_for_every_place() -> None:
+    rows = TensorDataset(torch.randn(8, 5, 6), torch.arange(8) % 3)
+    context = Context(Classification(nn.Identity, rows, rows, rows), nn.LSTM(6, 4, batch_first=True), 0)
+    assert context.products == 4 * 4 * (6 + 4) + 2 * 4 * 4
+    images = TensorDataset(torch.randn(8, 3, 10, 12), torch.arange(8) % 3)
+    layer = nn.Conv2d(3, 16, 3, padding=1)
+    assert Context(Classification(nn.Identity, images, images, images), layer, 0).products == 16 * 3 * 9 * 10 * 12
+    wrong = Context(Classification(nn.Identity, rows, rows, rows), layer, 0)
+    assert wrong.products == 16 * 3 * 9 + 16, "it does not run, which whoever uses it says"
+
+
 def test_a_sample_of_a_large_model_is_smaller_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "MOST_PRODUCTS", (6 * 8 + 8 * 3) * 40.0)
+    monkeypatch.setattr(base, "MOST_PRODUCTS", 83 * 40.0)
     context = context_of_rows()
     assert context.affordable(512) == 40
     assert context.affordable(30) == 30
@@ -57,7 +68,7 @@ def test_a_sample_of_a_large_model_is_smaller_and_the_same_each_time(monkeypatch
 def test_gradients_of_a_large_model_are_found_once_whatever_the_seed_and_anew_for_other_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(base, "MOST_PRODUCTS", (6 * 8 + 8 * 3) * 40.0)
+    monkeypatch.setattr(base, "MOST_PRODUCTS", 83 * 40.0)
     context = context_of_rows()
     model = copy.deepcopy(context.teacher)
     assert isinstance(model, Counted)

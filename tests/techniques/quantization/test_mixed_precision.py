@@ -1,55 +1,18 @@
-"""Scans of large models: how many products they take, by arithmetic, and what a coarse one says of the other widths."""
+"""Scans of large models: how much they look at, and what a coarse one says of the widths that it left out."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
-from autocompress.artifacts.export import export_onnx
 from autocompress.techniques.quantization import _uniform, mixed_precision
 from autocompress.techniques.quantization.mixed_precision import LOOKED_AT, SCANNED, MixedPrecision, extent, scan
 from autocompress.testing.work import context_of, exported_of
 
 
-class Layers(nn.Module):
-    """Convolutions, one of them grouped and one transposed, a table, an LSTM, and a linear layer at every place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.grouped = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, groups=4)
-        self.wider = nn.ConvTranspose2d(8, 4, 2, stride=2)
-        self.table, self.rnn, self.last = nn.Embedding(50, 12), nn.LSTM(12, 6, batch_first=True), nn.Linear(6, 5)
-
-    def forward(self, image: Tensor, words: Tensor) -> Tensor:
-        shown: Tensor = self.wider(self.grouped(self.first(image))).mean((1, 2, 3))
-        read: Tensor = self.last(self.rnn(self.table(words))[0]).mean((1, 2))
-        return torch.stack([shown, read], 1)
-
-
-def test_products_are_those_of_each_layer_at_every_place_of_its_output() -> None:
-    inputs = (torch.randn(2, 3, 16, 16), torch.randint(0, 50, (2, 7)))
-    model = export_onnx(Layers().eval(), inputs)
-    one = tuple(tensor[:1].numpy() for tensor in inputs)
-    found = {tuple(tensor.dims): _uniform.products(model, [tensor.name], one) for tensor in model.graph.initializer}
-    expected = {
-        (8, 3, 3, 3): 8 * 3 * 9 * (8 * 8),
-        (8, 2, 3, 3): 8 * 2 * 9 * (6 * 6),
-        (8, 4, 2, 2): 8 * 4 * 4 * (12 * 12),  # counted at its outputs, of which each takes a quarter
-        (50, 12): 0,  # a table is looked up
-        (1, 24, 12): 24 * 12 * 7,
-        (1, 24, 6): 24 * 6 * 7,
-        (6, 5): 6 * 5 * 7,
-    }
-    assert {shape: found[shape] for shape in expected} == expected
-    names = [tensor.name for tensor in model.graph.initializer if tuple(tensor.dims) in expected]
-    assert _uniform.products(model, names, one) == sum(expected.values())
-
-
-@given(st.floats(0, 1e15), st.integers(1, 4096))
+@given(st.floats(1, 1e15), st.integers(1, 4096))
 def test_a_scan_stays_within_its_products_or_takes_one_example_at_one_width(products: float, examples: int) -> None:
     count, coarse = extent(products, examples)
     assert 1 <= count <= examples
@@ -75,6 +38,7 @@ def test_a_coarse_scan_measures_one_width_and_takes_the_others_from_their_errors
     full = scan(file, weights, grids, context, 16)
     monkeypatch.setattr(mixed_precision, "extent", lambda products, examples: (examples, True))
     coarse = scan(file, weights, grids, context, 16)
+    assert coarse.keys() == full.keys()
     for name, costs in coarse.items():
         errors = [float(_uniform.lost(weights[name].values, each).sum()) for each in grids[name]]
         assert costs[LOOKED_AT] == pytest.approx(full[name][LOOKED_AT])
