@@ -45,16 +45,18 @@ class Artifact(Model):
     def predict(self, raw: Any) -> Array:
         """The name of the class of each raw input, or of each of its pixels (N, H, W); outputs where there are none.
 
-        Raises ArtifactError as prepare does.
+        Outputs that no class stands for go by their numbers. Raises ArtifactError as prepare does.
         """
         output = self(*self.prepare(raw))
         if not self.classes:
             return output
-        if output.ndim < 2 or output.shape[1] != len(self.classes):
+        if output.ndim < 2 or output.shape[1] < len(self.classes):
             raise ArtifactError(
-                f"{self._folder}: outputs {output.shape} are no {len(self.classes)} classes: it is damaged"
+                f"{self._folder}: measurement.json names {len(self.classes)} classes, and outputs are {output.shape}: "
+                "export it again"
             )
-        named: Array = np.asarray(self.classes)[output.argmax(axis=1)]
+        others = map(str, range(len(self.classes), output.shape[1]))
+        named: Array = np.asarray([*self.classes, *others])[output.argmax(axis=1)]
         return named
 
     def _read(self) -> Any:
@@ -63,8 +65,8 @@ class Artifact(Model):
         path = self._folder / PREPARATION
         if not path.exists():
             raise ArtifactError(
-                f"{self._folder}: holds no {PREPARATION}, as its task is of code of its own: call it with arrays, as "
-                "MODEL_CARD.md says"
+                f"{self._folder}: holds no {PREPARATION}, as its inputs are arrays already or made by a task's own "
+                "code: call it with arrays, as MODEL_CARD.md says"
             )
         try:
             data = read_json(path, JSON_BYTES)

@@ -144,9 +144,7 @@ class AudioClassificationConfig(Weighted, SoundSettings, TaskKind):
             classes=found.classes,
             class_weights=self.weights_of(found.classes, targets["train"]),
             notes=tuple(f"task.data: {text}" for text in said),
-            preparation=SoundPreparation(
-                kind=self.kind, **{name: getattr(self, name) for name in SoundSettings.model_fields}
-            ),
+            preparation=SoundPreparation.of(self),
             inputs=(
                 f"the mean of channels at {clip.rate} Hz, full scale 1, cut to {clip.length} samples or filled with "
                 f"zeros at the end, as {_shown(bands, shape)}",

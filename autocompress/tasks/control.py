@@ -22,7 +22,7 @@ from .bounds import MOST_BYTES
 from .kinds import Load, TaskKind
 from .models import as_function
 from .networks import PolicyMLP
-from .preparation import Preparation
+from .preparation import Preparation, finite
 from .protocol import Array, Classification, Run
 from .weights import load_weights, read_weights
 
@@ -41,7 +41,7 @@ class ControlPreparation(Preparation):
 
     def arrays(self, raw: Any) -> tuple[Array, ...]:
         """Observations (N, observations) of one (observations,) or several. Raises TaskError for another shape."""
-        given = np.asarray(raw, np.float32)
+        given = finite(raw, "observations")
         if given.shape[-1:] != (self.observations,) or given.ndim > 2:
             raise TaskError(f"observations have shape {given.shape}: give (N, {self.observations}), or one alone")
         return (given.reshape(-1, self.observations),)

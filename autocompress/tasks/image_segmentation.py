@@ -17,7 +17,7 @@ from .bounds import check_room
 from .folders import check_folder
 from .image_data import SplitShares, alike_classes
 from .image_folder import read_images
-from .image_tensors import ImagePreparation, ImageSettings, ImageTensors, image_preparation
+from .image_tensors import ImagePreparation, ImageSettings, ImageTensors
 from .kinds import Load, TaskKind
 from .mask_files import MOST_CLASSES, Masks, Pairs, read_masks, read_pairs
 from .networks import UNet
@@ -98,7 +98,7 @@ class ImageSegmentationConfig(ImageSettings, TaskKind):
             classes=classes,
             ignore=self.ignore,
             notes=tuple(f"task.data: {text}" for text in (*remarks.lines(), *said)),
-            preparation=image_preparation(self, self.kind),
+            preparation=ImagePreparation.of(self),
             inputs=(f"{self.how()}; outputs are logits of the classes of every pixel",),
         )
 

@@ -104,11 +104,6 @@ class ImagePreparation(ImageSettings, Preparation):
         return found
 
 
-def image_preparation(settings: ImageSettings, kind: str) -> ImagePreparation:
-    """How files of a task of these settings make images of others."""
-    return ImagePreparation(kind=kind, **{name: getattr(settings, name) for name in ImageSettings.model_fields})
-
-
 def horizontal_flip(images: Tensor) -> Tensor:
     """Images (N, C, H, W), half of them mirrored."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)

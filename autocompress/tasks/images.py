@@ -12,16 +12,16 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from ..errors import TaskError, suggest
+from ..errors import TaskError
 from ..training import Training
 from .class_weights import Weighted
 from .image_data import ImageData, SplitShares, alike_classes, missing_classes
 from .image_folder import read_folder
 from .image_list import listed_files, read_list
-from .image_tensors import ImagePreparation, ImageSettings, ImageTensors, Transform, Transformed, image_preparation
+from .image_tensors import ImagePreparation, ImageSettings, ImageTensors, Transform, Transformed
 from .kinds import Load, TaskKind
 from .npz import read_npz
-from .pretrained import TRANSFORMING, Pretrained, find_published, is_published
+from .pretrained import TRANSFORMING, Pretrained, check_model, find_published, is_published
 from .protocol import Classification
 from .tables import read_table
 from .weights import load_weights, read_weights
@@ -138,7 +138,7 @@ def image_classification(config: ImageClassificationConfig, root: Path, load: Lo
         classes=data.classes,
         class_weights=config.weights_of(data.classes, targets["train"]),
         notes=tuple(f"task.data: {text}" for text in notes),
-        preparation=None if data.ready else image_preparation(config, config.kind),
+        preparation=None if data.ready else ImagePreparation.of(config),
         inputs=(f"images (N, {config.channels}, height, width) as in {path.name}" if data.ready else config.how(),),
         train_transform=Transformed(config.train_transform) if config.train_transform else None,
     )
@@ -149,7 +149,7 @@ def _start(config: ImageClassificationConfig) -> Pretrained | None:
     if config.weights is None or not is_published(config.weights):
         return None
     start = Pretrained(find_published(config.model, config.weights))
-    if start.statistics is not None and start.statistics != config.statistics:
+    if start.statistics != config.statistics:
         mean, std = map(list, start.statistics)
         raise TaskError(
             f"task.weights: {start.name}: is for images of another mean and std: set mean: {mean}, std: {std}"
@@ -169,19 +169,15 @@ def _model_factory(
     if source == "torchvision":
         from torchvision import models
 
-        if name not in models.list_models():
-            raise TaskError(f"task.model: torchvision has no model {name!r}: {_near(name, models.list_models())}")
+        check_model(source, name)
         extra = {"aux_logits": False, "init_weights": True} if name in TRANSFORMING else {}
         if name in TRANSFORMING and is_published(config.weights):
             extra["transform_input"] = True
         return lambda: models.get_model(name, weights=None, num_classes=classes, **extra)
     if source == "timm":
-        try:
-            import timm
-        except ImportError:
-            raise TaskError("task.model: timm is not installed: pip install 'autocompress[timm]'") from None
-        if not timm.is_model(name):
-            raise TaskError(f"task.model: timm has no model {name!r}: {_near(name, timm.list_models())}")
+        check_model(source, name)
+        import timm
+
         return lambda: timm.create_model(name, pretrained=False, num_classes=classes, in_chans=config.channels)
     made = load(config.model, root)
     return (lambda: made(num_classes=classes)) if _takes_classes(made) else made
@@ -194,8 +190,3 @@ def _takes_classes(made: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _near(name: str, known: list[str]) -> str:
-    clause = suggest(name, known)
-    return clause if clause.startswith("did") else "see the library's list of models"

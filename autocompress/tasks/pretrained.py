@@ -30,8 +30,26 @@ class Published:
     path: Path
     digest: str
     classes: tuple[str, ...]
-    statistics: Statistics | None
+    statistics: Statistics
     make: Callable[[int], nn.Module]
+
+
+def check_model(source: str, name: str) -> None:
+    """Raise TaskError, with the nearest name, for a model that torchvision or timm has not."""
+    if source == "torchvision":
+        from torchvision import models
+
+        known = models.list_models()
+    else:
+        try:
+            import timm
+        except ImportError:
+            raise TaskError("task.model: timm is not installed: pip install 'autocompress[timm]'") from None
+        known = [name] if timm.is_model(name) else timm.list_models()
+    if name not in known:
+        near = suggest(name, known)
+        hint = near if near.startswith("did") else "see the library's list of models"
+        raise TaskError(f"task.model: {source} has no model {name!r}: {hint}")
 
 
 def is_published(weights: str | None) -> bool:
@@ -77,11 +95,17 @@ class Pretrained:
                     f"task.weights: {self.name}: {key!r} has shape {tuple(given[key].shape)}, the model's "
                     f"{tuple(tensor.shape)}: take 3 channels, and the settings that the weights were made for"
                 )
+        odd = next((key for key in given if key not in own), None)
+        if odd is not None:
+            raise TaskError(f"task.weights: {self.name}: has {odd!r}, which the model has not: name its own weights")
         model.load_state_dict({**own, **given})
 
 
 def _of_torchvision(model: str, name: str) -> Published:
-    known = _known(model)
+    from torchvision import models
+
+    check_model("torchvision", model)
+    known = {each.name: each for each in models.get_model_weights(model)}
     if name not in known:
         raise TaskError(f"task.weights: torchvision has no weights {name!r} of {model}: {suggest(name, known)}")
     path = Path(torch.hub.get_dir(), "checkpoints", known[name].url.rpartition("/")[2])
@@ -90,30 +114,21 @@ def _of_torchvision(model: str, name: str) -> Published:
             f"task.weights: {path}: is not there, and nothing is downloaded in a search: fetch it once by\n"
             f"  python -c \"from torchvision.models import get_weight; get_weight('{known[name]}').get_state_dict()\""
         )
-    from torchvision import models
-
     extra = {"aux_logits": False, "init_weights": False} if model in TRANSFORMING else {}
+    made_for = known[name].transforms()
     return Published(
         f"torchvision:{name}",
         path,
         path.stem.rpartition("-")[2],
         tuple(known[name].meta.get("categories", ())),
-        None,  # all of them are for those of ImageNet
+        (tuple(made_for.mean), tuple(made_for.std)),
         lambda count: models.get_model(model, weights=None, num_classes=count, **extra),
     )
 
 
-def _known(model: str) -> dict[str, Any]:
-    from torchvision import models
-
-    return {each.name: each for each in models.get_model_weights(model)}
-
-
 def _of_timm(model: str, name: str) -> Published:
-    try:
-        import timm
-    except ImportError:
-        raise TaskError("task.weights: timm is not installed: pip install 'autocompress[timm]'") from None
+    check_model("timm", model)
+    import timm
     from huggingface_hub import constants, try_to_load_from_cache
 
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]

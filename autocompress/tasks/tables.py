@@ -125,6 +125,15 @@ def _of_classes(target: NDArray[Any], name: str, remarks: Remarks) -> bool:
     return few
 
 
+def category(column: "pd.Series[Any]") -> NDArray[np.str_]:
+    """Values as names of categories: a whole number by its figures alone, whether it is read as 3, 3.0 or "3"."""
+    values = plain(column)
+    if values.dtype.kind != "f":
+        return values.astype(np.str_)
+    different, place = np.unique(values, return_inverse=True)
+    return np.array([f"{value:.0f}" if value.is_integer() else str(value) for value in different.tolist()])[place]
+
+
 def plain(column: "pd.Series[Any]") -> NDArray[Any]:
     """Values as numpy has them: whole numbers, floats, or text."""
     return column.to_numpy() if column.dtype.kind in "iuf" else column.astype(str).to_numpy(dtype=np.str_)

@@ -19,7 +19,18 @@ from .networks import Scaled, TabularMLP, spread
 from .preparation import Preparation
 from .protocol import Array, Classification, Regression, Supervised
 from .remarks import Remarks
-from .tables import Predicts, check_category, check_filled, divided, numbers, plain, predicted, read_table, table_of
+from .tables import (
+    Predicts,
+    category,
+    check_category,
+    check_filled,
+    divided,
+    numbers,
+    plain,
+    predicted,
+    read_table,
+    table_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +52,12 @@ class RowPreparation(Preparation):
 
         Codes count the known values from 1; 0 is whatever else comes.
         """
-        table = table_of(raw, (*self.numbers, *self.categories))
-        where = Path("the rows")
+        return self.of_table(table_of(raw, (*self.numbers, *self.categories)), Path("the rows"))
+
+    def of_table(self, table: "pd.DataFrame", where: Path) -> tuple[Array, ...]:
+        """The same of a table that has all columns. Raises TaskError that names where it is from."""
         floats = [numbers(table[name].to_numpy(), name, where) for name in self.numbers]
-        codes = [coded(plain(table[name]).astype(np.str_), known) for name, known in self.categories.items()]
+        codes = [coded(category(table[name]), known) for name, known in self.categories.items()]
         return tuple(np.stack(part, axis=1) for part in (floats, codes) if part)
 
     def said(self) -> tuple[str, ...]:
@@ -144,10 +157,9 @@ def _inputs(
     for name in table.columns:
         column = table[name]
         if name not in config.categories and column.dtype.kind in "iuf":
-            numbers(column.to_numpy(), name, path)
             named.append(name)
             continue
-        values = plain(column).astype(np.str_)
+        values = category(column)
         if len(np.unique(values)) > MOST_CATEGORIES:
             raise TaskError(
                 f"task.data: {path}: column {name!r} has more than {MOST_CATEGORIES:,} values: task.drop it"
@@ -159,7 +171,7 @@ def _inputs(
             remarks.add("values that the training split lacks are all taken as one more category", name)
         categories[name] = tuple(known.tolist())
     preparation = RowPreparation(kind=config.kind, numbers=tuple(named), categories=categories)
-    return tuple(map(torch.from_numpy, preparation.arrays(table))), preparation
+    return tuple(map(torch.from_numpy, preparation.of_table(table, path))), preparation
 
 
 def _split(

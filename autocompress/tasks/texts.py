@@ -41,6 +41,7 @@ class TextPreparation(Preparation):
     tokenizer: str
     max_length: int = Field(ge=2, le=100_000)
     padding: int = Field(ge=0)
+    truncation_side: Literal["left", "right"] = "right"
 
     def arrays(self, raw: Any) -> tuple[Array, ...]:
         """Tokens (N, length) and their mask (N, length). Raises TaskError for what is no text."""
@@ -48,14 +49,17 @@ class TextPreparation(Preparation):
         odd = next((each for each in texts if not isinstance(each, str)), None)
         if odd is not None:
             raise TaskError(f"{odd!r} is no text: give a string, or a list of them")
-        tokens = [each.ids for each in _tokenizer(self.tokenizer, self.max_length).encode_batch(list(texts))]
+        tokens = [
+            each.ids
+            for each in _tokenizer(self.tokenizer, self.max_length, self.truncation_side).encode_batch(list(texts))
+        ]
         filled = Sentences(tokens, torch.zeros(len(tokens), dtype=torch.long), self.padding)[torch.arange(len(tokens))]
         return filled["input_ids"].numpy(), filled["attention_mask"].numpy()
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(data: str, most: int) -> Any:
-    """A tokenizer that cuts texts to so many tokens. Raises TaskError."""
+def _tokenizer(data: str, most: int, side: str) -> Any:
+    """A tokenizer that cuts texts to so many tokens, on a side. Raises TaskError."""
     try:
         import tokenizers
     except ImportError:
@@ -65,7 +69,7 @@ def _tokenizer(data: str, most: int) -> Any:
     except Exception as error:
         raise TaskError(f"the tokenizer cannot be read: {one_line(error)}") from None
     found.no_padding()
-    found.enable_truncation(most)
+    found.enable_truncation(most, direction=side)
     return found
 
 
@@ -75,7 +79,11 @@ def _prepared(config: "TextClassificationConfig", tokenizer: Any) -> TextPrepara
     if own is None:
         return None
     return TextPreparation(
-        kind=config.kind, tokenizer=own.to_str(), max_length=config.max_length, padding=int(tokenizer.pad_token_id)
+        kind=config.kind,
+        tokenizer=own.to_str(),
+        max_length=config.max_length,
+        padding=int(tokenizer.pad_token_id),
+        truncation_side=tokenizer.truncation_side,
     )
 
 

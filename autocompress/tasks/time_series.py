@@ -20,7 +20,7 @@ from .image_data import SplitShares
 from .kinds import Load, TaskKind
 from .networks import Scaled, SeriesCNN, SeriesGRU, spread
 from .npz import read_arrays
-from .preparation import Preparation, is_path
+from .preparation import Preparation, finite, is_path
 from .protocol import Array, Classification, Regression, Supervised
 from .remarks import Remarks
 from .tables import Predicts, check_filled, divided, moments, numbers, plain, predicted, read_table, table_of
@@ -58,7 +58,7 @@ class SeriesPreparation(Preparation):
             table = table_of(raw, self.channels)
             given = np.stack([numbers(table[name].to_numpy(), name, Path("the rows")) for name in self.channels])
         else:
-            given = np.asarray(raw, np.float32)
+            given = finite(raw, "series")
         one = (self.count, self.length)
         short = one[1:] if self.count == 1 else one
         if given.shape not in (one, short) and given.shape[1:] not in (one, short):

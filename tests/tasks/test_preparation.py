@@ -231,6 +231,12 @@ REFUSED: list[tuple[Callable[[Path], Case], Any, str]] = [
     (series, np.zeros((3, 21)), "series have shape (3, 21): give (N, 1, 20), or one alone"),
     (series, pd.DataFrame({"x": [1.0]}), "the channels have no names: give an array"),
     (pairs, {"user": 9, "item": "i1"}, "user 9 is none of the 3 that the model was trained on"),
+    (actions, "left", "observations are no array of numbers, but a str"),
+    (actions, np.full(4, np.nan), "observations hold NaN or infinity"),
+    (series, [["a"] * 20], "series are no array of numbers, but a list"),
+    (texts, [], "there is no raw input: give one"),
+    (photos, [], "there is no raw input: give one"),
+    (rows, [], "there is no raw input: give one"),
     (actions, np.zeros(5), "observations have shape (5,): give (N, 4), or one alone"),
 ]
 
@@ -251,6 +257,50 @@ def test_a_category_that_was_never_seen_is_the_one_for_all_others(tmp_path: Path
     np.testing.assert_array_equal(numbers, np.array([[1.5, 2.5]] * 2, np.float32))
     # Values in order: Aachen, Bonn, Köln; 0 to 4; False, True.
     np.testing.assert_array_equal(codes, [[0, 4, 2], [2, 4, 2]])
+
+
+@pytest.mark.parametrize("written", ["3", "3.0"])
+@pytest.mark.parametrize("given", [3, 3.0, "3", np.float32(3), np.int64(3)])
+def test_a_whole_number_is_the_same_category_however_it_is_written(written: str, given: Any, tmp_path: Path) -> None:
+    zones = [written, "1.5" if "." in written else "1", "2.0" if "." in written else "2"] * 8
+    table = pd.DataFrame({"zone": zones, "price": CHANCE.normal(size=24)})
+    table.to_csv(tmp_path / "homes.csv", index=False)
+    settings = {"kind": "tabular", "data": "csv:homes.csv", "target": "price", "categories": ["zone"]}
+    artifact = exported(made(Case(settings, [], None), tmp_path), tmp_path / "artifact")
+    (codes,) = artifact.prepare({"zone": given})
+    assert codes.tolist() == [[3]], "after 1 or 1.5, and 2"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_long_texts_are_cut_on_the_side_that_the_tokenizer_cuts(side: str, tmp_path: Path) -> None:
+    case = texts(tmp_path)
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": side}))
+    task = made(case, tmp_path)
+    assert task.preparation.truncation_side == side
+    found = {b"".join(part.tobytes() for part in task.preparation.arrays(text)) for text in case.raw}
+    assert sorted(found) == trained_on(task)
+
+
+def test_outputs_that_no_class_stands_for_go_by_their_numbers(tmp_path: Path) -> None:
+    exported(made(series(tmp_path), tmp_path), tmp_path / "artifact")
+    folder = tmp_path / "artifact"
+    measurement = json.loads((folder / "measurement.json").read_text())
+    file, kept = ((folder / name).read_bytes() for name in ("model.onnx", "preparation.json"))
+
+    def named(classes: list[str]) -> autocompress.Artifact:
+        contents = Contents(
+            file, Recipe().to_yaml(), [], {**measurement, "classes": classes}, "card", None, kept.decode()
+        )
+        write_folder(folder, contents.files())
+        return autocompress.load(folder)
+
+    given = 50 * CHANCE.normal(size=(40, 20)).astype(np.float32)
+    expected = named(["a", "b"]).predict(given)
+    assert set(expected.tolist()) == {"a", "b"}
+    assert named(["a"]).predict(given).tolist() == [{"a": "a", "b": "1"}[each] for each in expected.tolist()]
+    with pytest.raises(ArtifactError, match=r"names 3 classes, and outputs are \(40, 2\): export it again"):
+        named(["a", "b", "c"]).predict(given)
 
 
 def spoilt(artifact: Path, change: Callable[[dict[str, Any]], object]) -> autocompress.Artifact:
@@ -293,7 +343,7 @@ def test_a_changed_file_is_refused_and_one_without_it_takes_arrays(tmp_path: Pat
                                     "card").files())  # fmt: skip
     plain = autocompress.load(artifact)
     assert plain(np.zeros((2, 1, 20), np.float32)).shape == (2, 2)
-    with pytest.raises(ArtifactError, match="its task is of code of its own: call it with arrays"):
+    with pytest.raises(ArtifactError, match="made by a task's own code: call it with arrays"):
         plain.predict(np.zeros(20))
 
 

@@ -17,14 +17,29 @@ from torch import nn
 from torchvision import models
 
 from autocompress.errors import TaskError
-from autocompress.tasks import load_task, pretrained, refer
+from autocompress.tasks import load_task, refer
 from autocompress.tasks.identity import task_facts
 from autocompress.tasks.images import TRANSFER, ImageClassificationConfig
 from autocompress.tasks.models import build_model
 from autocompress.tasks.pretrained import Pretrained, find_published
 
 MODEL = "squeezenet1_1"
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CATEGORIES = [f"class {index}" for index in range(1000)]
+
+
+def publish(
+    monkeypatch: pytest.MonkeyPatch, file: str, categories: list[str], mean: list[float] = MEAN, std: list[float] = STD
+) -> None:
+    """Let torchvision name one file of weights for each of its models."""
+    made_for = SimpleNamespace(mean=mean, std=std)
+    weights = SimpleNamespace(
+        name="IMAGENET1K_V1",
+        url=f"https://example.org/{file}",
+        meta={"categories": categories},
+        transforms=lambda: made_for,
+    )
+    monkeypatch.setattr(models, "get_model_weights", lambda model: [weights])
 
 
 @pytest.fixture
@@ -37,8 +52,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save(models.get_model(MODEL, weights=None).state_dict(), folder / "made.pth")
     digest = hashlib.sha256((folder / "made.pth").read_bytes()).hexdigest()
     path = (folder / "made.pth").rename(folder / f"{MODEL}-{digest[:8]}.pth")
-    weights = SimpleNamespace(url=f"https://example.org/{path.name}", meta={"categories": CATEGORIES})
-    monkeypatch.setattr(pretrained, "_known", lambda model: {"IMAGENET1K_V1": weights})
+    publish(monkeypatch, path.name, CATEGORIES)
     return path
 
 
@@ -88,8 +102,7 @@ def test_data_of_the_very_classes_take_the_model_as_it_was_published(
     torch.manual_seed(5)
     torch.save(models.get_model(MODEL, weights=None, num_classes=3).state_dict(), published)
     path = published.rename(published.with_name(f"x-{hashlib.sha256(published.read_bytes()).hexdigest()[:8]}.pth"))
-    weights = SimpleNamespace(url=f"https://example.org/{path.name}", meta={"categories": ["a", "b", "c"]})
-    monkeypatch.setattr(pretrained, "_known", lambda model: {"IMAGENET1K_V1": weights})
+    publish(monkeypatch, path.name, ["a", "b", "c"])
     task = load_task(refer(config(), tmp_path))
     assert task.baseline is None
     state = torch.load(path, weights_only=True)
@@ -111,6 +124,7 @@ def damaged(path: Path) -> None:
     [
         (gone, {}, "is not there, and nothing is downloaded in a search: fetch it once by"),
         (damaged, {}, "is damaged, its SHA-256 is no "),
+        (None, {"model": "torchvision:squeezenet1_2"}, "torchvision has no model 'squeezenet1_2': did you mean"),
         (None, {"weights": "torchvision:IMAGENET1K_V2"}, "no weights 'IMAGENET1K_V2' of squeezenet1_1: did you mean"),
     ],
 )
@@ -138,9 +152,24 @@ def test_other_settings_than_those_of_the_weights_are_named(published: Path) -> 
     wide.features[0] = nn.Conv2d(1, 64, 3, 2)
     with pytest.raises(TaskError, match=r"'features.0.weight' has shape \(64, 3, 3, 3\), the model's \(64, 1, 3, 3\)"):
         start.give(wide, whole=False)
-    wide.extra = nn.Linear(2, 2)
-    with pytest.raises(TaskError, match=r"features|extra"):
-        start.give(wide, whole=False)
+    more = models.get_model(MODEL, weights=None, num_classes=2)
+    more.extra = nn.Linear(2, 2)
+    with pytest.raises(TaskError, match=r"has no 'extra.weight', which the model has"):
+        start.give(more, whole=False)
+    less = models.get_model(MODEL, weights=None, num_classes=2)
+    less.features = less.features[:-1]
+    with pytest.raises(TaskError, match=r"has 'features.12.squeeze.weight', which the model has not"):
+        start.give(less, whole=False)
+
+
+def test_weights_for_images_of_other_statistics_say_which(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path, ["ill", "well"])
+    publish(monkeypatch, published.name, CATEGORIES, [0.5] * 3, [0.5] * 3)
+    with pytest.raises(TaskError, match=r"another mean and std: set mean: \[0.5, 0.5, 0.5\], std: \[0.5, 0.5, 0.5\]"):
+        load_task(refer(config(), tmp_path))
+    load_task(refer(config(mean=[0.5] * 3, std=[0.5] * 3), tmp_path))
 
 
 def test_names_and_files_are_torchvisions_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -162,9 +191,8 @@ def test_a_classifier_is_what_follows_the_number_of_classes(
     folder = Path(torch.hub.get_dir(), "checkpoints")
     folder.mkdir(parents=True)
     torch.save({}, folder / "nothing-.pth")
-    weights = SimpleNamespace(url="https://example.org/nothing-.pth", meta={})
-    monkeypatch.setattr(pretrained, "_known", lambda model: {"V1": weights})
-    found = Pretrained(find_published(f"torchvision:{model}", "torchvision:V1")).head
+    publish(monkeypatch, "nothing-.pth", [])
+    found = Pretrained(find_published(f"torchvision:{model}", "torchvision:IMAGENET1K_V1")).head
     assert found == {f"{name}.{part}" for name in head for part in ("weight", "bias")}
 
 
@@ -201,6 +229,8 @@ def test_what_timm_has_not_or_is_not_in_its_cache_is_refused(hub: Path, tmp_path
     folder_of(tmp_path, ["ill", "well"])
     with pytest.raises(TaskError, match="timm has no weights 'a1_in2k' of resnet18: did you mean 'a1_in1k'"):
         load_task(refer(config(model="timm:resnet18", weights="timm:a1_in2k"), tmp_path))
+    with pytest.raises(TaskError, match="timm has no model 'resnet81'"):
+        load_task(refer(config(model="timm:resnet81", weights="timm:a1_in1k"), tmp_path))
     with pytest.raises(TaskError, match="nothing is downloaded in a search: fetch it once by") as raised:
         load_task(refer(config(model="timm:resnet18", weights="timm:a2_in1k"), tmp_path))
     assert "timm.create_model('resnet18.a2_in1k', pretrained=True)" in str(raised.value)
