@@ -1,5 +1,6 @@
 """The one brain: asks, submits, takes, tells and tries again."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from .waiting import Turns
 
 POLL_SECONDS, REPEATS = 0.25, 60
 CUT_OFF = 4  # how often a trial is tried again after its node was lost, by one search
+GRACE, LEAST_GRACE = 0.1, 60.0  # of a search's time, and seconds: how long trials that run then may go on
 
 
 class Controller:
@@ -113,13 +115,33 @@ class Controller:
             if self._interrupts.level == 1 and not self._state.draining:
                 self._state.draining = True
                 self._note("stopping: waiting for the running trials; press Ctrl-C again to stop at once")
+            if self._time_left < -max(LEAST_GRACE, GRACE * (self._search.timeout or 0.0)):
+                self._cut_short()
+                return
             self._tell_listeners()
+
+    @property
+    def _time_left(self) -> float:
+        """Seconds until nothing more is begun."""
+        deadline = self._state.deadline
+        return math.inf if deadline is None else deadline - time.monotonic()
+
+    def _cut_short(self) -> None:
+        """End the trials that still run long after the time was up; what they trained to the end is kept."""
+        running = self._state.running
+        if running:
+            self._note(f"the time is up: trials that still run are stopped: {', '.join(map(str, sorted(running)))}")
+        self._executor.cancel()
+        for number in list(running):
+            running.pop(number)
+            self._store.tell(number, Stopped("the search's time was up while it ran"))
+        self._refresh()
+        self._leave_waiting()
 
     def _fill(self) -> None:
         """Keep every worker busy while there are trials and time left."""
-        state = self._state
         while self._interrupts.level == 0 and self._busy < self._search.workers:
-            if self._over() or (state.deadline is not None and time.monotonic() >= state.deadline):
+            if self._over() or self._time_left <= 0:
                 return
             found = self._its_turn()
             ahead = None if found or self._enough else self._ahead.next()

@@ -57,7 +57,12 @@ app.add_typer(token, name="token")
 def search(
     config: ConfigArgument,
     trials: Annotated[int | None, typer.Option(help="How many recipes to try; overrides the config.")] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="T", help="Stop asking after this long: 90s, 10m, 2h.")] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T", help="Begin nothing after this long (90s, 10m, 2h); what runs has a tenth more, or a minute."
+        ),
+    ] = None,
     until: UntilOption = None,
     workers: Annotated[int | None, typer.Option(help="How many trials to run at once.")] = None,
     executor: Annotated[Workers, typer.Option(help="Ray workers, or this process.")] = Workers.ray,

@@ -1,4 +1,4 @@
-"""What becomes of trials that are lost: with their own worker, with their node, and while the search is stopping."""
+"""What becomes of trials that are lost: with their worker or node, while a search stops, and long after its time."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,7 @@ import tiny
 
 from autocompress.config import load_config
 from autocompress.executors import Finished, InlineExecutor
-from autocompress.outcome import Completed, Failed
+from autocompress.outcome import Completed, Failed, Stopped
 from autocompress.search.controller import CUT_OFF, Controller
 from autocompress.search.interrupts import Interrupts
 from autocompress.search.plan import make_plan
@@ -39,14 +39,43 @@ class Losing(InlineExecutor):
             self._done.append(Finished(spec.number, gone, lambda: None, cut_off=count <= self.cut_off))
 
 
-def search(folder: Path, losing: Losing, notes: list[str]) -> StudyStore:
+class Endless(InlineExecutor):
+    """Runs the first trial that it is given, and is at the second one for good, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.cancelled = 0.0, False
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def submit(self, spec: TrialSpec) -> None:
+        """Run facts and the first trial only."""
+        if spec.number <= 0:
+            super().submit(spec)
+
+    def finished(self, wait: float) -> list[Finished]:
+        """What was run; where nothing was, a minute goes by."""
+        done = super().finished(wait)
+        self.now += 0.0 if done else 60.0
+        return done
+
+    def cancel(self) -> None:
+        """Note it."""
+        self.cancelled = True
+
+
+def search(
+    folder: Path, executor: InlineExecutor, notes: list[str], interrupts: Interrupts | None = None, **settings: object
+) -> StudyStore:
     """Search for one trial with one retry; the same folder goes on with the same study."""
     if not (folder / "task.py").exists():
-        tiny.make_project(folder, search={"trials": 1, "workers": 1, "retries": 1})
+        tiny.make_project(folder, search={"trials": 1, "workers": 1, "retries": 1, **settings})
     setup = set_up(load_config(folder / "search.yaml"))
-    planned = make_plan(setup, losing, tiny.Silent())
+    planned = make_plan(setup, executor, tiny.Silent())
     store = _open(planned)
-    Controller(planned, store, losing, losing.interrupts or Interrupts(), (), notes.append).run()
+    Controller(planned, store, executor, interrupts or Interrupts(), (), notes.append).run()
     return store
 
 
@@ -76,9 +105,23 @@ def test_a_trial_that_takes_node_after_node_with_it_fails(tmp_path: Path, notes:
 
 
 def test_a_trial_that_is_lost_while_the_search_stops_is_tried_again_by_resume(tmp_path: Path, notes: list[str]) -> None:
-    store = search(tmp_path, Losing(0, 1, Interrupts()), notes)
+    interrupts = Interrupts()
+    store = search(tmp_path, Losing(0, 1, interrupts), notes, interrupts)
     assert store.running() == [0]
     assert "trial 0: its worker was killed: --resume tries it again" in notes
     resumed = search(tmp_path, Losing(0, 0), notes).records()[0]
     assert isinstance(resumed.outcome, Completed)
     assert resumed.attempts == 2
+
+
+def test_a_trial_that_runs_long_after_the_time_was_up_is_stopped(
+    tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Endless()
+    monkeypatch.setattr("autocompress.search.controller.time", executor)
+    store = search(tmp_path, executor, notes, trials=9, timeout="1h")
+    assert isinstance(store.records()[0].outcome, Completed)
+    assert store.records()[1].outcome == Stopped("the search's time was up while it ran")
+    assert (executor.cancelled, store.running()) == (True, [])
+    assert executor.now == 67 * 60  # the hour, a tenth more, and the minute in which that is seen
+    assert "the time is up: trials that still run are stopped: 1" in notes
