@@ -30,6 +30,7 @@ from autocompress.executors import (
     stage_code,
 )
 from autocompress.executors.cluster import environment
+from autocompress.executors.work import Shared, baseline_of
 from autocompress.outcome import Completed, Failed
 from autocompress.tasks import TaskReference, load_task, refer
 from autocompress.trial.baseline import make_baseline
@@ -401,3 +402,14 @@ def test_links_that_lead_nowhere_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "task.py").touch()
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
     assert staged(tmp_path) == {"task.py"}
+
+
+def test_a_worker_reads_the_baseline_once_until_another_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    read: list[str] = []
+    monkeypatch.setattr(ray, "get", lambda ref: read.append(ref) or f"baseline of {ref}")
+    monkeypatch.setattr("autocompress.executors.work._BASELINES", {})
+    found = [baseline_of(Shared(key, key)) for key in ("a", "a", "b", "b", "a")]
+    assert found == ["baseline of a", "baseline of a", "baseline of b", "baseline of b", "baseline of a"]
+    assert read == ["a", "b", "a"]  # one at a time is kept

@@ -15,7 +15,7 @@ from ..tasks.objects import HeldTask
 from ..trial.trial import TrialSpec
 from .base import Finished, Note, Value
 from .cluster import Cluster
-from .work import KILLED, Sent, guarded, measure_in_time, prepare_in_time, read_end, warm
+from .work import KILLED, Sent, Shared, guarded, measure_in_time, prepare_in_time, read_end, warm
 
 LATE = "ran past its time limit"
 DIED = "its worker died"  # how, is known on its own machine only
@@ -71,7 +71,7 @@ class RayExecutor:
         self._train = self._ray.remote(**options, **training)(guarded) if gpus else self._call
         self._warm = self._ray.remote(**options)(warm)
         self._baseline: Baseline | None = None
-        self._shared: Any = None
+        self._shared: Shared | None = None
         self._sent: Sent | None = None
         self._jobs: dict[Any, _Job] = {}
         try:
@@ -85,7 +85,7 @@ class RayExecutor:
         # Workers import torch, which takes seconds, while the baseline is found or trained.
         self._warming = [self._warm.remote() for _ in range(self._workers)]
         if self._baseline is not None:
-            self._shared = self._ray.put(self._baseline)
+            self._put_baseline(self._baseline)
         if self._held is not None:
             self._sent = Sent(self._held.key, self._put(self._held))
 
@@ -103,7 +103,11 @@ class RayExecutor:
         """Put the baseline into Ray's object store once."""
         self._baseline = baseline
         if not self._settle():
-            self._shared = self._ray.put(baseline)
+            self._put_baseline(baseline)
+
+    def _put_baseline(self, baseline: Baseline) -> None:
+        value = self._ray.put(baseline)
+        self._shared = Shared(value.hex(), value)
 
     def call(self, function: Callable[..., Value], *arguments: Any, trains: bool = False) -> Value:
         """Run a function on a worker, once more if it is lost. Raises what it raised, or ExecutorError."""

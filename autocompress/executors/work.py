@@ -30,6 +30,28 @@ class Sent:
     value: Any
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The baseline of all trials, in Ray's object store: read from there once a worker, however many it runs."""
+
+    key: str
+    value: Any
+
+
+_BASELINES: dict[str, Baseline] = {}  # on a worker: the one that it keeps
+
+
+def baseline_of(shared: Shared) -> Baseline:
+    """What was shared, in the place of what was shared before."""
+    if shared.key not in _BASELINES:
+        import ray
+
+        found = ray.get(shared.value)
+        _BASELINES.clear()
+        _BASELINES[shared.key] = found
+    return _BASELINES[shared.key]
+
+
 def fetch(sent: Sent | None) -> None:
     """Have the task here that was sent along. Raises TaskError where this worker cannot make it."""
     if sent is None or has(sent.key):
@@ -64,12 +86,12 @@ def guarded(function: Callable[..., Any], arguments: Sequence[Any], words: Path,
             return failure(error)
 
 
-def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path, sent: Sent | None = None) -> Candidate | Result:
+def prepare_in_time(spec: TrialSpec, shared: Shared, words: Path, sent: Sent | None = None) -> Candidate | Result:
     """Make a trial's file within its time limit."""
     with last_words(words), _alarm(spec.time_limit):
         try:
             fetch(sent)
-            return prepare(spec, baseline)
+            return prepare(spec, baseline_of(shared))
         except TaskError as error:
             return failure(error)
         except SystemExit as end:
@@ -77,13 +99,13 @@ def prepare_in_time(spec: TrialSpec, baseline: Baseline, words: Path, sent: Sent
 
 
 def measure_in_time(
-    candidate: Candidate | Result, spec: TrialSpec, baseline: Baseline, words: Path, sent: Sent | None = None
+    candidate: Candidate | Result, spec: TrialSpec, shared: Shared, words: Path, sent: Sent | None = None
 ) -> Result:
     """Time a trial's file within its time limit."""
     with last_words(words), _alarm(spec.time_limit):
         try:
             fetch(sent)
-            return measure(candidate, spec, baseline)
+            return measure(candidate, spec, baseline_of(shared))
         except TaskError as error:
             return failure(error)
         except SystemExit as end:

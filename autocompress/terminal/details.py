@@ -19,7 +19,10 @@ PACKAGES = (
     *("torch", "torchvision", "ray", "optuna", "mlflow", "onnx", "onnxruntime", "torch-pruning", "tensorly"),
     "safetensors",
 )
-EXTRAS = {"mlxtend": "examples", "timm": "timm", "captum": "attribution"}
+EXTRAS = {
+    **{"mlxtend": "examples", "timm": "timm", "transformers": "text", "gymnasium": "control"},
+    **{"captum": "attribution", "openvino": "openvino"},
+}
 
 
 def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[str]:

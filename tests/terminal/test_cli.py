@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -524,6 +525,14 @@ def test_doctor_says_what_is_there(tmp_path: Path) -> None:
 def test_doctor_prints_the_brackets_of_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(details, "_version", lambda name: None if name == "timm" else "1.0")
     assert "pip install 'autocompress[timm]'" in run(tmp_path, "doctor").out
+
+
+def test_doctor_names_extras_that_bring_what_it_misses() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for package, extra in details.EXTRAS.items():
+        assert any(requirement.startswith(f"{package}>=") for requirement in extras[extra]), package
 
 
 def test_doctor_ends_with_2_and_a_fix_when_something_is_missing(tmp_path: Path) -> None:
