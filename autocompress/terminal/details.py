@@ -20,8 +20,12 @@ PACKAGES = (
     "safetensors",
 )
 EXTRAS = {
-    **{"mlxtend": "examples", "timm": "timm", "transformers": "text", "gymnasium": "control"},
-    **{"captum": "attribution", "openvino": "openvino"},
+    "mlxtend": "examples",
+    "timm": "timm",
+    "transformers": "text",
+    "gymnasium": "control",
+    "captum": "attribution",
+    "openvino": "openvino",
 }
 
 
