@@ -78,9 +78,9 @@ class ChannelPruning(Technique):
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """The positions to remove of each layer, its width before and after, and what is left alone and why.
 
-        Attention of torch's that loses any is `opened` first.
+        Attention of torch's or timm's that loses any is `opened` first.
         """
-        model, attention = opened(model)
+        model, attention = opened(model, context.example)
         kept = [*self._kept(model), *self._outside(model, context)]
         try:
             groups, skipped = find_groups(model, context.example, [*output_layers(model, context.example), *kept])

@@ -154,7 +154,7 @@ def test_attention_that_adds_to_its_keys_stays_in_one_piece() -> None:
     data = Classification(lambda: Torchs(add_zero_attn=True), *parts)
     model = data.model().eval()
     with torch.no_grad():
-        assert opened(model) == (model, [])
+        assert opened(model, (torch.randn(2, 5, FEATURES),)) == (model, [])
     decision = ChannelPruning(ratio=0.5, scope="layer").decide(model, Context(data, model, 0))
     assert "opened" not in decision
 
@@ -193,3 +193,54 @@ def test_open_attention_takes_one_sequence_and_refuses_masks_of_single_heads() -
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="no mask for each head"):
         other(query[:, None], key[:, None], key[:, None], attn_mask=torch.zeros(4, 5, 7))
+
+
+class Fused(nn.Module):
+    """Attention whose queries, keys and values come from one layer, told apart by the last of three views or so."""
+
+    def __init__(self, scale: float = WIDTH**-0.5, more: bool = False) -> None:
+        super().__init__()
+        inner = HEADS * WIDTH
+        self.num_heads, self.scale = HEADS, scale
+        self.qkv, self.proj = nn.Linear(FEATURES, 3 * inner), nn.Linear(inner, FEATURES)
+        if more:
+            self.bias = nn.Parameter(torch.randn(HEADS, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, HEADS, WIDTH).permute(2, 0, 3, 1, 4)
+        looked = ((q @ k.transpose(2, 3)) * self.scale).softmax(3) @ v
+        return self.proj(looked.transpose(1, 2).flatten(2))
+
+
+def test_attention_with_one_layer_for_all_three_is_opened_where_it_computes_the_same_open() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Fused(), Fused(scale=1.0), Fused(more=True)).eval()
+    x = torch.randn(2, 5, FEATURES)
+    other, names = opened(model, (x,))
+    assert names == ["0"]
+    assert isinstance(model[0], Fused), "the model that was given stays as it is"
+    with torch.no_grad():
+        torch.testing.assert_close(other(x), model(x))
+
+
+def test_vision_transformers_of_timm_lose_whole_heads() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 4, "num_classes": 3}
+    parts = [TensorDataset(torch.randn(16, 3, 8, 8), torch.arange(16) % 3) for _ in range(3)]
+    data = Classification(lambda: timm.models.VisionTransformer(**sizes), *parts)
+    model: Any = data.model().eval()
+    attention = [f"blocks.{index}.attn" for index in range(2)]
+    step = ChannelPruning(ratio=0.5, scope="layer", importance="l1", layers=tuple(f"{name}.*" for name in attention))
+    decision = step.decide(model, Context(data, model, 0))
+    assert decision["opened"] == attention
+    smaller: Any = step.apply(copy.deepcopy(model), decision)
+    gone, silenced = outputs_gone(decision), copy.deepcopy(model)
+    x = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        for index, name in enumerate(attention):
+            assert len(gone[f"{name}.value"]) == 8, "two of four heads, four wide"
+            assert {position // 4 for position in gone[f"{name}.query"]} == {p // 4 for p in gone[f"{name}.value"]}
+            silenced.blocks[index].attn.proj.weight[:, gone[f"{name}.value"]] = 0
+        torch.testing.assert_close(smaller(x), silenced(x), rtol=1e-4, atol=1e-5)
+    check_parity(smaller, export_onnx(smaller, (x,)), (x,))
