@@ -16,8 +16,10 @@ from .groups import Domain, Option
 from .setup import Setup
 from .state import View
 
+Found = dict[str, str]  # why techniques cannot be applied, by name
 
-def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view: View) -> dict[str, str]:
+
+def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view: View) -> Found:
     """Why techniques of the space cannot be applied to the uncompressed model, by name, whatever their settings are.
 
     What is known of this model, these settings and this code of the techniques is not tried again.
@@ -28,18 +30,31 @@ def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view:
     kept = setup.files.load_obstacles(key)
     if kept is not None:
         return kept
-    view.phase("trying each technique of the search space on the model")
-    config = setup.config
-    try:
-        first = {digest(rows): name for name, rows in reversed(tried.items())}  # of options that are tried alike
-        once = {name: tried[name] for name in first.values()}
-        met = executor.call(find_obstacles, setup.reference, baseline, config.search.seed, config.target, once)
-        found = {name: met[first[digest(rows)]] for name, rows in tried.items() if first[digest(rows)] in met}
-    except ExecutorError as error:  # a library that takes its process with it
-        view.note(f"warning: it is not known which techniques can be applied to this model: {error}")
-        return {}
-    setup.files.store_obstacles(key, found)
+    first = {digest(rows): name for name, rows in reversed(tried.items())}  # of options that are tried alike
+    families: dict[str, list[str]] = {}
+    for option in options:
+        if option.name in first.values():
+            families.setdefault(option.kind.family, []).append(option.name)
+    met: dict[str, str] = {}
+    known = True
+    for number, (family, names) in enumerate(families.items(), 1):
+        view.phase(
+            f"trying each technique of the search space on the model: {family} ({number} of {len(families)} families)"
+        )
+        try:
+            met |= _tried(setup, baseline, executor, {name: tried[name] for name in names})
+        except ExecutorError as error:  # a library that takes its process with it
+            view.note(f"warning: it is not known which techniques of {family} can be applied to this model: {error}")
+            known = False
+    found = {name: met[first[digest(rows)]] for name, rows in tried.items() if first[digest(rows)] in met}
+    if known:
+        setup.files.store_obstacles(key, found)
     return found
+
+
+def _tried(setup: Setup, baseline: Baseline, executor: Executor, steps: dict[str, list[dict[str, Any]]]) -> Found:
+    config = setup.config
+    return executor.call(find_obstacles, setup.reference, baseline, config.search.seed, config.target, steps)
 
 
 def note_of(name: str, reason: str) -> str:

@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny import SPACE, Ran, configure, make_project, run
+from tiny import SPACE, Ran, Silent, configure, make_project, run
 
-from autocompress.errors import ConfigError
+from autocompress.config import load_config
+from autocompress.errors import ConfigError, ExecutorError
+from autocompress.executors import InlineExecutor
 from autocompress.search.leaving_out import note_of, tries
+from autocompress.search.plan import make_plan
+from autocompress.search.setup import set_up
 from autocompress.search.space import Space
 from autocompress.search.space_file import load_space
 from autocompress.search.store import StudyStore
+from autocompress.trial.applicable import find_obstacles
 
 LINES = ("tucker", "stripe_pruning")  # which one linear layer has no use for
 
@@ -124,6 +129,51 @@ def test_plan_and_search_say_what_is_left_out_and_no_trial_fails_for_it(project:
     assert "trying each technique of the search space" in planned.err
     assert "trying each technique of the search space" not in ran.err
     assert all(row["technique"] not in LINES for trial in ran.json()["front"] for row in trial["recipe"]["steps"])
+
+
+class Telling(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.notes: list[str] = []
+
+    def phase(self, text: str) -> None:
+        """Keep it."""
+        self.phases.append(text)
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+class Dying(InlineExecutor):
+    """Dies of whatever factorizes."""
+
+    def call(self, function: Any, *arguments: Any, trains: bool = False) -> Any:
+        """Call it, or die of it."""
+        if function is find_obstacles and "svd" in arguments[-1]:
+            raise ExecutorError("find_obstacles failed on two workers: its worker crashed")
+        return function(*arguments)
+
+
+def test_families_are_tried_one_by_one_and_one_that_kills_its_worker_leaves_the_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    for executor, left_out in ((Dying(), {"stripe_pruning"}), (InlineExecutor(), set(LINES))):
+        view = Telling()
+        planned = make_plan(set_up(load_config(project / "search.yaml")), executor, view)
+        assert planned.left_out.keys() == left_out
+        about = "trying each technique of the search space on the model"
+        assert [phase for phase in view.phases if phase.startswith(about)] == [
+            f"{about}: low-rank (1 of 3 families)",
+            f"{about}: pruning (2 of 3 families)",
+            f"{about}: quantization (3 of 3 families)",
+        ], "what was not found the first time is tried again"
+        unknown = [note for note in view.notes if "not known" in note]
+        assert len(unknown) == isinstance(executor, Dying)
+        assert all("techniques of low-rank" in note for note in unknown)
 
 
 def test_what_was_left_out_stays_so_on_resume_whatever_is_found_then(project: Path) -> None:
