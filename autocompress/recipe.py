@@ -59,6 +59,8 @@ class Step(BaseModel):
     follows: ClassVar[frozenset[str]] = frozenset({"structure", "train"})
     # What kind of step a later one takes this for, where that is not its own kind: what the model is after it.
     leaves: ClassVar[Kind | None] = None
+    # Whether it leaves another network than the one it is given, of which nothing is known yet.
+    anew: ClassVar[bool] = False
     # How far outputs of the file may be from those of the module, relative to the largest: integers round otherwise.
     parity: ClassVar[float] = 1e-3
     # Whether a recipe may restrict it to some layers; it then asks `within` for those that it works on.

@@ -30,7 +30,8 @@ class Context:
     """What a technique may look at: the task (its train split only), the uncompressed model, and a seed.
 
     early gives the compressed model so far with the weights of early in the baseline's training. folder is where
-    scans are kept on this node, for this task and baseline; None keeps them in this process only.
+    scans are kept on this node, for this task and baseline; None keeps them in this process only. student is the model
+    so far, where an earlier step put another network in the place of the uncompressed one.
     """
 
     task: Task
@@ -39,11 +40,17 @@ class Context:
     cache: dict[str, Any] = field(default_factory=dict)
     early: Callable[[], nn.Module] | None = None
     folder: Path | None = None
+    student: nn.Module | None = None
 
     @property
     def train(self) -> Dataset[Any]:
         """The training split."""
         return self.task.split("train")
+
+    @property
+    def original(self) -> nn.Module:
+        """The model whose layers and sensitivity count: the uncompressed one, or another network in its place."""
+        return self.teacher if self.student is None else self.student
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -64,7 +71,12 @@ class Context:
         return value
 
     def kept(self, name: str, compute: Callable[[], Value]) -> Value:
-        """The JSON value that `compute` returns, computed once on this node for a task and its uncompressed model."""
+        """The JSON value that `compute` returns, computed once on this node for a task and its uncompressed model.
+
+        Of another network in its place, which no other trial may have, each time anew.
+        """
+        if self.student is not None:
+            return compute()
         return self.cached(name, lambda: self._from_disk(name, compute))
 
     def _from_disk(self, name: str, compute: Callable[[], Value]) -> Value:
@@ -141,7 +153,7 @@ class Technique(Step):
         known = list(dict.fromkeys(names))
         if not self.layers:
             return known
-        whole = [name for name, _ in context.teacher.named_modules(remove_duplicate=False) if name]
+        whole = [name for name, _ in context.original.named_modules(remove_duplicate=False) if name]
         every = list(dict.fromkeys([*known, *whole]))
         for pattern in self.layers:
             if not any(matches(name, [pattern]) for name in every):

@@ -27,14 +27,14 @@ def scan(context: Context, criterion: str, layers: Sequence[str], damage: Damage
 
 def _scan(context: Context, layers: Sequence[str], damage: Damage) -> dict[str, Curve]:
     batch = next(context.sample(SAMPLE, SAMPLE))
-    whole = _loss(context, context.teacher, batch)
-    chance = _loss(context, context.teacher, batch, shuffled=True)
+    whole = _loss(context, context.original, batch)
+    chance = _loss(context, context.original, batch, shuffled=True)
     known = max(chance - whole, 1e-6)
     curves: dict[str, Curve] = {}
     for layer in layers:
         curves[layer] = []
         for strength in STRENGTHS:
-            model = copy.deepcopy(context.teacher)
+            model = copy.deepcopy(context.original)
             damage(model, layer, strength)
             lost = (_loss(context, model, batch) - whole) / known
             curves[layer].append([strength, max(lost, 0.0) if lost == lost else 1.0])

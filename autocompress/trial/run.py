@@ -126,6 +126,8 @@ class Run:
         step = self.recipe.steps[index]
         if not index or step.kind != "train" or self.recipe.steps[index - 1].kind != "structure":
             return None
+        if self._untrained_since_anew(index):
+            return None  # its outputs cannot say anything yet
         with clock("decide"):
             rate = getattr(step, "learning_rate", 1e-3)
             collapse = find_collapse(self.model, self.context.teacher, self.context.task, rate)
@@ -142,7 +144,18 @@ class Run:
         """The seed of a step comes from the recipe up to it, so that stages can be shared between trials."""
         seed = int(digest([self.context.seed, self.recipe.prefix(index + 1).to_data()])[:7], 16)
         seed_all(seed)
-        return replace(self.context, seed=seed, early=self._early if self.early else None)
+        student = self.model if self._anew(index) is not None else None
+        return replace(self.context, seed=seed, early=self._early if self.early else None, student=student)
+
+    def _anew(self, index: int) -> int | None:
+        """The last step before this one that put another network in the model's place."""
+        steps = zip(self.recipe.steps[:index], self.decisions, strict=False)
+        found = [at for at, (step, decision) in enumerate(steps) if step.anew and NOTHING not in decision]
+        return found[-1] if found else None
+
+    def _untrained_since_anew(self, index: int) -> bool:
+        anew = self._anew(index)
+        return anew is not None and all(step.kind != "train" for step in self.recipe.steps[anew:index])
 
     def _early(self) -> nn.Module:
         """The architecture with early weights, compressed by the decisions so far."""

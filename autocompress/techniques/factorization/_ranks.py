@@ -224,8 +224,8 @@ class Factorization(Technique):
         return {name: layer.by_energy(low) for name, layer in layers.items()}
 
     def _by_sensitivity(self, layers: dict[str, Candidate], context: Context) -> dict[str, Ranks | str]:
-        whole = [name for name, module in context.teacher.named_modules() if self.unfold(module) is not None]
-        fixed = unreplaceable(context.teacher, whole, context.example)
+        whole = [name for name, module in context.original.named_modules() if self.unfold(module) is not None]
+        fixed = unreplaceable(context.original, whole, context.example)
         names = [name for name in whole if name not in fixed]
         own = self.model_dump(mode="json", exclude=set(Factorization.model_fields))
         curves = scan(context, f"{self.technique} {own}", names, self._truncate)

@@ -161,8 +161,8 @@ class ChannelPruning(Technique):
         """The share of each group that goes; 0 for one that is left alone."""
         if self.ratio != "auto":
             return [self.ratio] * len(groups)
-        ends = {id(layer) for layer in output_layers(context.teacher, context.example)}
-        layers = [name for name, m in context.teacher.named_modules() if is_layer(m) and id(m) not in ends]
+        ends = {id(layer) for layer in output_layers(context.original, context.example)}
+        layers = [name for name, m in context.original.named_modules() if is_layer(m) and id(m) not in ends]
         curves = sensitivity.scan(context, "filters l1", layers, _without_filters)
         found = []
         for group in groups:

@@ -115,15 +115,15 @@ class WeightPruning(Technique):
 
     def _sensitivity(self, model: nn.Module, context: Context) -> dict[str, Any]:
         """Scans of the uncompressed model, which all trials share; of this one where its layers are others."""
-        known = prunable(context.teacher)
+        known = prunable(context.original)
         same = all(name in known for name in prunable(model))
         # One seed, so that what is kept does not depend on which trial came first.
-        fixed = replace(context, seed=0) if same else replace(context, seed=0, teacher=model, cache={}, folder=None)
+        fixed = replace(context, seed=0) if same else replace(context, seed=0, student=model, cache={})
 
         @functools.cache
         def scores() -> dict[str, Tensor]:
             """The scores of the uncompressed model's weights, computed when first needed."""
-            return self._scores(fixed.teacher, list(prunable(fixed.teacher)), fixed)[0]
+            return self._scores(fixed.original, list(prunable(fixed.original)), fixed)[0]
 
         def damage(work: nn.Module, name: str, strength: float) -> None:
             """Prune one weight of a copy by a share."""
@@ -132,4 +132,4 @@ class WeightPruning(Technique):
             keep_only(weight, masks_of_best({name: ranked}, strength, 1.0)[name])
 
         sample = f" {self.examples}" if self.importance == "gradient" else ""
-        return scan(fixed, f"{self.technique} {self.importance}{sample}", list(prunable(fixed.teacher)), damage)
+        return scan(fixed, f"{self.technique} {self.importance}{sample}", list(prunable(fixed.original)), damage)

@@ -44,6 +44,11 @@ class Finetune(Technique):
 
 
 def _early(context: Context) -> nn.Module:
+    if context.student is not None:
+        raise TechniqueError(
+            "finetune with rewind goes back to weights of early in the model's training, and after architecture the "
+            "model is another network, which has none: leave rewind out"
+        )
     if context.early is None:
         raise TechniqueError(
             "finetune with rewind needs the weights of early in the training, which a model that comes trained does "

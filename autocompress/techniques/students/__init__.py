@@ -1,0 +1,1 @@
+"""Lightweight networks that take the model's place and learn from it."""
