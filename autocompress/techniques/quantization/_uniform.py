@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ...errors import NothingToDo, TechniqueError
 from ..base import Context, Technique
 from ._kept import REASON, left_alone, tensor_layer
+from ._rate import Line, Priced, bits_of, settled
 
 Array = NDArray[Any]
 LEAST = 256  # weights: with fewer, scales and operators would take what is saved
@@ -21,6 +22,8 @@ CHANNELS = {"ConvTranspose": 1, "LSTM": 1, "GRU": 1, "RNN": 1, "MatMul": -1}  # 
 CLIPPED = np.linspace(1.0, 0.4, 13)  # shares of the largest weight that a narrow grid may reach to
 TINY = 1e-30
 NARROW = 5  # bits up to which it pays to cut off the largest weights
+TURNS = 2  # of rounding by rate and finding scales anew
+SAVED_BITS = 800  # at least, by a grid with prices: about what a table and a deeper code's decoder take in a file
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,41 @@ def grid(weight: Weight, bits: int, group: int) -> dict[str, Any]:
     return {"bits": bits, "shape": list(values.shape), "sizes": list(scales.shape), "scales": scales.ravel().tolist()}
 
 
+def rated(values: Array, found: dict[str, Any], rate: float) -> dict[str, Any]:
+    """A grid with all whole numbers of 8 bits, each at the price of its bits in a file.
+
+    rate: what a bit costs in squared steps of the grid; 0 leaves the grid as it is. Steps are as wide as they may be
+    for the error of the grid without a price, a twelfth of their square, and then of least squared error. Where hardly
+    any bits are saved the grid stays as it is, since numbers that are few and alike need no code.
+    """
+    if not rate:
+        return found
+    form, scales = values.reshape(found["shape"]), np.array(found["scales"], np.float32).reshape(found["sizes"])
+    over = tuple(axis for axis, size in enumerate(found["sizes"]) if size == 1)
+    steps = np.sqrt(12 * lost(values, found) * scales.size / values.size).reshape(scales.shape)
+    scales = _half(np.copysign(np.maximum(steps, np.abs(scales)), scales))
+    for turn in range(TURNS):
+        steps = form / scales
+        numbers = np.unique(on_grid(steps, np.float32(1), 8))
+        priced = settled(Line.of(steps), numbers, rate, 8, free=False)
+        if turn + 1 < TURNS:
+            taken = priced.nearest(steps)
+            squares = np.square(taken).sum(axis=over, keepdims=True)
+            fit = (taken * steps).sum(axis=over, keepdims=True) / np.where(squares > 0, squares, 1)
+            scales = _half(np.where(squares > 0, fit, 1) * scales)
+    if coded_bits(priced.nearest(steps)) > coded_bits(_numbers(values, found)[0]) - SAVED_BITS:
+        return found
+    prices = {"numbers": priced.points.astype(int).tolist(), "costs": priced.costs.tolist()}
+    return {**found, "scales": scales.ravel().tolist(), **prices}
+
+
+def coded_bits(numbers: Array) -> float:
+    """What whole numbers of 8 bits take in an ideal code with a book of those that occur."""
+    counts = np.bincount(numbers.astype(np.int8).view(np.uint8).ravel())
+    counts = counts[counts > 0]
+    return float((counts * bits_of(counts)).sum() + 8 * len(counts))
+
+
 def blended(low: dict[str, Any], high: dict[str, Any], wide: Array) -> dict[str, Any]:
     """The grid with scales and bits of `high` where `wide` is true, else of `low`. wide: one for each scale."""
     bits = np.where(wide, high["bits"], low["bits"]).tolist()
@@ -170,6 +208,9 @@ def dequantized(values: Array, found: dict[str, Any]) -> Array:
 
 def _numbers(values: Array, found: dict[str, Any]) -> tuple[Array, Array]:
     scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
+    if "costs" in found:
+        priced = Priced(np.array(found["numbers"], np.float64), np.array(found["costs"]))
+        return priced.nearest(values.reshape(found["shape"]) / scales).astype(np.int8), scales
     bits = np.array(found["bits"])
     bits = bits.reshape(found["sizes"]) if bits.ndim else bits
     return on_grid(values.reshape(found["shape"]), scales, bits), scales

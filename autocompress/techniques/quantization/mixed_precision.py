@@ -37,7 +37,8 @@ class MixedPrecision(Technique):
     measures how far outputs move on training data. A layer with more than a quarter of all weights may also have a
     quarter, half or three quarters of its scales at one bit more than the others, those that gain most: a whole bit
     of it is too much or too little for most limits. Where a scan would take too long it takes fewer examples, and then
-    one width, from which the others follow as squared errors do. group and keep are those of low_bit.
+    one width, from which the others follow as squared errors do. group, rate and keep are those of
+    low_bit.
     """
 
     technique: ClassVar[str] = "mixed_precision"
@@ -47,6 +48,7 @@ class MixedPrecision(Technique):
 
     bits: Annotated[float, Range(2.5, 6, step=0.5)] = Field(4.0, ge=2, le=8)
     group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
+    rate: Annotated[float, Range(0.0, 0.2, step=0.1)] = Field(0.0, ge=0, le=1)
     keep: tuple[str, ...] = ()
     examples: int = Field(128, ge=1)
 
@@ -65,7 +67,8 @@ class MixedPrecision(Technique):
         finer = {n: in_parts(w.values, grids[n], costs[n], n in large) for n, w in found.items()}
         widths = best_widths({name: prices for name, (_, prices) in finer.items()}, sizes, self.bits)
         chosen = {name: finer[name][0][WIDTHS.index(width)] for name, width in widths.items()}
-        return {"grids": chosen, "skipped": skipped}
+        rated = {name: _uniform.rated(found[name].values, grid, self.rate) for name, grid in chosen.items()}
+        return {"grids": rated, "skipped": skipped}
 
     def apply(self, model: onnx.ModelProto, decision: Decision) -> onnx.ModelProto:
         """Store the weights by the recorded grids."""

@@ -13,9 +13,11 @@ from ...recipe import Kind, Range
 from ..base import Context, Decision, Technique
 from ..masks import prunable
 from ._kept import REASON, left_alone
+from ._rate import Line, Priced, settled
 
 Array = NDArray[Any]
 SWEEPS, BINS = 50, 1024
+SPREAD = 6  # standard deviations over which weights are taken to be spread
 PER_CLUSTER = 4  # fewer weights a value would save next to nothing
 
 
@@ -24,7 +26,9 @@ class WeightClustering(Technique):
 
     Weights that are zero in a layer that was pruned stay zero, besides these values. Training after it moves each
     value as one number. The file holds the values and, for each weight, which one it has, in a prefix code where that
-    is smaller. keep names layers to leave alone: names, patterns such as `head.*`, `first` or `last`.
+    is smaller. rate is what a bit costs, in squared steps of 2**bits numbers spread over the weights: they then take
+    values that take fewer bits in the file, zero among them in a layer that was pruned. keep names layers to leave
+    alone: names, patterns such as `head.*`, `first` or `last`.
     """
 
     technique: ClassVar[str] = "weight_clustering"
@@ -34,6 +38,7 @@ class WeightClustering(Technique):
     by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(2, 6, step=1)] = Field(4, ge=1, le=8)
+    rate: Annotated[float, Range(0.0, 0.2, step=0.1)] = Field(0.0, ge=0, le=1)
     keep: tuple[str, ...] = ()
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
@@ -43,6 +48,7 @@ class WeightClustering(Technique):
         kept = set(left_alone(self, self.keep, layers.values(), context))
         skipped = {name: REASON for name, layer in layers.items() if layer in kept}
         books: dict[str, list[float]] = {}
+        costs: dict[str, list[float]] = {}
         for name, parameter in weights.items():
             values = parameter.detach().numpy().ravel()
             values = values[values != 0]
@@ -53,14 +59,25 @@ class WeightClustering(Technique):
             if len(values) < PER_CLUSTER * 2**self.bits:
                 skipped[name] = f"only {len(values)} weights for {2**self.bits} values"
                 continue
-            books[name] = k_means(values, 2**self.bits).tolist()
+            book = k_means(values, 2**self.bits)
+            if self.rate:
+                priced = self._priced(parameter.detach().numpy(), book)
+                book, costs[name] = priced.points.astype(np.float32), priced.costs.tolist()
+            books[name] = book.tolist()
         if not books:
             seen = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             raise NothingToDo(
                 f"weight_clustering finds no layer with {PER_CLUSTER} weights for each of {2**self.bits} values: "
                 f"lower bits or leave the step out{seen}"
             )
-        return {"books": books, "skipped": skipped}
+        return {"books": books, **({"costs": costs} if self.rate else {}), "skipped": skipped}
+
+    def _priced(self, values: Array, book: Array) -> Priced:
+        """The values of a layer at a price, from those of k-means; zero is one where the layer was pruned."""
+        deviation = np.sqrt(np.square(values[values != 0], dtype=np.float64).mean())
+        price = self.rate * float(SPREAD * deviation / 2**self.bits) ** 2
+        points = np.union1d(book, np.float32(0)) if (values == 0).any() else book
+        return settled(Line.of(values), points, price, 32, free=True)
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Give each weight that is not zero the nearest value of its layer."""
@@ -69,7 +86,10 @@ class WeightClustering(Technique):
             for name, book in decision["books"].items():
                 parameter = weights[name]
                 values = parameter.numpy()
-                shared = nearest(values.ravel(), np.array(book, np.float32)).reshape(values.shape)
+                if "costs" in decision:
+                    shared = Priced(np.array(book), np.array(decision["costs"][name])).nearest(values)
+                else:
+                    shared = nearest(values.ravel(), np.array(book, np.float32)).reshape(values.shape)
                 parameter.copy_(torch.from_numpy(np.where(values == 0, np.float32(0), shared)))
         return model
 

@@ -10,10 +10,14 @@ from ...recipe import Kind, Range
 from ...tasks.protocol import training_loss
 from ...training import fit
 from ..base import Context, Technique
+from ..bits import with_rate
 
 
 class Finetune(Technique):
-    """Train the compressed model on the task's loss (Han et al., 2015, section 3: retraining)."""
+    """Train the compressed model on the task's loss (Han et al., 2015, section 3: retraining).
+
+    rate is what the loss takes for each bit of a weight once it is rounded and coded, 0 for nothing.
+    """
 
     technique: ClassVar[str] = "finetune"
     family: ClassVar[str] = "training"
@@ -22,7 +26,7 @@ class Finetune(Technique):
     epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
     learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(2e-3, gt=0, lt=10)
     batch_size: int = Field(64, ge=1)
-
+    rate: float = Field(0.0, ge=0, le=10)
     rewind: bool = False
 
     def train(self, model: nn.Module, context: Context) -> None:
@@ -34,13 +38,8 @@ class Finetune(Technique):
         if self.rewind:
             model.load_state_dict(_early(context).state_dict())
         settings = context.training(self)
-        fit(
-            model,
-            context.train,
-            lambda output, batch: training_loss(context.task, output, batch.targets),
-            settings,
-            context.seed,
-        )
+        loss = with_rate(lambda output, batch: training_loss(context.task, output, batch.targets), model, self.rate)
+        fit(model, context.train, loss, settings, context.seed)
 
 
 def _early(context: Context) -> nn.Module:
