@@ -71,7 +71,7 @@ RECIPES = {
     "tied": [["channel_pruning", "kronecker", "distill", "log2_quantization"]],
     "normalized": [["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"]],
     "two_inputs": [["channel_pruning", "svd", "tucker", "qat"]],
-    "mapped": [["weight_pruning", "cp", "distill", "low_bit"]],
+    "mapped": [["weight_pruning", "cp", "cyclic_sparse", "distill", "low_bit"]],
     "in_place": [["channel_pruning", "svd", "finetune", "mixed_precision"]],
     "lazy": [["tucker", "channel_pruning", "finetune", "float16"]],
 }
