@@ -40,7 +40,7 @@ for name, model in OWN.items():
     globals()[name] = functools.partial(make_task, model)
     globals()[f"{name}_trained"] = functools.partial(make_task, model, baseline=Training(epochs=1))
 """
-FACTORS = ("svd", "tucker", "cp", "kronecker")
+FACTORS = ("svd", "tucker", "cp", "kronecker", "cyclic_sparse")
 WINDOWS = {"stripe_pruning", "tucker", "cp"}  # what needs a convolution in two dimensions, or in any
 # What cannot be applied, by hand: no window but that of a signal, and no layer whose output is shaped like its input.
 LEFT_OUT = {
@@ -64,14 +64,14 @@ RECIPES = {
     "sentences": [["block_pruning", "channel_pruning", "svd", "distill", "int8_dynamic"], ["kronecker", "qat"]],
     "recurrent": [["sparsify", "channel_pruning", "svd", "tucker", "binary", "float16"]],
     "signals": [["kronecker", "stripe_pruning", "weight_clustering", "finetune", "int8_static"]],
-    "unet": [["tucker", "channel_pruning", "cp", "distill", "int8_static"]],
+    "unet": [["tucker", "channel_pruning", "cp", "distill", "int8_static"], ["nonn", "channel_pruning", "float16"]],
     "attending": [["weight_pruning", "svd", "block_pruning", "finetune", "int8_static"]],
     "gated": [["channel_pruning", "kronecker", "ternary", "low_bit"]],
     "shuffled": [["channel_pruning", "cp", "stripe_pruning", "qat"]],
     "tied": [["channel_pruning", "kronecker", "distill", "log2_quantization"]],
-    "normalized": [["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"]],
+    "normalized": [["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"], ["cyclic_sparse"]],
     "two_inputs": [["channel_pruning", "svd", "tucker", "qat"]],
-    "mapped": [["weight_pruning", "cp", "cyclic_sparse", "distill", "low_bit"]],
+    "mapped": [["weight_pruning", "cp", "distill", "low_bit"]],
     "in_place": [["channel_pruning", "svd", "finetune", "mixed_precision"]],
     "lazy": [["tucker", "channel_pruning", "finetune", "float16"]],
 }

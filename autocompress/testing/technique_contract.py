@@ -238,7 +238,8 @@ class TechniqueContract:
             if step.kind == "structure" or step.family == "quantization":
                 assert smaller, advice
             else:
-                assert after < training_loss(found.before, model), "training did not lower the loss on what it saw"
+                before = step.apply(given(step.kind, model), found.decision)
+                assert after < training_loss(before, model), "training did not lower the loss on what it saw"
             assert smaller or step.leaves != "encode", advice
             return
         assert smaller, advice
