@@ -182,7 +182,7 @@ def recipe_line(recipe: dict[str, Any]) -> str:
 
 _SHOWN = (
     *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
-    *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "bits", "calibration"),
+    *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "beta", "bits", "calibration"),
 )
 _USUAL = {"cycles": 1, "rank": "energy", "variant": "channel"}  # not worth a word
 

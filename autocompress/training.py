@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
+from .blocks import SHARE, freeze, with_rates
 from .config import Train
 from .data import Batch, batches, seed_all
 from .errors import TaskError
@@ -89,6 +90,9 @@ class Training(BaseModel):
     moving average of the weights that is what is left in the end, 0 for none. patience: after how many epochs without
     a lower loss on the validation split a baseline's training ends, with the best weights; 0 trains to the end.
     label_smoothing is the share of each target that goes to all classes alike (Szegedy et al., 2016, section 7).
+    only: patterns of the layers or parameters that are trained, where the others stay as they are, statistics of batch
+    normalization too. block_decay: the learning rate of each block of the network as a share of that of the block
+    after it (Howard and Ruder, 2018, section 3.2); `blocks.py` says what a block is.
 
     What a task's baseline says of clip_norm and label_smoothing holds for all later trainings of its model.
     """
@@ -105,6 +109,8 @@ class Training(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    only: tuple[str, ...] = ()
+    block_decay: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Training":
@@ -133,7 +139,8 @@ def fit(
 ) -> list[float]:
     """Train a model in place and leave it in evaluation mode, on the CPU; returns the mean loss of each epoch.
 
-    It trains where `training_on` says. after_step is told after each optimizer step which share of the training is
+    It trains where `training_on` says. A loss that is a module has weights of its own, which are trained with the
+    model's and are no part of it. after_step is told after each optimizer step which share of the training is
     done; unless it is given, pruned weights are held at zero, and those that share a value share it still. validation:
     where patience looks. Raises TaskError when the loss stops being a number.
     """
@@ -147,7 +154,7 @@ def fit(
     # Batch normalization has nothing to normalize by in a last batch of one.
     batch_count = whole + (left > 1 or (left == 1 and not whole))
     history, done = [], 0
-    model.train()
+    steps.begin()
     for epoch in range(settings.epochs):
         total = torch.zeros((), device=steps.device)
         count = 0
@@ -177,7 +184,8 @@ def fit(
         model.load_state_dict(ema.module.state_dict())
     best.restore(model)
     model.eval()
-    renew_statistics(model, dataset, settings.batch_size)
+    renew_statistics(model, dataset, settings.batch_size, steps.still)
+    steps.end()
     model.cpu()
     return history
 
@@ -194,11 +202,26 @@ class Steps:
         self._run: Callable[..., Tensor] = torch.compile(model) if how.compile else model
         self._loss, self._settings = loss, settings
         self._precision = PRECISIONS[how.precision]
+        self._frozen, self.still = freeze(model, settings.only)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        beside = list(loss.to(self.device).parameters()) if isinstance(loss, nn.Module) else []
+        self._learned = [*self.parameters, *beside]
+        groups = [*with_rates(model, self.parameters, settings.block_decay), {"params": beside, SHARE: 1.0}]
         rate, decay = settings.learning_rate, settings.weight_decay
-        self._optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=decay)
+        self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], rate, weight_decay=decay)
         self._scaler = GradScaler(self.device.type, enabled=how.precision == "fp16")
         self._parts, self._gathered = 1, 0
+
+    def begin(self) -> None:
+        """Put the model in training mode, but for statistics that stay."""
+        self._model.train()
+        for layer in self.still:
+            layer.eval()
+
+    def end(self) -> None:
+        """Let all of the model be trained again that was before."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
 
     def take(self, batch: Batch, rate: float, last: bool) -> tuple[Tensor, bool]:
         """Learn from a batch; its loss, and whether the weights moved, which they do every `accumulate` and at last."""
@@ -225,15 +248,15 @@ class Steps:
             for batch in batches(dataset, self._settings.batch_size):
                 total += float(self._loss_of(batch.to(self.device, **self._form))) * len(batch.index)
                 count += len(batch.index)
-        self._model.train()
+        self.begin()
         return total / count
 
     def _move(self, rate: float) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[SHARE]
         if self._settings.clip_norm:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self._settings.clip_norm)
+            nn.utils.clip_grad_norm_(self._learned, self._settings.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
@@ -319,14 +342,15 @@ def ascended(parameters: Iterable[Tensor], radius: float) -> Iterator[None]:
                 weight.copy_(before)
 
 
-def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> None:
+def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int, still: Sequence[nn.Module] = ()) -> None:
     """Give batch normalization the plain mean of its statistics over the data (Wu and Johnson, 2021: PreciseBN).
 
-    model: in evaluation mode, and left in it.
+    model: in evaluation mode, and left in it. still: layers whose statistics stay.
 
     The running mean of a short training still remembers the weights of its first steps, or of the unpruned network.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    layers = [layer for layer in layers if layer not in still]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]

@@ -21,7 +21,7 @@ LAYERS = (
     ("writing_out",),
     ("recipe",),
     ("config", "wording"),
-    ("data", "front", "held", "tracking", "turns"),
+    ("blocks", "data", "front", "held", "tracking", "turns"),
     ("training",),
     ("tasks",),
     ("techniques",),

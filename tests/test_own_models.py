@@ -61,19 +61,25 @@ LEFT_OUT = {
 SHORT = {"epochs": 1, "batch_size": 16}
 # Each technique of the space at least once over the shelf, after others where it may follow them.
 RECIPES = {
-    "sentences": [["block_pruning", "channel_pruning", "svd", "distill", "int8_dynamic"], ["kronecker", "qat"]],
+    "sentences": [
+        ["block_pruning", "channel_pruning", "svd", "distill", "int8_dynamic"],
+        ["patient_distill", "kronecker", "qat"],
+    ],
     "recurrent": [["sparsify", "channel_pruning", "svd", "tucker", "binary", "float16"]],
     "signals": [["kronecker", "stripe_pruning", "weight_clustering", "finetune", "int8_static"]],
-    "unet": [["tucker", "channel_pruning", "cp", "distill", "int8_static"], ["nonn", "channel_pruning", "float16"]],
+    "unet": [
+        ["tucker", "channel_pruning", "cp", "attention_distill", "int8_static"],
+        ["nonn", "channel_pruning", "float16"],
+    ],
     "attending": [["weight_pruning", "svd", "block_pruning", "finetune", "int8_static"]],
     "gated": [["channel_pruning", "kronecker", "ternary", "low_bit"]],
     "shuffled": [["channel_pruning", "cp", "stripe_pruning", "qat"]],
-    "tied": [["channel_pruning", "kronecker", "distill", "log2_quantization"]],
+    "tied": [["channel_pruning", "kronecker", "self_distill", "log2_quantization"]],
     "normalized": [["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"], ["cyclic_sparse"]],
     "two_inputs": [["channel_pruning", "svd", "tucker", "qat"]],
-    "mapped": [["weight_pruning", "cp", "distill", "low_bit"]],
+    "mapped": [["weight_pruning", "cp", "hint_distill", "low_bit"]],
     "in_place": [["channel_pruning", "svd", "finetune", "mixed_precision"]],
-    "lazy": [["tucker", "channel_pruning", "finetune", "float16"]],
+    "lazy": [["tucker", "channel_pruning", "new_head", "float16"]],
 }
 
 

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 Row = dict[str, Any]
 GRID = 9  # values of a setting among which the one is looked for that just fits
 # Numbers that say nothing of size and speed, or change what others say.
-IDLE = (".position", ".times", ".epochs", ".learning_rate", ".temperature", ".alpha")
+IDLE = (".position", ".times", ".epochs", ".learning_rate", ".temperature", ".alpha", ".beta")
 REMEMBERED = 20_000  # rows, and combinations of choices
 ANYWHERE, NEAR = 0.2, 0.15  # how often a number is drawn anew, and else how far it moves, as a share of its domain
 

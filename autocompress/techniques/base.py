@@ -57,7 +57,7 @@ class Context:
         """Inputs of two training examples, with the batch first."""
         return next(batches(self.train, 2)).inputs
 
-    def training(self, step: Any, **more: float) -> Training:
+    def training(self, step: Any, **more: Any) -> Training:
         """How a step trains: by its own epochs, rate and batches, and bounds on gradients as the baseline's."""
         clip_norm = 0.0 if self.task.baseline is None else self.task.baseline.clip_norm
         given = {"epochs": step.epochs, "learning_rate": step.learning_rate, "batch_size": step.batch_size}
@@ -139,6 +139,8 @@ class Technique(Step):
 
     # What a model must have for it, to read after "needs". It is tried on a model before a search, whatever this says.
     needs: ClassVar[str] = ""
+    # Whether its training begins with fresh weights, so that little of it may leave a model worse than it was.
+    fresh: ClassVar[bool] = False
 
     def decide(self, model: Any, context: Context) -> Decision:
         """What to do to this model, as values that JSON can hold; leaves the model as it is."""
@@ -158,13 +160,13 @@ class Technique(Step):
         for pattern in self.layers:
             if not any(matches(name, [pattern]) for name in every):
                 raise TechniqueError(
-                    f"{self.technique}: layers: {pattern!r} is no layer of this model: take {_nearest(pattern, every)}"
+                    f"{self.technique}: layers: {pattern!r} is no layer of this model: take {nearest(pattern, every)}"
                 )
         found = [name for name in known if matches(name, self.layers)]
         if known and not found:
             raise NothingToDo(
                 f"{self.technique} finds nothing to do in the layers {'|'.join(self.layers)}: of this model it works "
-                f"on {_nearest(self.layers[0], known)}"
+                f"on {nearest(self.layers[0], known)}"
             )
         return found
 
@@ -180,7 +182,7 @@ class Technique(Step):
         return model
 
 
-def _nearest(pattern: str, names: list[str], most: int = 3) -> str:
+def nearest(pattern: str, names: list[str], most: int = 3) -> str:
     """A few names to read: those nearest to a pattern, or the first."""
     near = difflib.get_close_matches(pattern, names, n=most, cutoff=0.5) or names[:most]
     more = len(names) - len(near)

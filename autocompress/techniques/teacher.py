@@ -1,19 +1,22 @@
-"""Learning from the uncompressed model's logits."""
+"""Learning from the uncompressed model: its logits, and what its layers put out."""
 
 import copy
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss, softmax
-from torch.utils.data import Dataset
 
 from ..data import Batch, batches, in_memory, train_transform
+from ..errors import TechniqueError
+from ..tasks.examples import input_signature
 from ..tasks.protocol import classifies, training_loss
 from ..training import Loss
 from .base import Context
+from .features import Feature, Read, watched
 
-MOST_BYTES = 2 * 10**9  # of logits that are kept
+MOST_BYTES = 2 * 10**9  # of what is kept
+LOGITS = ""  # what they are called beside layers, which all have names
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, logits: bool) -> Tensor:
@@ -30,50 +33,93 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, logi
     return divergence * temperature**2
 
 
-def blended(context: Context, alpha: float, temperature: float) -> Loss:
-    """A loss of which a share `alpha` is distillation and the rest the task's own."""
-    teacher, logits = Teacher(context) if alpha else None, classifies(context.task)
+Mix = Callable[[Tensor, Tensor | None, Batch], Tensor]
 
-    def loss(output: Tensor, batch: Batch) -> Tensor:
-        """Both losses of one batch in their shares."""
+
+def mixed(context: Context, alpha: float, temperature: float) -> Mix:
+    """What makes of outputs, the teacher's and a batch a loss: a share `alpha` of distillation, the rest the task's."""
+    logits = classifies(context.task)
+
+    def mix(output: Tensor, teacher: Tensor | None, batch: Batch) -> Tensor:
+        """Both losses of one batch in their shares; teacher: nothing where alpha is 0."""
+        if teacher is not None and teacher.shape != output.shape:
+            raise TechniqueError(
+                f"distillation: the teacher's outputs have shape {tuple(teacher.shape)} and the model's "
+                f"{tuple(output.shape)}: give the model the teacher's outputs, or use finetune"
+            )
         own = training_loss(context.task, output, batch.targets) if alpha < 1 else output.new_zeros(())
-        soft = distillation_loss(output, teacher(batch), temperature, logits) if teacher else output.new_zeros(())
+        soft = output.new_zeros(()) if teacher is None else distillation_loss(output, teacher, temperature, logits)
         return alpha * soft + (1 - alpha) * own
 
-    return loss
+    return mix
 
 
-def _same_each_time(dataset: Dataset[Any]) -> bool:
-    """Whether examples are trained on as they are, and held in memory."""
-    return in_memory(dataset) and train_transform(dataset) is None
+def blended(context: Context, alpha: float, temperature: float) -> Loss:
+    """A loss of which a share `alpha` is distillation and the rest the task's own."""
+    teacher, mix = Teacher(context) if alpha else None, mixed(context, alpha, temperature)
+    return lambda output, batch: mix(output, teacher(batch) if teacher else None, batch)
 
 
 class Teacher:
-    """The teacher's logits: computed once where split and logits are held in memory, else batch by batch."""
+    """What the teacher says of a batch: computed once where the split and all of it are held in memory, else each time.
 
-    def __init__(self, context: Context) -> None:
+    Beside its logits it is what `read` makes of the outputs of these layers of it.
+    """
+
+    def __init__(self, context: Context, layers: Mapping[str, Feature] | None = None, read: Read = torch.clone) -> None:
         self.model, self._context = context.teacher, context
-        self.stored: Tensor | None = None
-        self.stored = self._all(context) if _same_each_time(context.train) and self._fit(context) else None
+        self._layers, self._read = dict(layers or {}), read
+        self.stored = self._all() if self._same_each_time() else None
 
-    def _fit(self, context: Context) -> bool:
-        """Whether the logits of all examples, such as those of every pixel, take little enough memory."""
-        one = self._forward(next(batches(context.train, 1)))
-        return one.nbytes * len(context.train) <= MOST_BYTES  # type: ignore[arg-type]
+    def __call__(self, batch: Batch) -> Tensor:
+        """The logits for a batch, where the batch is."""
+        return self.shown(batch)[LOGITS]
 
-    def _all(self, context: Context) -> Tensor:
-        return context.cached("logits", lambda: torch.cat([self(batch) for batch in batches(context.train, 256)]))
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        """The logits, under the name "", and what is read of each layer, for a batch, where the batch is."""
+        if self.stored is None:
+            return self._forward(batch)
+        place = batch.given[0].device
+        return {name: kept[batch.index].to(place) for name, kept in self.stored.items()}
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _same_each_time(self) -> bool:
+        """Whether examples are trained on as they are, and it takes little enough memory to keep all that is said."""
+        train = self._context.train
+        if not in_memory(train) or train_transform(train) is not None:
+            return False
+        # The outputs of layers are as long as the longest of a batch, so that they belong to it.
+        if self._layers and self._context.cached("signature", lambda: input_signature(self._context.task)).varying:
+            return False
+        one = self._forward(next(batches(train, 1)))
+        return sum(part.nbytes for part in one.values()) * len(train) <= MOST_BYTES  # type: ignore[arg-type]
+
+    def _all(self) -> dict[str, Tensor]:
+        """Both for all examples. Logits are kept for all trials, of other layers those that were asked for last."""
+        kept: dict[str, Tensor] = {LOGITS: self._context.cached("logits", lambda: self._rows({})[LOGITS])}
+        if not self._layers:
+            return kept
+        asked, known = (self._read, self._layers), self._context.cache.get("features")
+        if known is None or known[0] != asked:
+            self._context.cache.pop("features", None)  # room for those that come
+            known = self._context.cache["features"] = (asked, self._rows(self._layers))
+        return {**known[1], **kept}
+
+    def _rows(self, layers: Mapping[str, Feature]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        count = len(self._context.train)  # type: ignore[arg-type]
+        for batch in batches(self._context.train, 256):
+            for name, part in self._forward(batch, layers).items():
+                if name not in found:
+                    found[name] = part.new_empty((count, *part.shape[1:]))
+                found[name][batch.index] = part
+        return found
+
+    def _forward(self, batch: Batch, layers: Mapping[str, Feature] | None = None) -> dict[str, Tensor]:
         place = batch.given[0].device
         if place.type == "cpu":
             model = self.model
         else:
             model = self._context.cached(f"teacher on {place}", lambda: copy.deepcopy(self.model).to(place))
-        with torch.no_grad():
+        with torch.no_grad(), watched(model, self._layers if layers is None else layers, self._read) as seen:
             output: Tensor = model(*batch.inputs)
-        return output
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """The logits for a batch, where the batch is."""
-        return self._forward(batch) if self.stored is None else self.stored[batch.index].to(batch.given[0].device)
+        return {**seen, LOGITS: output}

@@ -347,7 +347,7 @@ def test_logits_of_a_teacher_are_kept_where_there_is_room_and_the_same_without(
     batch = next(batches(found.split("train"), 3))
     kept = teacher.Teacher(context)
     assert kept.stored is not None
-    monkeypatch.setattr(teacher, "MOST_BYTES", kept.stored.nbytes - 1)
+    monkeypatch.setattr(teacher, "MOST_BYTES", kept.stored[""].nbytes - 1)
     without = teacher.Teacher(context)
     assert without.stored is None
     torch.testing.assert_close(kept(batch), without(batch))

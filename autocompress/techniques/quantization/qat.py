@@ -4,16 +4,14 @@ import copy
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from ...data import Batch
 from ...errors import NothingToDo, TechniqueError
 from ...recipe import Choice, Kind, Range
-from ...tasks.protocol import classifies, training_loss
 from ...training import fit
 from ..base import Context, Decision, Technique
 from ..replacing import replace_layers
-from ..teacher import Teacher, distillation_loss
+from ..teacher import blended
 from ._grids import INPUTS, IntegerModel, Quantized
 from ._integers import find_layers, find_norms, find_spans, find_values, fold, layer_order, traced
 from ._kept import left_alone
@@ -89,16 +87,7 @@ class Qat(Technique):
     def train(self, model: nn.Module, context: Context) -> None:
         """Run the epochs on the training split, by the task's loss, the teacher's logits, or both."""
         settings = context.training(self, sharpness=self.sharpness)
-        teacher, logits = Teacher(context) if self.alpha else None, classifies(context.task)
-
-        def loss(output: Tensor, batch: Batch) -> Tensor:
-            """The task's loss and the teacher's, in the shares that alpha says."""
-            task = training_loss(context.task, output, batch.targets)
-            if teacher is None:
-                return task
-            return self.alpha * distillation_loss(output, teacher(batch), TEMPERATURE, logits) + (1 - self.alpha) * task
-
-        fit(model, context.train, loss, settings, context.seed)
+        fit(model, context.train, blended(context, self.alpha, TEMPERATURE), settings, context.seed)
 
 
 def _ranges(spans: dict[str, Span], read: set[str]) -> tuple[dict[str, list[float]], dict[str, str]]:

@@ -131,3 +131,24 @@ def test_a_trial_of_a_model_that_came_trained_is_refused_with_the_reason() -> No
     assert isinstance(outcome, Failed)
     assert outcome.refused
     assert "finetune with rewind needs the weights of early in the training" in outcome.reason
+
+
+def test_the_last_blocks_alone_are_trained() -> None:
+    model, before = damaged("plain"), damaged("plain").state_dict()
+    Finetune(epochs=1, batch_size=16, last=2).train(model, context_of("plain"))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+
+
+def test_as_many_blocks_as_there_are_is_all_of_them() -> None:
+    models = [damaged("plain") for _ in range(3)]
+    for model, last in zip(models, (0, 4, 100), strict=True):
+        Finetune(epochs=1, batch_size=16, last=last).train(model, context_of("plain"))
+    assert pack_weights(models[0]) == pack_weights(models[1]) == pack_weights(models[2])
+
+
+def test_a_small_decay_leaves_the_first_blocks_nearly_alone() -> None:
+    model, before = damaged("plain"), damaged("plain").state_dict()
+    Finetune(epochs=1, batch_size=16, block_decay=0.01).train(model, context_of("plain"))
+    moved = {name: float((value - before[name]).abs().max()) for name, value in model.state_dict().items()}
+    assert moved["conv1.weight"] < 1e-3 * moved["fc2.weight"]

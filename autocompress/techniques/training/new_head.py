@@ -1,0 +1,70 @@
+"""A new output layer on features that stay as they are."""
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ...data import seed_all
+from ...errors import NothingToDo
+from ...recipe import Kind, Range
+from ...tasks.protocol import training_loss
+from ...training import fit
+from ..base import Context, Decision, Technique
+from ..features import head_names
+
+
+class NewHead(Technique):
+    """Train new output layers, and nothing else, on the task's loss (Razavian et al., 2014: features off the shelf).
+
+    They begin with fresh weights; zeros of pruned ones stay zero.
+    """
+
+    technique: ClassVar[str] = "new_head"
+    needs: ClassVar[str] = "an output layer with weights"
+    family: ClassVar[str] = "training"
+    kind: ClassVar[Kind] = "train"
+    fresh: ClassVar[bool] = True
+
+    epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
+    learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(5e-3, gt=0, lt=10)
+    batch_size: int = Field(64, ge=1)
+
+    def decide(self, model: nn.Module, context: Context) -> Decision:
+        """The output layers."""
+        heads = head_names(model, context)
+        fresh = [part for name in heads for part in model.get_submodule(name).modules() if _can_begin_anew(part)]
+        if not fresh:
+            raise NothingToDo("new_head finds no output layer that could begin anew: use finetune")
+        return {"heads": list(heads)}
+
+    def train(self, model: nn.Module, context: Context) -> None:
+        """Give the output layers fresh weights and run the epochs on the training split with all others frozen."""
+        heads = self.decide(model, context)["heads"]
+        seed_all(context.seed)
+        for name in heads:
+            _begin_anew(model.get_submodule(name))
+        fit(
+            model,
+            context.train,
+            lambda output, batch: training_loss(context.task, output, batch.targets),
+            context.training(self, only=tuple(heads)),
+            context.seed,
+        )
+
+
+def _can_begin_anew(module: nn.Module) -> bool:
+    return callable(getattr(module, "reset_parameters", None))
+
+
+def _begin_anew(head: nn.Module) -> None:
+    """Fresh weights for a layer, or the layers that it became, where they are no zeros among other numbers."""
+    pruned = [(weight, weight == 0) for weight in head.parameters() if weight.dim() > 1 and bool((weight != 0).any())]
+    for module in head.modules():
+        if _can_begin_anew(module):
+            part: Any = module
+            part.reset_parameters()
+    with torch.no_grad():
+        for weight, zero in pruned:
+            weight.masked_fill_(zero, 0.0)
