@@ -217,3 +217,51 @@ class SoundCNN(nn.Module):
         """One row of logits a sound."""
         result: Tensor = self.last(self.layers(sounds).mean(dim=(2, 3)))
         return result
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Half of the height and width where the stride is two."""
+        inner: Tensor = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(inner + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR form of ResNet with 6n + 2 layers (He et al., 2016, section 4.2); images (N, channels, H, W)."""
+
+    def __init__(self, depth: int = 20, channels: int = 3, num_classes: int = 10) -> None:
+        super().__init__()
+        count = (depth - 2) // 6
+        self.conv = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        widths = [16] * count + [32] * count + [64] * count
+        pairs = zip([16, *widths[:-1]], widths, strict=True)
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b, 2 if a < b else 1) for a, b in pairs))
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One row of logits an image."""
+        result: Tensor = self.fc(self.blocks(torch.relu(self.bn(self.conv(x)))).mean((2, 3)))
+        return result
+
+
+def resnet20(num_classes: int = 10) -> nn.Module:
+    """ResNet-20, as `model: autocompress.tasks.networks:resnet20` names it."""
+    return CifarResNet(20, num_classes=num_classes)
+
+
+def resnet56(num_classes: int = 10) -> nn.Module:
+    """ResNet-56, as `model: autocompress.tasks.networks:resnet56` names it."""
+    return CifarResNet(56, num_classes=num_classes)

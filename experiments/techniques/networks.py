@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+from autocompress.tasks.networks import CifarResNet
+
 CLASSES = 10
 IMAGE = (3, 64, 64)
 SERIES = (24, 12)
@@ -26,42 +28,6 @@ class LeNet5(nn.Module):
         x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
         x = F.max_pool2d(torch.relu(self.conv2(x)), 2)
         return self.fc2(torch.relu(self.fc1(x.flatten(1))))
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return torch.relu(y + self.shortcut(x))
-
-
-class CifarResNet(nn.Module):
-    """The CIFAR form of ResNet with 6n + 2 layers (He et al., 2016, section 4.2); depth 20 or 56."""
-
-    def __init__(self, depth: int = 20, channels: int = 3) -> None:
-        super().__init__()
-        count = (depth - 2) // 6
-        self.conv = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        widths = [16] * count + [32] * count + [64] * count
-        before = [16, *widths[:-1]]
-        self.blocks = nn.Sequential(*(Block(a, b, 2 if a < b else 1) for a, b in zip(before, widths, strict=True)))
-        self.fc = nn.Linear(64, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(torch.relu(self.bn(self.conv(x))))
-        return self.fc(x.mean((2, 3)))
 
 
 class Recurrent(nn.Module):

@@ -1,0 +1,110 @@
+"""What do lightweight networks come to, from scratch and distilled? Writes results.csv and README.md's table.
+
+Every network of the step `architecture` at three widths takes the place of a ResNet-18 on two sets of 5,000 digits and
+is trained on the classes alone and on the ResNet-18's outputs, from the same weights, by as many epochs. A row that is
+there is not measured again, so that a run that was ended goes on.
+
+Usage: python experiments/students/run.py [--quick] [NETWORK ...]   (324 rows, each a few minutes of one core)
+"""
+
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from report import END, START, table
+from torch.utils.flop_counter import FlopCounterMode
+
+from autocompress.outcome import Baseline, Candidate, Completed
+from autocompress.tasks import TaskReference, load_task, refer
+from autocompress.tasks.examples import example_inputs
+from autocompress.techniques import recipe_from_data
+from autocompress.techniques.students.architecture import NETWORKS
+from autocompress.trial.baseline import make_baseline
+from autocompress.trial.stages import rebuild
+from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
+
+HERE = Path(__file__).parent
+DATA, WIDTHS, SEEDS, EPOCHS = ("mnist5k", "mnist5k_hard"), (0.125, 0.25, 0.5), 3, 8
+QUICK = ("squeezenet", "mobilenet_v1")
+TRAININGS = {"scratch": 0.0, "distilled": 0.7}  # the share of the teacher in the loss
+Row = dict[str, Any]
+
+
+def main(named: list[str]) -> None:
+    """Measure what is missing and write the table."""
+    quick = "--quick" in named
+    networks = [name for name in named if name in NETWORKS] or list(QUICK if quick else NETWORKS)
+    folder = Path(tempfile.mkdtemp()) if quick else HERE
+    path = folder / "results.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    data, widths, seeds, epochs = (("few",), (0.25,), 2, 1) if quick else (DATA, WIDTHS, SEEDS, EPOCHS)
+    for row in measured(networks, data, widths, seeds, epochs, {row["case"]: row for row in rows}):
+        rows.append(row)
+        print(f"{row['case']}: {row['size_bytes']:,} bytes, test accuracy {row['test_accuracy']:.3f}", flush=True)
+        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
+    text = table(pd.read_csv(path))
+    if quick:
+        print(text)
+        return
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(START)
+    readme.write_text(f"{before}{START}{text}{END}{rest.split(END)[1]}")
+
+
+def measured(
+    networks: list[str],
+    data: tuple[str, ...],
+    widths: tuple[float, ...],
+    seeds: int,
+    epochs: int,
+    known: dict[str, Row],
+) -> Iterator[Row]:
+    """The rows that are not known, seed by seed, so that whatever is there is of all networks alike."""
+    for name in data:
+        wanted = [
+            (f"{name}, {network} {width:g}, {training}, seed {seed}", network, width, training, seed)
+            for seed, width, network, training in itertools.product(range(seeds), widths, networks, TRAININGS)
+        ]
+        if all(case in known for case, *_ in wanted):
+            continue
+        reference = refer(f"tasks.py:{name}", HERE)
+        baseline = make_baseline(reference, seed=0)
+        if f"{name}, baseline" not in known:
+            test = confirm(baseline.onnx, reference)
+            yield {"case": f"{name}, baseline", "data": name, "network": "ResNet-18", **_kept(baseline.metrics | test)}
+        for case, network, width, training, seed in wanted:
+            if case not in known:
+                row = student(reference, baseline, {"network": network, "width": width}, training, seed, epochs)
+                yield {"case": case, "data": name, **row}
+
+
+def student(reference: TaskReference, baseline: Baseline, made: Row, training: str, seed: int, epochs: int) -> Row:
+    """A network in the place of the ResNet-18, trained, exported and measured as in a search."""
+    train = {"technique": "distill", "epochs": epochs, "learning_rate": 0.002, "alpha": TRAININGS[training]}
+    recipe = recipe_from_data({"version": 1, "steps": [{"technique": "architecture", **made}, train]})
+    spec = TrialSpec(0, recipe.to_data(), reference, seed=seed)
+    candidate = prepare(spec, baseline)
+    assert isinstance(candidate, Candidate), candidate
+    assert candidate.decisions[0]["network"] == made["network"]  # and was not left out as too large
+    result = measure(candidate, spec, baseline)
+    assert isinstance(result, Completed), result
+    task = load_task(reference)
+    module = rebuild(task.model(), recipe, candidate.decisions, candidate.weights)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*(tensor[:1] for tensor in example_inputs(task)))
+    found = {**result.metrics, **confirm(candidate.onnx, reference), "macs": counter.get_total_flops() // 2}
+    return {**made, "training": training, "seed": seed, **_kept(found), "seconds": candidate.seconds["train"]}
+
+
+def _kept(metrics: dict[str, float]) -> Row:
+    names = ("size_bytes", "params", "macs", "compression_ratio", "latency_ms", "speedup", "accuracy", "test_accuracy")
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,70 @@
+"""The table of lightweight networks says what its results hold, and its intervals are Student's."""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "students"
+
+
+def module(name: str) -> Any:
+    """A file of the experiment."""
+    spec = importlib.util.spec_from_file_location(f"students_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_differences_are_paired_by_seed_with_students_interval() -> None:
+    scratch = pd.Series([0.90, 0.92, 0.94], index=[0, 1, 2])
+    distilled = pd.Series([0.97, 0.91, 0.94, 0.5], index=[2, 0, 1, 7])
+    # Differences 0.01, 0.02, 0.03: mean 0.02, deviation 0.01; Student's 97.5% at two degrees of freedom is 4.303.
+    mean, half, count = module("report").paired(scratch, distilled)
+    assert (mean, count) == (pytest.approx(0.02), 3)
+    assert half == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
+    assert math.isnan(module("report").paired(scratch[:1], distilled)[1])
+
+
+def test_a_row_of_the_table_holds_means_over_seeds() -> None:
+    same = {"data": "mnist5k", "network": "squeezenet", "width": 0.25, "size_bytes": 215_000, "macs": 3_080_000,
+            "latency_ms": 0.2}  # fmt: skip
+    rows = pd.DataFrame([
+        {**same, "network": "ResNet-18", "width": math.nan, "test_accuracy": 0.99},
+        *({**same, "training": "scratch", "seed": seed, "test_accuracy": 0.90 + 0.02 * seed} for seed in (0, 1)),
+        *({**same, "training": "distilled", "seed": seed, "test_accuracy": 0.94 + 0.02 * seed} for seed in (0, 1)),
+    ])  # fmt: skip
+    lines = module("report").table(rows).splitlines()
+    assert lines[2] == "| mnist5k | ResNet-18 | - | 215 KB | - | 0.200 ms | 0.990 | - | - | 1 |"
+    assert lines[3] == (
+        "| mnist5k | squeezenet | 0.25 | 215 KB | 3.08 M | 0.200 ms | 0.910 | 0.950 | +4.0 ± 0.0 points | 2 |"
+    )
+
+
+def test_hard_digits_are_the_same_each_time_and_none_of_a_digit_leaves_the_image() -> None:
+    pytest.importorskip("mlxtend")
+    tasks = module("tasks")
+    digits = torch.zeros(64, 1, 28, 28)
+    digits[:, :, 8:20, 8:20] = 1
+    moved = tasks.hard(digits)
+    assert moved.shape == (64, 1, 40, 40)
+    assert torch.equal(moved, tasks.hard(digits))
+    assert not torch.equal(moved, tasks.hard(digits, seed=1))
+    # A square of 144 pixels keeps its area when it is turned and shifted; noise adds 40 * 0.25 of deviation.
+    assert ((moved.sum((1, 2, 3)) - 144).abs() < 5 * 10 + 2).all()
+    centre = (moved * torch.arange(40.0)).sum((1, 2, 3)) / moved.sum((1, 2, 3))
+    assert centre.std() > 2  # shifted by up to 6 pixels
+
+
+def test_the_readme_holds_the_table_of_the_results() -> None:
+    if not (FOLDER / "results.csv").exists():
+        return
+    report = module("report")
+    text = (FOLDER / "README.md").read_text()
+    assert text.split(report.START)[1].split(report.END)[0] == report.table(pd.read_csv(FOLDER / "results.csv"))
