@@ -173,7 +173,7 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     parts = []
     for step in recipe["steps"]:
         # Epochs of a step that could prune in cycles, but does not, are none.
-        shown = [key for key in step if key in _SHOWN and not (key == "epochs" and step.get("cycles") == 1)]
+        shown = [key for key in step if key in _SHOWN and not (key in ("epochs", "alpha") and step.get("cycles") == 1)]
         settings = [_setting(key, step[key]) for key in shown if step[key] != _USUAL.get(key)]
         settings += [f"layers {_either(step['layers'])}"] if "layers" in step else []
         parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])

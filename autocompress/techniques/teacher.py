@@ -16,6 +16,7 @@ from .base import Context
 from .features import Feature, Read, watched
 
 MOST_BYTES = 2 * 10**9  # of what is kept
+TEMPERATURE = 4.0  # where distillation is but a part of another technique
 LOGITS = ""  # what they are called beside layers, which all have names
 
 

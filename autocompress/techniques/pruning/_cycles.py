@@ -17,12 +17,20 @@ def of_the_rest(shares: list[float]) -> list[float]:
 
 
 def expand(
-    step: dict[str, Any], ratios: list[float], epochs: int, learning_rate: float, rewind: bool
+    step: dict[str, Any], ratios: list[float], epochs: int, learning_rate: float, rewind: bool, alpha: float = 0.0
 ) -> list[dict[str, Any]]:
     """The plain steps of a pruning step in cycles: prune by each ratio, then train, which the last cycle leaves to
-    what follows in the recipe."""
+    what follows in the recipe. alpha: the teacher's share of the loss, 0 for none."""
     rows: list[dict[str, Any]] = []
     training = {"technique": "finetune", "epochs": epochs, "learning_rate": learning_rate, "rewind": rewind}
+    if alpha:
+        training = {"technique": "distill", "epochs": epochs, "learning_rate": learning_rate, "alpha": alpha}
     for ratio in ratios:
         rows += [{**step, "ratio": ratio, "cycles": 1}, training]
     return rows if rewind else rows[:-1]
+
+
+def check_rewind(rewind: bool, alpha: float) -> None:
+    """Raise ValueError where training in between is both: early weights learn from the labels."""
+    if rewind and alpha:
+        raise ValueError("rewind trains from early weights on the task's loss: leave out alpha, or rewind")

@@ -24,7 +24,8 @@ class ChannelPruning(Technique):
     """Remove channels and everything coupled to them, least important first (Fang et al., 2023: DepGraph).
 
     ratio is the share that goes, or auto: as much of each layer as it can lose alone in the uncompressed model with a
-    share `tolerance` of what that has learned. Layers in `keep`, or inside a module there, keep all their outputs.
+    share `tolerance` of what that has learned. Layers in `keep`, or inside a module there, keep all their outputs. In
+    cycles alpha is the teacher's share of the loss of the training in between.
     """
 
     technique: ClassVar[str] = "channel_pruning"
@@ -49,6 +50,7 @@ class ChannelPruning(Technique):
     epochs: int = Field(3, ge=1, le=10_000)
     learning_rate: float = Field(2e-3, gt=0, lt=10)
     rewind: bool = False
+    alpha: float = Field(0.0, ge=0, le=1)
 
     @field_validator("max_ratio")
     @classmethod
@@ -61,6 +63,7 @@ class ChannelPruning(Technique):
     def _check(self) -> Self:
         if self.ratio == "auto" and self.cycles > 1:
             raise ValueError("cycles count towards a number: give ratio as one, or leave cycles out")
+        _cycles.check_rewind(self.rewind, self.alpha)
         return self
 
     def expand(self) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ class ChannelPruning(Technique):
             ratios: list[Any] = ["auto"]
         else:
             ratios = _cycles.of_the_rest(_cycles.targets(self.ratio, self.cycles, self.schedule))
-        return _cycles.expand(once, ratios, self.epochs, self.learning_rate, self.rewind)
+        return _cycles.expand(once, ratios, self.epochs, self.learning_rate, self.rewind, self.alpha)
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """The positions to remove of each layer, its width before and after, and what is left alone and why.

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ...held import Zeros
 from ...recipe import Choice, Kind, Range
-from ...tasks.protocol import training_loss
 from ...training import fit, schedule
 from ..base import Context, Decision, Technique
 from ..outputs import output_layers
+from ..teacher import TEMPERATURE, blended
 
 FILTERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -24,7 +24,8 @@ class Sparsify(Technique):
 
     l1 pulls on each weight, group_lasso on each filter or neuron as a whole but not on the output layer's; what has
     come to zero stays there. l2 makes weights small and none zero. strength is the pull as a share of the learning
-    rate, which is about what AdamW moves a weight by against it: near 1 little is left.
+    rate, which is about what AdamW moves a weight by against it: near 1 little is left. alpha is the share of
+    distillation in the loss.
     """
 
     technique: ClassVar[str] = "sparsify"
@@ -36,6 +37,7 @@ class Sparsify(Technique):
     strength: Annotated[float, Range(0.05, 0.5, log=True)] = Field(0.2, gt=0, le=1)
     epochs: Annotated[int, Range(4, 24, step=4)] = Field(3, ge=1, le=10_000)
     learning_rate: Annotated[float, Range(1e-3, 2e-2, log=True)] = Field(2e-3, gt=0, lt=10)
+    alpha: float = Field(0.0, ge=0, le=1)
     batch_size: int = Field(64, ge=1)
 
     @model_validator(mode="after")
@@ -70,14 +72,7 @@ class Sparsify(Technique):
                     weight.copy_(shrink(weight.masked_fill(held[index].to(weight.device), 0.0), amount))
                     held[index] = weight == 0
 
-        fit(
-            model,
-            context.train,
-            lambda output, batch: training_loss(context.task, output, batch.targets),
-            settings,
-            context.seed,
-            after_step,
-        )
+        fit(model, context.train, blended(context, self.alpha, TEMPERATURE), settings, context.seed, after_step)
 
     def _proximal(self, model: nn.Module, context: Context) -> tuple[Callable[[Tensor, float], Tensor], list[Tensor]]:
         if self.penalty == "l2":

@@ -3,9 +3,9 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ...errors import NothingToDo
@@ -25,7 +25,7 @@ from ..masks import (
 )
 from ..sensitivity import scan, strongest
 from . import _weight_scores as weight_scores
-from ._cycles import Schedule, expand, targets
+from ._cycles import Schedule, check_rewind, expand, targets
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -36,7 +36,8 @@ class WeightPruning(Technique):
     ratio is the share of weights that is zero afterwards, those that were before included: of all together or of
     each layer. auto takes from each layer what it can lose alone within `tolerance` (Li et al., 2017, section 3.2).
     keep names layers to leave alone; no layer loses more than max_ratio. schedule, epochs and learning_rate are those
-    of cycles; rewind trains from early weights after each (Frankle and Carbin, 2019).
+    of cycles, alpha the teacher's share of their loss; rewind trains from early weights after each (Frankle and
+    Carbin, 2019).
     """
 
     technique: ClassVar[str] = "weight_pruning"
@@ -59,13 +60,20 @@ class WeightPruning(Technique):
     epochs: int = Field(2, ge=1, le=10_000)
     learning_rate: float = Field(2e-3, gt=0, lt=10)
     rewind: bool = False
+    alpha: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_rewind(self.rewind, self.alpha)
+        return self
 
     def expand(self) -> list[dict[str, Any]]:
         """Pruning and training in turns, where there are several cycles or each goes back to early weights."""
         auto = self.ratio == "auto"
         goal = self.tolerance if self.ratio == "auto" else self.ratio
         step = {**self.to_data(), "rewind": False}
-        rows = expand(step, targets(goal, self.cycles, self.schedule), self.epochs, self.learning_rate, self.rewind)
+        ratios = targets(goal, self.cycles, self.schedule)
+        rows = expand(step, ratios, self.epochs, self.learning_rate, self.rewind, self.alpha)
         # With ratio auto it is the tolerance that grows from cycle to cycle.
         return [{**row, "ratio": "auto", "tolerance": row["ratio"]} if auto and "ratio" in row else row for row in rows]
 

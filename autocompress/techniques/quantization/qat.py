@@ -11,14 +11,13 @@ from ...recipe import Choice, Kind, Range
 from ...training import fit
 from ..base import Context, Decision, Technique
 from ..replacing import replace_layers
-from ..teacher import blended
+from ..teacher import TEMPERATURE, blended
 from ._grids import INPUTS, IntegerModel, Quantized
 from ._integers import find_layers, find_norms, find_spans, find_values, fold, layer_order, traced
 from ._kept import left_alone
 from ._spans import Span
 
 EXAMPLES = 128  # of the training split, for the ranges from which training starts
-TEMPERATURE = 4.0
 
 
 class Qat(Technique):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress import techniques
+from autocompress.errors import ConfigError
 from autocompress.recipe import Kind, Recipe
 from autocompress.techniques import Technique, expanded, recipe_from_data
 from autocompress.techniques.pruning._cycles import Schedule, expand, of_the_rest, targets
@@ -53,6 +54,9 @@ STEP = {"technique": "prune", "ratio": 0.5, "cycles": 2, "layer": "x"}
 TRAINING = {"technique": "finetune", "epochs": 3, "learning_rate": 0.01, "rewind": False}
 
 
+DISTILL = {"technique": "distill", "epochs": 4, "learning_rate": 2e-3}
+
+
 def test_training_stands_between_cycles_and_the_last_is_left_to_the_recipe() -> None:
     first, last = ({**STEP, "ratio": ratio, "cycles": 1} for ratio in (0.3, 0.5))
     assert expand(STEP, [0.3, 0.5], 3, 0.01, rewind=False) == [first, TRAINING, last]
@@ -63,6 +67,22 @@ def test_rewinding_ends_with_training_too() -> None:
     first, last = ({**STEP, "ratio": ratio, "cycles": 1} for ratio in (0.3, 0.5))
     training = {**TRAINING, "rewind": True}
     assert expand(STEP, [0.3, 0.5], 3, 0.01, rewind=True) == [first, training, last, training]
+
+
+def test_with_a_share_of_the_teachers_the_training_is_distillation() -> None:
+    first, last = ({**STEP, "ratio": ratio, "cycles": 1} for ratio in (0.3, 0.5))
+    training = {"technique": "distill", "epochs": 3, "learning_rate": 0.01, "alpha": 0.7}
+    assert expand(STEP, [0.3, 0.5], 3, 0.01, rewind=False, alpha=0.7) == [first, training, last]
+
+
+@pytest.mark.parametrize("technique", ["weight_pruning", "channel_pruning"])
+def test_pruning_in_cycles_may_be_distilled_but_not_from_early_weights(technique: str) -> None:
+    step = {"technique": technique, "cycles": 2, "alpha": 0.5, "epochs": 4, "learning_rate": 2e-3}
+    found = expanded(recipe_from_data({"version": 1, "steps": [step]}))
+    assert [row.technique for row in found.steps] == [technique, "distill", technique]
+    assert found.steps[1] == recipe_from_data({"version": 1, "steps": [{**DISTILL, "alpha": 0.5}]}).steps[0]
+    with pytest.raises(ConfigError, match="rewind trains from early weights on the task's loss: leave out alpha"):
+        recipe_from_data({"version": 1, "steps": [{**step, "rewind": True}]})
 
 
 class Gradual(Technique):

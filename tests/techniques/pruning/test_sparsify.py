@@ -1,6 +1,7 @@
 """Sparsifying: proximal operators against arithmetic, and what training with them leaves."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from autocompress.techniques.pruning.channel_pruning import ChannelPruning
 from autocompress.techniques.pruning.sparsify import Sparsify, filters, group_soft_threshold, penalized, soft_threshold
 from autocompress.techniques.training.finetune import Finetune
 from autocompress.testing.models import MODELS, Plain, seeded
-from autocompress.testing.work import context_of, teacher_of
+from autocompress.testing.work import context_of, damaged, task_of, teacher_of
 from autocompress.trial.stages import pack_weights
 
 QUICK: dict[str, Any] = {"epochs": 8, "learning_rate": 1e-2, "batch_size": 8}
@@ -237,3 +238,17 @@ def test_the_uncompressed_model_stays_as_it_is() -> None:
 def test_impossible_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Sparsify.model_validate(settings)
+
+
+def test_a_share_of_the_loss_may_be_the_teachers() -> None:
+    """With all of it labels say nothing; by default they say all."""
+    inputs, targets = task_of("plain").train
+    other = Context(replace(task_of("plain"), train=(inputs, targets.flip(0))), teacher_of("plain"), 7)
+    found = {}
+    for alpha in (0.0, 1.0):
+        for context in (context_of("plain"), other):
+            model = damaged("plain")
+            Sparsify(epochs=1, batch_size=16, alpha=alpha).train(model, context)
+            found[alpha, context is other] = pack_weights(model)
+    assert found[1.0, False] == found[1.0, True] != found[0.0, False]
+    assert found[0.0, False] != found[0.0, True]
