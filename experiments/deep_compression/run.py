@@ -25,6 +25,7 @@ from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
 
 HERE = Path(__file__).parent
 IMAGES = 1000  # in each of the two splits
+RATE = 0.1
 
 
 def channels(ratio: float) -> dict[str, Any]:
@@ -49,6 +50,12 @@ def deep(ratio: float, bits: int, train: Any, epochs: int = 20) -> list[dict[str
     return [*steps, {"technique": "weight_clustering", "bits": bits}, train(16)]
 
 
+def by_rate(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with bits at a price: where values are shared, and in the training before that."""
+    at = next(index for index, step in enumerate(steps) if step["technique"] == "weight_clustering")
+    return [{**step, "rate": RATE} if index in (at - 1, at) else step for index, step in enumerate(steps)]
+
+
 NARROW = [channels(0.7), distill(20), channels(0.5), distill(20)]
 NARROWER = [channels(0.7), distill(20), channels(0.6), distill(30)]
 NARROWEST = [channels(0.7), distill(20), channels(0.65), distill(40)]
@@ -65,6 +72,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "more channels, prune more and share": [*NARROWER, *deep(0.8, 3, distill, 30)],
     "most channels, prune and share": [*NARROWEST, *deep(0.65, 3, distill, 40)],
     "most channels, prune more and share": [*NARROWEST, *deep(0.7, 3, distill, 40)],
+    "most channels, prune more and share by rate": by_rate([*NARROWEST, *deep(0.7, 3, distill, 40)]),
+    "prune more and share by rate": by_rate(deep(0.95, 4, finetune)),
 }
 COLUMNS = ["case", "seed", "size_bytes", "bound_bytes", "compression_ratio", "params", "nonzero_params", "accuracy",
            "accuracy_low", "accuracy_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "latency_ms",

@@ -89,10 +89,12 @@ def _groups(node: onnx.NodeProto) -> int:
 def spread(weight: Weight, group: int) -> tuple[Array, tuple[int, ...]]:
     """The numbers of a weight in a form in which those that share a scale lie along whole axes, and these axes.
 
-    group: how many weights in a row share a scale; 0 for all of an output. The largest divisor of the row up to that
-    is taken. Weights whose outputs are counted neither first nor last have a scale for each output.
+    group: how many weights in a row share a scale; 0 for all of an output, -1 for all. The largest divisor of the row
+    up to that is taken. Weights whose outputs are counted neither first nor last have a scale for each output.
     """
     values, axis = weight.values, weight.axis
+    if group < 0:
+        return values, tuple(range(values.ndim))
     channels, last = values.shape[axis], values.ndim - 1
     if weight.groups > 1:
         return values.reshape(weight.groups, -1, channels, math.prod(values.shape[2:])), (1, 3)
@@ -158,7 +160,7 @@ def rated(values: Array, found: dict[str, Any], rate: float) -> dict[str, Any]:
     scales = _half(np.copysign(np.maximum(steps, np.abs(scales)), scales))
     for turn in range(TURNS):
         steps = form / scales
-        numbers = np.unique(on_grid(steps, np.float32(1), 8))
+        numbers = np.unique(on_grid(steps, np.ones(1, np.float32), 8))
         priced = settled(Line.of(steps), numbers, rate, 8, free=False)
         if turn + 1 < TURNS:
             taken = priced.nearest(steps)

@@ -14,10 +14,11 @@ class LowBit(Technique):
     """Store weights as whole numbers of 2 to 8 bits with a scale for each output, or each group of weights in it.
 
     Scales are those of least squared error (Banner et al., 2019, section 3.1); what is zero stays zero. group is how
-    many weights in a row share a scale, 0 for all of an output. rate is what a bit costs, in squared steps of the grid:
-    weights then take numbers that take fewer bits in the file, on a grid without ends that is wider for it, as its
-    error is that of 2**bits numbers. 0 rounds to the nearest. keep names layers that stay in float: names, patterns
-    such as `head.*`, `first` or `last`. Activations are left as they are, and what runs are floats.
+    many weights in a row share a scale, 0 for all of an output and -1 for all, which with a rate is often best. rate is
+    what a bit costs, in squared steps of the grid: weights then take numbers that take fewer bits in the file, on a
+    grid without ends that is wider for it, as its error is that of 2**bits numbers. 0 rounds to the nearest. keep names
+    layers that stay in float: names, patterns such as `head.*`, `first` or `last`. Activations are left as they are,
+    and what runs are floats.
     """
 
     technique: ClassVar[str] = "low_bit"
@@ -26,7 +27,7 @@ class LowBit(Technique):
     by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(2, 8, step=1)] = Field(4, ge=2, le=8)
-    group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=0)
+    group: Annotated[int, Choice(-1, 0, 32, 128)] = Field(0, ge=-1)
     rate: Annotated[float, Range(0.0, 0.2, step=0.1)] = Field(0.0, ge=0, le=1)
     keep: tuple[str, ...] = ()
 

@@ -74,6 +74,7 @@ def test_two_bits_are_within_a_tenth_of_the_best_scale() -> None:
         ((60, 8), 1, 32, (2, 30, 8), (1,)),
         ((60, 8), 1, 60, (60, 8), (0,)),
         ((1, 16, 12), 1, 4, (1, 16, 12), (0, 2)),
+        ((8, 6, 3, 3), 0, -1, (8, 6, 3, 3), (0, 1, 2, 3)),
     ],
 )
 def test_groups_are_the_largest_divisors_of_a_row(
@@ -84,7 +85,7 @@ def test_groups_are_the_largest_divisors_of_a_row(
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("group", [0, 32])
+@pytest.mark.parametrize("group", [-1, 0, 32])
 def test_a_file_holds_as_many_values_a_scale_as_its_bits_give(bits: int, group: int) -> None:
     model, context = exported(), context_of("plain")
     before, step = stored(model), LowBit(bits=bits, group=group)

@@ -118,6 +118,18 @@ def test_a_price_of_a_tenth_saves_bits_at_the_same_error(bits: int, kind: str) -
     assert _uniform.lost(values, found).sum() <= 1.06 * _uniform.lost(values, plain).sum()
 
 
+@pytest.mark.parametrize("bits", [3, 4])
+def test_outputs_of_unlike_spread_take_fewer_bits_on_one_grid(bits: int) -> None:
+    """A bit is worth 6.02 decibels on any grid (Gersho and Gray, 1992), and most where weights are large."""
+    values = drawn("normal", 8, 4000) * np.arange(1, 9, dtype=np.float32)[:, None]
+    taken = []
+    for group in (0, -1):
+        found = _uniform.rated(values, _uniform.grid(_uniform.Weight("layer", values, 0), bits, group), 0.1)
+        decibels = -10 * np.log10(_uniform.lost(values, found).sum() / np.square(values).sum())
+        taken.append(entropy(_counts(values, found), base=2) - decibels / 6.02)
+    assert taken[1] < taken[0] - 0.1
+
+
 def _counts(values: Array, found: dict[str, Any]) -> Array:
     scales = np.array(found["scales"], np.float32).reshape(found["sizes"])
     whole = np.rint(_uniform.dequantized(values, found).reshape(found["shape"]) / scales)
