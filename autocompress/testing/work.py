@@ -98,9 +98,9 @@ class Work:
     after: Any
     exported: onnx.ModelProto
 
-    @property
+    @functools.cached_property
     def file(self) -> bytes:
-        """The file that would be delivered."""
+        """The file that would be delivered, made once."""
         file: bytes = strip(pack(self.exported)).SerializeToString()
         return file
 
@@ -191,6 +191,7 @@ def _work(key: _Key, model: str) -> Work | TechniqueError:
     return Work(given(key.step.kind, model), decision, after, exported)
 
 
+@functools.cache
 def plain_bytes(model: str) -> int:
     """Bytes of the uncompressed model's file."""
     return len(strip(exported_of(model)).SerializeToString())
