@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -76,7 +77,7 @@ RECIPES = {
     "shuffled": [["channel_pruning", "cp", "stripe_pruning", "qat"]],
     "tied": [["channel_pruning", "kronecker", "self_distill", "log2_quantization"]],
     "normalized": [["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"], ["cyclic_sparse"]],
-    "two_inputs": [["channel_pruning", "svd", "tucker", "qat"]],
+    "two_inputs": [["architecture", "channel_pruning", "svd", "tucker", "qat"]],
     "mapped": [["weight_pruning", "cp", "hint_distill", "low_bit"]],
     "in_place": [["channel_pruning", "svd", "finetune", "mixed_precision"]],
     "lazy": [["tucker", "channel_pruning", "new_head", "float16"]],
@@ -116,8 +117,10 @@ def step(name: str) -> dict[str, object]:
     return {"technique": name, **{key: value for key, value in mild.items() if key in known}}
 
 
-def shortly(name: str) -> object:
+def shortly(name: Any) -> object:
     """An option of the space that takes one epoch where it trains."""
+    if not isinstance(name, str):
+        return name
     given = {key: value for key, value in SHORT.items() if key in fields(name)}
     return {"technique": name, **given} if given else name
 
@@ -129,7 +132,7 @@ def fields(name: str) -> set[str]:
 
 def test_the_shelf_meets_every_technique_of_the_space() -> None:
     used = {name for recipes in RECIPES.values() for recipe in recipes for name in recipe}
-    assert used == wide().options().keys()
+    assert used == {option.kind.technique for option in wide().options().values()}
     assert RECIPES.keys() == LEFT_OUT.keys() == OWN.keys()
 
 
@@ -176,9 +179,9 @@ def test_a_search_in_the_widest_space_fails_no_trial_and_its_export_holds(name: 
     space = yaml.safe_load((FOLDERS["search_spaces"] / "wide.yaml").read_text())
     space["steps"] = [{how: list(map(shortly, keys))} for group in space["steps"] for how, keys in group.items()]
     # The first trial takes little away, so that there is a front; it says something of what is left out, too.
-    cuts = {option.name: option.name == "svd" for option in wide().groups[1].options if option is not None}
-    mild = {"choice_0": "none", "choice_2": "none", "choice_3": "finetune", "choice_4": "low_bit", "low_bit.bits": 8}
-    space["start"] = [{**cuts, "svd.energy": 0.5, **mild}]
+    cuts = {option.name: option.name == "svd" for option in wide().groups[2].options if option is not None}
+    mild = {**dict.fromkeys(("choice_0", "choice_1", "choice_3"), "none"), "choice_4": "finetune"}
+    space["start"] = [{**cuts, "svd.energy": 0.5, **mild, "choice_5": "low_bit", "low_bit.bits": 8}]
     (folder / "wide.yaml").write_text(yaml.safe_dump(space))
     config = {"study": name, "task": f"own_tasks.py:{name}_trained", "search_space": "wide.yaml", "tracking": None}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({**config, "search": {"trials": trials, "workers": 1}}))
