@@ -181,10 +181,11 @@ def recipe_line(recipe: dict[str, Any]) -> str:
 
 
 _SHOWN = (
+    *("network", "width", "depth", "resolution"),
     *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
     *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "beta", "bits", "calibration"),
 )
-_USUAL = {"cycles": 1, "rank": "energy", "variant": "channel"}  # not worth a word
+_USUAL = {"cycles": 1, "rank": "energy", "variant": "channel", "depth": 1, "resolution": 1}  # not worth a word
 
 
 def _setting(key: str, value: Any) -> str:

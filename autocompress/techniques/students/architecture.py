@@ -1,7 +1,7 @@
 """A lightweight network in the model's place, which later steps train from the model's outputs."""
 
 import copy
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +14,11 @@ from . import _smaller
 from ._images import FEWEST, Flat, student
 from ._networks import DEEP, NETWORKS, Form
 
-SMALLER = "smaller"
+Network = Literal[
+    "squeezenet", "squeezenext", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3", "shufflenet_v1", "shufflenet_v2",
+    "efficientnet", "efficientnet_v2", "smaller",
+]  # fmt: skip
+SMALLER: Literal["smaller"] = "smaller"
 
 
 class Architecture(Technique):
@@ -32,24 +36,21 @@ class Architecture(Technique):
     kind: ClassVar[Kind] = "structure"
     anew: ClassVar[bool] = True
 
-    network: Annotated[str, Choice(*NETWORKS, SMALLER)] = SMALLER
+    network: Annotated[Network, Choice(*NETWORKS, SMALLER)] = SMALLER
     width: Annotated[float, Range(0.25, 1.0, step=0.25)] = Field(0.5, gt=0, le=4)
     depth: float = Field(1.0, gt=0, le=4)
     resolution: float = Field(1.0, gt=0, le=1)
 
-    @field_validator("network")
+    @field_validator("network", mode="before")
     @classmethod
-    def _is_known(cls, value: str) -> str:
+    def _is_known(cls, value: Any) -> Any:
         if value not in (*NETWORKS, SMALLER):
-            raise ValueError(f"no network {value!r}; {suggest(value, (*NETWORKS, SMALLER))}")
+            raise ValueError(f"no network {value!r}; {suggest(str(value), (*NETWORKS, SMALLER))}")
         return value
 
     @model_validator(mode="after")
-    def _has_these_settings(self) -> "Architecture":
-        if self.network == SMALLER:
-            if max(self.width, self.depth) > 1 or self.resolution < 1:
-                raise ValueError("network: smaller takes a width and a depth of at most 1, and no resolution")
-        elif self.depth != 1 and self.network not in DEEP:
+    def _has_a_depth(self) -> "Architecture":
+        if self.depth != 1 and self.network not in (*DEEP, SMALLER):
             raise ValueError(f"{self.network} has no depth: leave it out, or take {', '.join(DEEP)} or {SMALLER}")
         return self
 
@@ -85,6 +86,11 @@ class Architecture(Technique):
         }
 
     def _smaller(self, model: nn.Module, context: Context) -> Decision:
+        if max(self.width, self.depth) > 1 or self.resolution < 1:
+            raise TechniqueError(
+                f"architecture: network: {SMALLER} takes a width and a depth of at most 1, and no resolution: change "
+                "them, or take another network"
+            )
         found: Decision = {"network": SMALLER, "seed": context.seed, "blocks": {}, "layers": {}}
         skipped = {}
         work, example = copy.deepcopy(model).eval(), context.example

@@ -2,22 +2,25 @@
 
 import copy
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 from large import Large, large_baseline, trial_spec
 from pydantic import ValidationError
+from spaces import refused
 from torch import Tensor, nn
 
 from autocompress import Classification
 from autocompress.errors import ConfigError, NothingToDo, TechniqueError
 from autocompress.outcome import Candidate, Completed, Failed
-from autocompress.recipe import Recipe
+from autocompress.recipe import Recipe, recipe_line
 from autocompress.tasks import load_task
 from autocompress.tasks.models import build_model
 from autocompress.techniques import Context, recipe_from_data
-from autocompress.techniques.students.architecture import Architecture
+from autocompress.techniques.students._networks import NETWORKS
+from autocompress.techniques.students.architecture import Architecture, Network
 from autocompress.testing import own_models
 from autocompress.testing.models import make_task, seeded
 from autocompress.testing.work import context_of, teacher_of
@@ -165,8 +168,6 @@ def test_a_scan_of_sensitivity_is_of_the_student(step: dict[str, Any]) -> None:
     ({"network": "mobilenet_v22"}, r"no network 'mobilenet_v22'; did you mean 'mobilenet_v2'\?"),
     ({"network": "resnet50"}, "no network 'resnet50'"),
     ({"network": "mobilenet_v2", "depth": 0.5}, "mobilenet_v2 has no depth: leave it out, or take squeezenext"),
-    ({"network": "smaller", "width": 1.5}, "smaller takes a width and a depth of at most 1"),
-    ({"network": "smaller", "resolution": 0.5}, "smaller takes a width and a depth of at most 1, and no resolution"),
     ({"width": 0}, "greater than 0"),
 ])  # fmt: skip
 def test_settings_that_no_network_has_are_refused(settings: dict[str, Any], says: str) -> None:
@@ -174,6 +175,29 @@ def test_settings_that_no_network_has_are_refused(settings: dict[str, Any], says
         Architecture(**settings)
     with pytest.raises(ConfigError, match=f"architecture|{says}"):
         recipe_from_data({"version": 1, "steps": [{"technique": "architecture", **settings}]})
+
+
+def test_a_search_space_with_a_network_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    steps = "[{technique: architecture, network: [squeezenet, shufflenet_v3]}]"
+    message = refused(tmp_path, f"version: 1\nsteps: {steps}\n")
+    assert "no network 'shufflenet_v3'; did you mean 'shufflenet_v" in message
+
+
+def test_a_line_says_which_network_and_how_wide() -> None:
+    rows = [{"network": "squeezenext", "depth": 0.5}, {"width": 0.25}]
+    recipe = recipe_from_data({"version": 1, "steps": [{"technique": "architecture", **row} for row in rows]})
+    shown = "architecture(squeezenext, width 0.5, depth 0.5) > architecture(smaller, width 0.25)"
+    assert recipe_line(recipe.to_data()) == shown
+
+
+@pytest.mark.parametrize("settings", [{"width": 1.5}, {"depth": 2}, {"resolution": 0.5}])
+def test_a_smaller_network_is_no_larger_and_sees_what_the_model_sees(settings: dict[str, float]) -> None:
+    with pytest.raises(TechniqueError, match="smaller takes a width and a depth of at most 1, and no resolution"):
+        Architecture(**settings).decide(teacher_of("plain"), context_of("plain"))
+
+
+def test_every_network_can_be_named() -> None:
+    assert set(get_args(Network)) == {*NETWORKS, "smaller"}
 
 
 LIGHT = Architecture(network="mobilenet_v2", width=0.1)
