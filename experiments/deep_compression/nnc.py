@@ -114,11 +114,11 @@ def main() -> None:
                      "decibels": -10 * np.log10(noise), "accuracy": accuracy})  # fmt: skip
 
     for group, rate in itertools.product((0, -1), (0.0, 0.1, 0.2)):
-        for bits in (2, 3, 4, 5):
+        for bits in (2, 3, 4):
             found, size = by_rate(model, {"bits": bits, "group": group, "rate": rate}, context)
             add(f"low_bit, {'one grid' if group else 'a grid an output'}, rate {rate:g}", f"{bits} bits", found, size)
     chosen = {name: weights[name] for name in found}
-    for dependent, price in ((0, 0.0), (0, 0.2), (1, 0.0), (1, 0.2)):
+    for dependent, price in ((0, 0.2), (1, 0.2)):
         name = f"NNC{', dependent quantization' if dependent else ''}, lambda scale {price:g}"
         for place, found, size in by_nnc(sys.argv[1], chosen, dependent, price):
             add(name, f"qp {place}", found, size)

@@ -73,7 +73,6 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "most channels, prune and share": [*NARROWEST, *deep(0.65, 3, distill, 40)],
     "most channels, prune more and share": [*NARROWEST, *deep(0.7, 3, distill, 40)],
     "most channels, prune more and share by rate": by_rate([*NARROWEST, *deep(0.7, 3, distill, 40)]),
-    "prune more and share by rate": by_rate(deep(0.95, 4, finetune)),
 }
 COLUMNS = ["case", "seed", "size_bytes", "bound_bytes", "compression_ratio", "params", "nonzero_params", "accuracy",
            "accuracy_low", "accuracy_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "latency_ms",
