@@ -10,6 +10,13 @@ SWEEPS = 8
 LAYER_BYTES = 75  # what one more convolution adds to a file besides its weights: node, names and shapes; rarely more
 
 
+class Sealed(nn.Module):
+    """A layer of several operations that stays whole: neither what it reads nor what it gives is cut by channels."""
+
+    inputs: int
+    outputs: int
+
+
 def rank_by_energy(singular_values: Tensor, energy: float) -> int:
     """The smallest rank that keeps a share `energy` of the squared singular values, and at least 1."""
     squares = singular_values.double() ** 2

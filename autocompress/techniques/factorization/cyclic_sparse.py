@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, pad
 from ...errors import NothingToDo
 from ...recipe import Kind, Range
 from ..base import Context, Decision, Technique
-from ..layers import shrinks
+from ..layers import Sealed, shrinks
 from ..replacing import replace_layers, unreplaceable
 
 # What one factor adds to a file besides its weights, in layers: it is so many operators, or about.
@@ -123,7 +123,7 @@ def gathered(products: Tensor, outputs: int, distance: int) -> Tensor:
     return pad(rows, [0, turns * outputs - fan * length]).reshape(-1, turns, outputs).sum(1)
 
 
-class CyclicLinear(nn.Module):
+class CyclicLinear(Sealed):
     """A linear layer as sparse factors; inputs may have any number of leading dimensions.
 
     factors: (F(1), inputs), then (F(l), outputs): entry (j, i) weighs what input i gives to output i + j * D(l).
@@ -131,7 +131,7 @@ class CyclicLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, fans: Sequence[int], bias: bool) -> None:
         super().__init__()
-        self.outputs, self.distances = outputs, distances(fans)
+        self.inputs, self.outputs, self.distances = inputs, outputs, distances(fans)
         widths = [inputs, *[outputs] * (len(fans) - 1)]
         self.factors = nn.ParameterList(torch.zeros(fan, width) for fan, width in zip(fans, widths, strict=True))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
@@ -145,7 +145,7 @@ class CyclicLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class CyclicConv2d(nn.Module):
+class CyclicConv2d(Sealed):
     """A convolution whose kernel is made of sparse factors: where a file is loaded, and at each step of a training.
 
     On whole images sparse factors one after the other would take several times as long as their product.
@@ -155,6 +155,7 @@ class CyclicConv2d(nn.Module):
 
     def __init__(self, layer: nn.Conv2d, fans: Sequence[int]) -> None:
         super().__init__()
+        self.inputs, self.outputs = layer.in_channels, layer.out_channels
         self.shape, self.distances = layer.weight.shape, distances(fans)
         self.window: dict[str, Any] = {key: getattr(layer, key) for key in ("stride", "padding", "dilation")}
         self.first = nn.Parameter(torch.zeros(math.prod(layer.kernel_size), layer.in_channels, fans[0]))
@@ -163,10 +164,9 @@ class CyclicConv2d(nn.Module):
 
     def kernel(self) -> Tensor:
         """The product of the factors, as a convolution takes it: (outputs, inputs, height, width)."""
-        outputs = self.shape[0]
-        found = dense(self.first, outputs, 1)  # (kernel, inputs, outputs)
+        found = dense(self.first, self.outputs, 1)  # (kernel, inputs, outputs)
         for factor, distance in zip(self.factors, self.distances[1:], strict=True):
-            found = found @ dense(factor.unsqueeze(0), outputs, distance)
+            found = found @ dense(factor.unsqueeze(0), self.outputs, distance)[0]
         return found.permute(2, 1, 0).reshape(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:

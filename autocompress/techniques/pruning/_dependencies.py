@@ -17,13 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..layers import Sealed
 from ..outputs import thawed
-from ._modules import Recurrent, is_depthwise, is_layer
+from ._modules import Recurrent, Whole, is_depthwise, is_layer
 from ._torch_pruning import torch_pruning
 from ._views import heads_of, map_positions, shuffles
 
 Row = list[Any]  # a layer's or parameter's name, whether its outputs, positions
-OPAQUE = (nn.RNNBase, nn.MultiheadAttention)
+OPAQUE = (nn.RNNBase, nn.MultiheadAttention, Sealed)
 # Where models write down their width for their own use, beside the layers that have it.
 WIDTHS = ("hidden_dim", "embed_dim", "hidden_size", "d_model")
 
@@ -97,7 +98,8 @@ def find_groups(
 ) -> tuple[list[Group], dict[str, str]]:
     """All groups without an ignored layer's outputs, and the layers that are left alone, with the reason."""
     tp = torch_pruning()
-    pruners = {kind: Recurrent() for kind in (nn.LSTM, nn.GRU, nn.RNN)}
+    pruners: dict[type[nn.Module], Any] = {kind: Recurrent() for kind in (nn.LSTM, nn.GRU, nn.RNN)}
+    pruners |= {type(module): Whole() for module in model.modules() if isinstance(module, Sealed)}
     found: list[Group] = []
     skipped: dict[str, str] = {}
     with _traceable(model):
@@ -146,6 +148,9 @@ def _obstacle(graph: Any, items: Any, group: Group) -> str | None:
         return "its channels cannot be told apart"
     if group.channels % group.copies:
         return f"its {group.channels} channels do not part into {group.copies} equal shares"
+    sealed = next((part.name for part in group.parts if isinstance(part.module, Sealed)), None)
+    if sealed is not None:
+        return f"its channels are those of {sealed}, which stays whole"
     if any(shuffles(item.dep.target) for item in items):
         return "its channels are shuffled with others"
     if any(

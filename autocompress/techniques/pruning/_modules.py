@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ..layers import Sealed
+
 
 def is_layer(module: Any) -> bool:
     """Whether a module mixes channels: a convolution that is not depthwise, a linear or a recurrent layer."""
@@ -76,6 +78,31 @@ class Recurrent:
 
     def get_in_channel_groups(self, layer: nn.RNNBase) -> int:
         """One: inputs are free of one another."""
+        return 1
+
+    get_out_channel_groups = get_in_channel_groups
+
+
+class Whole:
+    """How torch-pruning is to see a layer that is not cut: by its widths."""
+
+    pruning_dim = -1
+
+    def prune_out_channels(self, layer: Sealed, positions: list[int]) -> None:
+        """Nothing: a group that reaches it is left alone."""
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Sealed) -> int:
+        """How many outputs it has."""
+        return layer.outputs
+
+    def get_in_channels(self, layer: Sealed) -> int:
+        """How many inputs it has."""
+        return layer.inputs
+
+    def get_in_channel_groups(self, layer: Sealed) -> int:
+        """One."""
         return 1
 
     get_out_channel_groups = get_in_channel_groups

@@ -1,5 +1,6 @@
 """A network of networks: several small students of one teacher, each of which learns some of its filters."""
 
+import math
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -17,7 +18,7 @@ from ..base import Context, Decision, Technique
 from ..teacher import Teacher, distillation_loss
 from ._communities import activity, divided, hub_weights, modularity
 
-SMALL = 8  # students halve an image until its shorter side is at most so long
+SMALL = 8  # students halve an image, once at least, until its shorter side is at most so long
 
 
 class Nonn(Technique):
@@ -151,7 +152,7 @@ def part_loss(features: Tensor, teacher: Tensor, parts: list[list[int]]) -> Tens
 class Students(nn.Module):
     """Students side by side, whose features one linear layer joins; made as a decision of Nonn says.
 
-    An image is halved until its shorter side is at most 8 long, and channels double each time.
+    An image is halved, once at least, until its shorter side is at most 8 long, and channels double each time.
     """
 
     def __init__(self, decision: Decision) -> None:
@@ -169,10 +170,10 @@ class Students(nn.Module):
 
 def _student(features: int, width: int, image: list[int]) -> nn.Sequential:
     channels, *sides = image
-    layers, side = [*_layer(channels, width, 1)], min(sides)
-    while side > SMALL:
+    layers = _layer(channels, width, 1)
+    for _ in range(max(1, math.ceil(math.log2(min(sides) / SMALL)))):
         layers += _layer(width, 2 * width, 2)
-        width, side = 2 * width, -(-side // 2)
+        width *= 2
     return nn.Sequential(*layers, *_layer(width, features, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 

@@ -14,6 +14,7 @@ from autocompress.artifacts.packing import pack
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import NothingToDo
 from autocompress.measure.size import measure_size
+from autocompress.techniques import registry
 from autocompress.techniques.factorization.cyclic_sparse import (
     CyclicConv2d,
     CyclicLinear,
@@ -26,7 +27,7 @@ from autocompress.techniques.factorization.cyclic_sparse import (
     gathered,
 )
 from autocompress.testing.models import Plain, seeded
-from autocompress.testing.work import context_of
+from autocompress.testing.work import context_of, example_of
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -234,3 +235,14 @@ def test_biases_are_kept() -> None:
         model.fc1.weight.zero_()
         small = CyclicSparse().apply(model, {"fans": {"fc1": [8, 4]}})
         assert torch.equal(small.fc1(torch.ones(1, 96))[0], model.fc1.bias)
+
+
+def test_channels_that_the_factors_read_or_give_stay_and_others_are_pruned() -> None:
+    context, step = context_of("plain"), CyclicSparse(layers=("fc1",))
+    model = seeded(Plain)
+    model = step.apply(model, step.decide(model, context)).eval()
+    pruning: Any = registry()["channel_pruning"](ratio=0.5, importance="l1", scope="layer")
+    decision = pruning.decide(model, context)
+    assert decision["skipped"]["conv2"] == "its channels are those of fc1, which stays whole"
+    assert [*decision["layers"]] == ["conv1.weight"]
+    assert pruning.apply(model, decision)(*example_of("plain")).shape == (3, 4)
