@@ -38,7 +38,7 @@ def test_the_filters_of_the_last_convolution_are_divided_among_the_students() ->
 
 
 def test_a_student_has_a_feature_for_each_filter_of_its_part_and_halves_the_image_to_eight() -> None:
-    """12 pixels: one halving; 40: three. By hand, weights of 3x3 kernels, two of each normalization, and the join."""
+    """12 and 8 pixels: one halving; 40: three. By hand: kernels, two numbers a normalization, and the join."""
     small = Students(decision())
     first = 9 * 3 * 4 + 9 * 4 * 8 + 2 * (4 + 8)
     assert sum(p.numel() for p in small.students[0].parameters()) == first + 9 * 8 * 2 + 2 * 2
@@ -47,6 +47,8 @@ def test_a_student_has_a_feature_for_each_filter_of_its_part_and_halves_the_imag
     large = Students(decision(image=[1, 40, 60]))
     strides = [m.stride[0] for m in large.students[0] if isinstance(m, nn.Conv2d)]
     assert strides == [1, 2, 2, 2, 1]
+    tiny = Students(decision(image=[1, 8, 8])).students[0]
+    assert [m.stride[0] for m in tiny if isinstance(m, nn.Conv2d)] == [1, 2, 1]
     assert large(torch.zeros(2, 1, 40, 60)).shape == (2, 4)
 
 
