@@ -242,7 +242,17 @@ def test_steps_cannot_be_changed() -> None:
 def test_data_holds_the_defaults_so_that_a_recipe_outlives_a_change_of_them() -> None:
     assert recipe_from_yaml("version: 1\nsteps: [finetune]").to_data() == {
         "version": 1,
-        "steps": [{"technique": "finetune", "epochs": 3, "learning_rate": 0.002, "batch_size": 64, "rewind": False}],
+        "steps": [
+            {
+                "technique": "finetune",
+                "epochs": 3,
+                "learning_rate": 0.002,
+                "batch_size": 64,
+                "rewind": False,
+                "last": 0,
+                "block_decay": 1.0,
+            }
+        ],
     }
 
 
