@@ -139,14 +139,18 @@ def quietly() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _cache_torchlib() -> None:
-    """Let the exporter read its operators once a process; it reads them anew at each call, most of its time."""
+    """Let the exporter read its operators once a process and trace a model once: it does so anew, most of its time."""
     try:
         from onnxscript._framework_apis import torch_2_5
         from torch._export import utils
         from torch.export import _trace, decomp_utils, exported_program  # with which torch knows of all operators
-        from torch.onnx._internal.exporter import _registration
+        from torch.onnx._internal.exporter import _fx_passes, _registration
+
+        from .lowering import lowered
     except ImportError:
         return
+    passes: Any = _fx_passes
+    passes.decompose_with_registry = lowered
     torch_2_5.get_torchlib_ops = functools.lru_cache(maxsize=1)(torch_2_5.get_torchlib_ops)
     registry: Any = getattr(_registration, "ONNXRegistry", None)
     if hasattr(registry, "from_torchlib"):
