@@ -146,11 +146,11 @@ def _cache_torchlib() -> None:
         from torch.export import _trace, decomp_utils, exported_program  # with which torch knows of all operators
         from torch.onnx._internal.exporter import _fx_passes, _registration
 
-        from .lowering import lowered
+        from .lowering import insert_casts, lowered
     except ImportError:
         return
     passes: Any = _fx_passes
-    passes.decompose_with_registry = lowered
+    passes.decompose_with_registry, passes.insert_type_promotion_nodes = lowered, insert_casts
     torch_2_5.get_torchlib_ops = functools.lru_cache(maxsize=1)(torch_2_5.get_torchlib_ops)
     registry: Any = getattr(_registration, "ONNXRegistry", None)
     if hasattr(registry, "from_torchlib"):

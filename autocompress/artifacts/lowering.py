@@ -1,6 +1,7 @@
 """Operators that the exporter has no function for, by those that it has: each one where it stands in the graph.
 
-Torch's exporter traces the whole graph once more for this, which is most of the time of an export.
+Torch's exporter traces the whole graph once more for this, and runs it once more to see which inputs of unlike kinds
+have to be cast: most of the time of an export.
 """
 
 import contextlib
@@ -15,6 +16,12 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.onnx._internal.exporter import _decomp, _fx_passes
+from torch.onnx._internal.fx.passes.type_promotion import (
+    InsertTypePromotion,
+    TypePromotionTable,
+    get_type_promotion_rule,
+)
+from torch.onnx._internal.fx.type_utils import from_scalar_type_to_torch_dtype
 
 _whole = _fx_passes.decompose_with_registry
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -124,3 +131,32 @@ def _put(program: ExportedProgram, node: fx.Node, result: Any) -> None:
             assert user.target is operator.getitem
             _put(program, user, result[user.args[1]])
     node.graph.erase_node(node)
+
+
+def insert_casts(graph_module: fx.GraphModule) -> None:
+    """Cast inputs of unlike kinds where an operator has some, in graphs inside the graph too."""
+    table = TypePromotionTable()
+    for module in graph_module.modules():
+        assert isinstance(module, fx.GraphModule)
+        if any(_is_cast(node, table) for node in module.graph.nodes):
+            InsertTypePromotion(module, table).run()
+
+
+def _is_cast(node: fx.Node, table: TypePromotionTable) -> bool:
+    """Whether an input of a node is of another kind than the rule of its operator says."""
+    if (rule := get_type_promotion_rule(node, table)) is None:
+        return False
+    if any("val" not in value.meta for value in node.all_input_nodes):
+        return True
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda value: value.meta["val"])
+    said = rule.preview_type_promotion(args, kwargs)
+    given = [(args[place], kind) for place, kind in said.args_dtypes.items()]
+    given += [(kwargs[name], kind) for name, kind in said.kwargs_dtypes.items()]
+    return any(_is_other(value, kind) for value, kind in given if kind is not None)
+
+
+def _is_other(value: Any, kind: torch.dtype) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_is_other(part, kind) for part in value)
+    own = value.dtype if isinstance(value, torch.Tensor) else from_scalar_type_to_torch_dtype(type(value))
+    return own != kind

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.onnx._internal.exporter import _fx_passes
+from torch.onnx._internal.fx.passes.type_promotion import InsertTypePromotion
 
 from autocompress.artifacts import lowering
 from autocompress.artifacts.export import export_onnx, strip
@@ -56,12 +57,23 @@ class Kept(nn.Module):
         return made * 2
 
 
+class Mixed(nn.Module):
+    """Sums, products and comparisons of numbers of unlike kinds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        above = x > 0
+        whole = (x * 3).round().long()
+        halves = torch.cat([whole, 2 * whole], 1) / 2
+        return torch.where(above, 1.5 * x, 1) + halves[:, :3] + above.sum(1, keepdim=True)
+
+
 def exports(model: Callable[[], nn.Module], example: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The file, the file of a graph that was traced as a whole, and how often that was done for the first."""
     export_onnx(nn.ReLU(), IMAGES)  # from now on torch's exporter calls ours
     whole, calls = lowering._whole, []
     with monkeypatch.context() as patch:
         patch.setattr(_fx_passes, "decompose_with_registry", whole)
+        patch.setattr(_fx_passes, "insert_type_promotion_nodes", lambda given: InsertTypePromotion(given).run())
         expected = export_onnx(seeded(model), example)
     with monkeypatch.context() as patch:
         patch.setattr(lowering, "_whole", lambda *given: calls.append(1) or whole(*given))
@@ -76,8 +88,11 @@ def test_the_file_is_that_of_the_whole_graph(name: str, monkeypatch: pytest.Monk
     assert not wholes
 
 
-def test_operators_in_place_and_of_several_results_are_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, expected, wholes = exports(Many, IMAGES, monkeypatch)
+@pytest.mark.parametrize("model", [Many, Mixed])
+def test_operators_in_place_of_several_results_and_on_unlike_kinds_are_spelled_out(
+    model: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, expected, wholes = exports(model, IMAGES, monkeypatch)
     assert found == expected
     assert not wholes
 
