@@ -48,6 +48,15 @@ class Seen(nn.Module):
         return view
 
 
+class Through(Seen):
+    """A view is changed in place, which what it is a view of shows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.conv(x)
+        made[:, :4].relu_()
+        return made
+
+
 class Kept(nn.Module):
     """In place a tensor keeps its kind; out of place the sum would be of 64 bits."""
 
@@ -97,7 +106,7 @@ def test_operators_in_place_of_several_results_and_on_unlike_kinds_are_spelled_o
     assert not wholes
 
 
-@pytest.mark.parametrize("model", [Seen, Kept])
+@pytest.mark.parametrize("model", [Seen, Through, Kept])
 def test_the_graph_is_traced_as_a_whole_where_a_change_in_place_shows(
     model: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
