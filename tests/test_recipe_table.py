@@ -42,12 +42,15 @@ def test_lines_of_the_table_are_what_their_recipes_come_to(truth, experiment: Si
     lines = truth.lines.iloc[[7, 1900]]
     rows = [table.choices(line, truth.space) for line in lines.to_dict("records")]
     found = table.measured(truth.task, rows, truth.space).iloc[1:]
-    for name in ("latency_ms", "facts_latency_ms"):
-        np.testing.assert_allclose(found[name], lines[name], rtol=1e-5)
-    # Another processor rounds other sums, which training enlarges.
+    np.testing.assert_allclose(found["latency_ms"], lines["latency_ms"], rtol=1e-5)
+    # The noise is drawn by a digest of the recipe, which techniques that gain settings change.
+    for rows_of in (found, lines):
+        off = np.log(rows_of["facts_latency_ms"].to_numpy() / rows_of["latency_ms"].to_numpy())
+        assert (np.abs(off) < 4 * table.SPEED_NOISE).all()
+    # Another processor rounds other sums, which training enlarges, and other digests draw other batches.
     np.testing.assert_allclose(found["size_bytes"], lines["size_bytes"], rtol=0.03)
     np.testing.assert_allclose(found["facts_size_bytes"], lines["facts_size_bytes"], rtol=0.03)
-    np.testing.assert_allclose(found["accuracy"], lines["accuracy"], atol=0.03)
+    np.testing.assert_allclose(found["accuracy"], lines["accuracy"], atol=0.06)
 
 
 def test_a_search_repeats(truth, experiment: SimpleNamespace) -> None:
