@@ -248,6 +248,7 @@ def test_data_holds_the_defaults_so_that_a_recipe_outlives_a_change_of_them() ->
                 "epochs": 3,
                 "learning_rate": 0.002,
                 "batch_size": 64,
+                "rate": 0.0,
                 "rewind": False,
                 "last": 0,
                 "block_decay": 1.0,
@@ -295,7 +296,7 @@ def test_a_recipe_may_have_no_steps(text: str) -> None:
          " {technique: finetune, epochs: 3}"),
         ("version: 1\nsteps:\n - {technique: 5}", "r.yaml:3: steps.0: a step is a mapping such as"
          " {technique: finetune, epochs: 3}"),
-        ("version: 1\nsteps:\n - no", f"r.yaml:3: steps.0: unknown technique 'no'; known: {', '.join(NAMES)}"),
+        ("version: 1\nsteps:\n - zzz", f"r.yaml:3: steps.0: unknown technique 'zzz'; known: {', '.join(NAMES)}"),
         ("version: 1\nsteps:\n - finetun", "r.yaml:3: steps.0: unknown technique 'finetun'; did you mean 'finetune'?"),
         ("version: 1\nsteps:\n - technique: svd\n   enrgy: 0.5", "r.yaml:4: steps.0.enrgy: unknown key; did you mean"
          " 'energy'?"),

@@ -27,8 +27,8 @@ class LowBit(Technique):
     by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(2, 8, step=1)] = Field(4, ge=2, le=8)
-    group: Annotated[int, Choice(-1, 0, 32, 128)] = Field(0, ge=-1)
-    rate: Annotated[float, Range(0.0, 0.2, step=0.1)] = Field(0.0, ge=0, le=1)
+    group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=-1)
+    rate: float = Field(0.0, ge=0, le=1)
     keep: tuple[str, ...] = ()
 
     def decide(self, model: onnx.ModelProto, context: Context) -> Decision:

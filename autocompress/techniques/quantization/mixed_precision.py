@@ -47,8 +47,8 @@ class MixedPrecision(Technique):
     by_layer: ClassVar[bool] = True
 
     bits: Annotated[float, Range(2.5, 6, step=0.5)] = Field(4.0, ge=2, le=8)
-    group: Annotated[int, Choice(-1, 0, 32, 128)] = Field(0, ge=-1)
-    rate: Annotated[float, Range(0.0, 0.2, step=0.1)] = Field(0.0, ge=0, le=1)
+    group: Annotated[int, Choice(0, 32, 128)] = Field(0, ge=-1)
+    rate: float = Field(0.0, ge=0, le=1)
     keep: tuple[str, ...] = ()
     examples: int = Field(128, ge=1)
 

@@ -38,7 +38,7 @@ class WeightClustering(Technique):
     by_layer: ClassVar[bool] = True
 
     bits: Annotated[int, Range(2, 6, step=1)] = Field(4, ge=1, le=8)
-    rate: Annotated[float, Range(0.0, 0.2, step=0.1)] = Field(0.0, ge=0, le=1)
+    rate: float = Field(0.0, ge=0, le=1)
     keep: tuple[str, ...] = ()
 
     def decide(self, model: nn.Module, context: Context) -> Decision:
