@@ -1,6 +1,9 @@
 """The training loop: its schedule, its arithmetic on one step, and what it does when training diverges."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -400,6 +403,15 @@ def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
 
 
 def test_readers_of_their_own_give_the_same_training() -> None:
+    """In a fresh process: readers are forked, which one that other tests left full of threads may not survive."""
+    code = "import test_training; test_training.check_readers()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def check_readers() -> None:
     data = torch.randn(20, 1)
     weights = []
     for workers in (0, 2):
