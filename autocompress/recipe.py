@@ -173,7 +173,7 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     parts = []
     for step in recipe["steps"]:
         # Epochs of a step that could prune in cycles, but does not, are none.
-        shown = [key for key in step if key in _SHOWN and not (key in ("epochs", "alpha") and step.get("cycles") == 1)]
+        shown = [key for key in step if key in _SHOWN and not (key == "epochs" and step.get("cycles") == 1)]
         settings = [_setting(key, step[key]) for key in shown if step[key] != _USUAL.get(key)]
         settings += [f"layers {_either(step['layers'])}"] if "layers" in step else []
         parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])
@@ -181,11 +181,21 @@ def recipe_line(recipe: dict[str, Any]) -> str:
 
 
 _SHOWN = (
-    *("network", "width", "depth", "resolution"),
+    *("network", "students", "width", "depth", "resolution", "fan_out"),
     *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
-    *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "beta", "bits", "calibration"),
+    *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "beta", "last"),
+    *("bits", "rate", "calibration"),
 )
-_USUAL = {"cycles": 1, "rank": "energy", "variant": "channel", "depth": 1, "resolution": 1}  # not worth a word
+_USUAL = {  # not worth a word
+    "cycles": 1,
+    "rank": "energy",
+    "variant": "channel",
+    "depth": 1,
+    "resolution": 1,
+    "alpha": 0,
+    "last": 0,
+    "rate": 0,
+}
 
 
 def _setting(key: str, value: Any) -> str:

@@ -97,17 +97,17 @@ class Context:
 
     @property
     def products(self) -> float:
-        """The multiplications that an example takes in the uncompressed model: as torch counts them, or one a weight.
+        """The multiplications that an example takes in the original model: as torch counts them, or one a weight.
 
         What is looked at follows from it, not from how fast a machine is, so that a search repeats.
         """
-        return self.cached("products of an example", self._products)
+        return self.cached("products of an example", self._products) if self.student is None else self._products()
 
     def _products(self) -> float:
         inputs, counter = next(batches(self.train, 1)).inputs, FlopCounterMode(display=False)
         with contextlib.suppress(Exception), torch.no_grad(), counter:  # what uses the model says what is wrong with it
-            self.teacher(*inputs)
-        weights = sum(parameter.numel() for parameter in self.teacher.parameters())
+            self.original(*inputs)
+        weights = sum(parameter.numel() for parameter in self.original.parameters())
         return max(counter.get_total_flops() / 2, float(weights), 1.0)  # torch counts no recurrent layers
 
     def affordable(self, examples: int) -> int:

@@ -37,8 +37,8 @@ class MixedPrecision(Technique):
     measures how far outputs move on training data. A layer with more than a quarter of all weights may also have a
     quarter, half or three quarters of its scales at one bit more than the others, those that gain most: a whole bit
     of it is too much or too little for most limits. Where a scan would take too long it takes fewer examples, and then
-    one width, from which the others follow as squared errors do. group, rate and keep are those of
-    low_bit.
+    one width, from which the others follow as squared errors do. group, rate and keep are
+    those of low_bit.
     """
 
     technique: ClassVar[str] = "mixed_precision"

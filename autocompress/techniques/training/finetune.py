@@ -60,8 +60,8 @@ def _last(model: nn.Module, count: int) -> tuple[str, ...]:
 def _early(context: Context) -> nn.Module:
     if context.student is not None:
         raise TechniqueError(
-            "finetune with rewind goes back to weights of early in the model's training, and after architecture the "
-            "model is another network, which has none: leave rewind out"
+            "finetune with rewind goes back to weights of early in the model's training, and a step before it put "
+            "another network in the model's place, which has none: leave rewind out"
         )
     if context.early is None:
         raise TechniqueError(

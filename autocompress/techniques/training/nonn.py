@@ -36,6 +36,7 @@ class Nonn(Technique):
     needs: ClassVar[str] = "images, and a convolution with a filter for each student"
     family: ClassVar[str] = "distillation"
     kind: ClassVar[Kind] = "train"
+    anew: ClassVar[bool] = True
 
     students: Annotated[int, Range(2, 4, step=1)] = Field(2, ge=1, le=64)
     width: Annotated[int, Range(4, 32, log=True)] = Field(8, ge=1, le=1024)

@@ -41,6 +41,12 @@ def test_a_sample_of_a_small_model_is_as_it_was_asked_for() -> None:
     assert [len(batch.index) for batch in context.sample(10)] == [64]
 
 
+def test_another_network_in_the_models_place_counts_by_itself() -> None:
+    context = context_of_rows()
+    assert context.products == 83
+    assert replace(context, student=nn.Linear(6, 3)).products == 6 * 3 + 3
+
+
 def test_a_recurrent_layer_counts_for_its_weights_and_a_convolution_for_every_place() -> None:
     rows = TensorDataset(torch.randn(8, 5, 6), torch.arange(8) % 3)
     context = Context(Classification(nn.Identity, rows, rows, rows), nn.LSTM(6, 4, batch_first=True), 0)

@@ -138,7 +138,7 @@ def test_rewinding_is_refused_after_another_architecture() -> None:
     found = trial.prepare(trial_spec(STUDENT, {"technique": "finetune", "rewind": True, "epochs": 1}), large_baseline())
     assert isinstance(found, Failed)
     assert "finetune with rewind" in found.reason
-    assert "after architecture the model is another network" in found.reason
+    assert "put another network in the model's place" in found.reason
 
 
 def test_layers_of_later_steps_are_those_of_the_student() -> None:

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from plain import plain_baseline, trial_spec
 from torch import Tensor, nn
 
 from autocompress.errors import NothingToDo, TechniqueError
+from autocompress.outcome import Failed
 from autocompress.tasks import Classification
 from autocompress.techniques import Context
 from autocompress.techniques.training.nonn import Nonn, Students, Watched, part_loss
@@ -14,6 +16,7 @@ from autocompress.testing import make_task
 from autocompress.testing.models import Plain, seeded
 from autocompress.testing.own_models import OWN
 from autocompress.testing.work import context_of, example_of, teacher_of
+from autocompress.trial.trial import prepare
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "examples": 32}
 
@@ -140,3 +143,10 @@ def test_behind_a_step_that_changed_the_model_it_is_refused() -> None:
     model.conv1 = nn.Conv2d(3, 15, 3)
     with pytest.raises(TechniqueError, match="what steps before it did is lost: put it first"):
         Nonn(**QUICK).decide(model, context_of("plain"))
+
+
+def test_rewinding_behind_it_is_refused_as_early_weights_are_the_models() -> None:
+    steps = {"technique": "nonn", "width": 4, **QUICK}, {"technique": "finetune", "rewind": True, "epochs": 1}
+    found = prepare(trial_spec(*steps), plain_baseline())
+    assert isinstance(found, Failed)
+    assert "put another network in the model's place" in found.reason
