@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 VALUES, SHARED = 257, 4  # as many values as 8 bits and zero give, each for four weights or more on average
+BLOCKS = range(2, 9)
 SAMPLED = 4096
 
 
@@ -30,8 +31,8 @@ class Zeros:
 class Held:
     """Weights that were pruned, and weights that share values: each value is trained as one number.
 
-    A tensor is taken for one of shared values when it holds few for its size: then all weights of a value move by
-    their mean step, as their gradients would be summed (Han et al., 2016, section 3.3).
+    A tensor is taken for one of shared values when it holds few for its size, or few blocks of them: then all weights
+    of a value move by their mean step, as their gradients would be summed (Han et al., 2016, section 3.3).
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -53,7 +54,28 @@ class Held:
 
 
 def shared_values(weight: Tensor) -> Tensor | None:
-    """For each number of a tensor, which of its values it has; None where values are not shared by SHARED each."""
+    """For each number of a tensor, which of its values it has; None where values are not shared by SHARED each.
+
+    Where whole blocks of numbers in a row are shared, each place of each of these blocks is a value of its own.
+    """
+    found = _single(weight)
+    if found is not None or weight.dim() < 2:
+        return found
+    flat = weight.detach().flatten()
+    for length in BLOCKS:
+        if flat.numel() % length or flat.numel() < length * SHARED:
+            continue
+        rows = flat.view(-1, length)
+        if torch.unique(rows[:: len(rows) // SAMPLED + 1], dim=0).shape[0] > VALUES:
+            continue
+        known, which = torch.unique(rows, dim=0, return_inverse=True)
+        if 1 < len(known) <= min(VALUES, len(rows) // SHARED):
+            places: Tensor = which[:, None] * length + torch.arange(length, device=flat.device)
+            return places.flatten()
+    return None
+
+
+def _single(weight: Tensor) -> Tensor | None:
     flat = weight.detach().flatten()
     if weight.dim() < 2 or flat.numel() < SHARED:
         return None

@@ -81,7 +81,7 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signat
         raise ArtifactError(f"torch cannot export this model to ONNX: {reason}") from error
     assert program is not None
     _rename_clashes(program.model.graph)
-    return cast_weights(program.model_proto)
+    return cast_weights(flattened(program.model_proto))
 
 
 def _rename_clashes(graph: Any) -> None:
@@ -96,6 +96,33 @@ def _rename_clashes(graph: Any) -> None:
         if value.name in taken and not any(value is other for other in fixed):
             names = (f"{value.name}.{count}" for count in itertools.count())
             value.name = next(name for name in names if name not in used)
+
+
+def flattened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with Flatten for each Reshape that keeps the first axis and joins all others; it is changed.
+
+    That is known where the exporter wrote both shapes down, and spares the file a tensor.
+    """
+    shapes = {value.name: _axes(value) for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
+    gone: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type != "Reshape" or node.domain:
+            continue
+        before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
+        if len(before) > 1 and len(after) == 2 and before[0] and before[0] == after[0]:
+            gone.add(node.input[1])
+            node.op_type = "Flatten"
+            del node.input[1:], node.attribute[:]
+    gone -= {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def _axes(value: onnx.ValueInfoProto) -> list[int | str]:
+    """Each axis by its length, or by the name of what it varies with."""
+    return [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim]
 
 
 def cast_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,6 +23,7 @@ from .export import strip
 
 Array = NDArray[Any]
 PACKABLE = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8}
+BLOCKS = range(1, 9)  # numbers in a row that one entry of a book may stand for
 LEAST = 32  # below as many numbers no packing pays for its call
 LARGEST_BOOK = 256
 SAMPLED = 4096  # a sample of as many numbers tells most tensors that no book could hold
@@ -159,33 +160,67 @@ def ways(tensor: TensorProto) -> list[Call]:
 
 
 def _of_few_values(flat: Array, shape: TensorProto) -> list[Call]:
-    """A tensor by a book of its values: with entries of 4 or 8 bits, of any width, and in a prefix code."""
-    bits = _bits(flat)
-    if not len(flat) or len(np.unique(bits[:: len(bits) // SAMPLED + 1])) > LARGEST_BOOK:
-        return []
-    known, numbers = distinct(bits)
-    if len(known) > LARGEST_BOOK:
-        return []
-    book, width = known.view(flat.dtype), max(int(len(known) - 1).bit_length(), 1)
-    plain = numpy_helper.from_array(book)
+    """A tensor by a book of its values, or of blocks of them in a row (Gong et al., 2014: product quantization)."""
+    numbers = _bits(flat)
+    single = _few_rows(numbers[:, None])
+    if single is not None:
+        numbers = single[1]  # which are as different, and compared faster
+    found = []
+    for length in (length for length in BLOCKS if len(flat) and len(flat) % length == 0):
+        rows = single if length == 1 else _few_rows(numbers.reshape(-1, length))
+        if rows is not None:
+            first, which = rows
+            book = flat[first] if length == 1 else flat.reshape(-1, length)[first]
+            found += _by_book(book, which, shape, length == 1)
+    return found
+
+
+def _few_rows(rows: Array) -> tuple[Array, Array] | None:
+    """Where each of the different rows is, and which of them each row is; None where a book would not hold them."""
+    if len(np.unique(rows[:: len(rows) // SAMPLED + 1], axis=0)) > LARGEST_BOOK:
+        return None
+    which: Array = np.zeros(len(rows), np.int64)
+    for column in rows.T:
+        known, numbers = distinct(column)
+        if len(known) > LARGEST_BOOK:
+            return None
+        which = which * len(known) + numbers
+        there = np.bincount(which) > 0
+        if there.sum() > LARGEST_BOOK:
+            return None
+        which = (np.cumsum(there) - 1)[which]
+    first = np.zeros(int(which.max(initial=-1)) + 1, np.int64)
+    first[which[::-1]] = np.arange(len(rows))[::-1]
+    return first, which.astype(np.uint8)
+
+
+def _by_book(book: Array, numbers: Array, shape: TensorProto, whole: bool) -> list[Call]:
+    """Entries of a book by their numbers: of 4 or 8 bits, of any width, and in a prefix code.
+
+    whole: whether there are as many as the shape says, each one number.
+    """
+    width = max(int(len(book) - 1).bit_length(), 1)
+    plain, count = numpy_helper.from_array(book), shape
+    if not whole:
+        count = _whole(np.array([len(numbers)]), TensorProto.INT64)
     found = [Call("b", (_raw(numbers, TensorProto.UINT4 if width <= 4 else TensorProto.UINT8), plain, shape))]
     if width not in (4, 8):
         places = np.arange(width)[::-1]
-        whole = np.append(numbers, np.zeros(-len(numbers) % 8, numbers.dtype))  # then no byte is shared at the end
-        each = (whole[:, None] >> places) & 1
+        padded = np.append(numbers, np.zeros(-len(numbers) % 8, numbers.dtype))  # then no byte is shared at the end
+        each = (padded[:, None] >> places) & 1
         powers = _whole(2**places, TensorProto.INT32)
-        found.append(Call("b", (Call("f", (_column(np.packbits(each.astype(bool))), powers, shape)), plain, shape)))
-    return found + (_in_prefix_code(numbers, book, shape) if len(flat) <= DECODED else [])
+        found.append(Call("b", (Call("f", (_column(np.packbits(each.astype(bool))), powers, count)), plain, shape)))
+    return found + (_in_prefix_code(numbers, book, shape, count) if len(numbers) <= DECODED else [])
 
 
-def _in_prefix_code(numbers: Array, book: Array, shape: TensorProto) -> list[Call]:
+def _in_prefix_code(numbers: Array, book: Array, shape: TensorProto, count: TensorProto) -> list[Call]:
     coded = encode(numbers, decoders.DEEPEST)
     if 8 * len(coded.bits) > DECODED:
         return []
     name = decoders.prefix_name(len(coded.complete))
     table = _whole(np.array(coded.complete), TensorProto.INT32)
     entries = numpy_helper.from_array(book[coded.order])
-    return [Call("b", (Call(name, (_column(coded.bits), table, shape)), entries, shape))]
+    return [Call("b", (Call(name, (_column(coded.bits), table, count)), entries, shape))]
 
 
 def _bits(values: Array) -> Array:
@@ -203,7 +238,8 @@ def _gaps(places: Array, escape: int) -> list[TensorProto | Call]:
     if not len(stream):
         return [plain]
     known, numbers = distinct(stream)
-    return [plain, *_in_prefix_code(numbers, known, _whole(np.array([len(stream)]), TensorProto.INT64))]
+    count = _whole(np.array([len(stream)]), TensorProto.INT64)
+    return [plain, *_in_prefix_code(numbers, known, count, count)]
 
 
 def _column(values: Array) -> TensorProto:

@@ -23,7 +23,7 @@ from .explain import (
 )
 from .importance import ENOUGH, settings_that_mattered
 from .lessons import facts_off
-from .prefixes import Known, Prefix, effects, measured_of, speeds_differ
+from .prefixes import Around, Known, Prefix, effects, measured_of, speeds_differ, transfer_of
 from .repeats import alike
 from .results import Results
 
@@ -92,10 +92,11 @@ def _limits(found: Found, metrics: Metrics) -> list[dict[str, Any]]:
     return [asdict(row) for row in slacks(found.limits, metrics, found.baseline)]
 
 
-def explain_trial(results: Results, number: int, prefixes: Sequence[Prefix]) -> dict[str, Any]:
+def explain_trial(results: Results, number: int, around: Around) -> dict[str, Any]:
     """Why a trial is on the front or not, what each of its steps did, and what came of recipes beside it.
 
-    prefixes: what is known of the model after each step. Raises StudyError for a trial that did not end.
+    around: what is known of the model after each step, and of its network trained from scratch. Raises StudyError for
+    a trial that did not end.
     """
     found, record = found_of(results), results.record(number)
     outcome, metrics = record.outcome, measured_of(record)
@@ -114,7 +115,8 @@ def explain_trial(results: Results, number: int, prefixes: Sequence[Prefix]) -> 
         "baseline": found.baseline,
         "quality": found.quality,
         "objectives": list(found.objectives),
-        "steps": _steps(record.recipe_data, prefixes),
+        "steps": _steps(record.recipe_data, around.prefixes),
+        "from_scratch": transfer_of(results, number, around.scratch),
         "limits": limits,
         "binding_limit": limits[0]["label"] if limits else None,
         "dominates": dominated(number, found) if metrics else [],

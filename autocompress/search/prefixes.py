@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..outcome import Metrics, measured
@@ -10,6 +10,7 @@ from ..recipe import VERSION, digest, fingerprint
 from .files import StudyFiles
 from .records import Record
 from .results import Results
+from .transfer import Scratch, compared
 
 SEARCHED_ON = ("config", "search space")  # what a study is made of besides, and no measurement depends on
 NOT_MEASURED = "not measured"
@@ -22,6 +23,18 @@ class Prefix:
     steps: int
     metrics: Metrics | None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is known around a trial: the model after each of its steps, and its network trained from scratch.
+
+    whole: whether nothing more is worth measuring, as of a trial that was given up.
+    """
+
+    prefixes: list[Prefix]
+    scratch: Scratch | None
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,24 @@ class Known:
         key = self._key({"version": VERSION, "steps": list(steps)})
         self.files.store_prefix(key, {"metrics": prefix.metrics, "note": prefix.note})
 
+    def around(self, number: int, baseline: Metrics) -> Around:
+        """All of it that is known of a trial."""
+        scratch, missing = self.scratch(number), self.missing(number, baseline)
+        whole = measured_of(self.records[number]) is None or (not missing and scratch is not None)
+        return Around(self.prefixes(number, baseline), scratch, whole)
+
+    def scratch(self, number: int) -> Scratch | None:
+        """A trial's network trained from scratch; None where that was not measured."""
+        kept = self.files.load_prefix(self._key(self._beside(number)))
+        return None if kept is None else Scratch(**kept)
+
+    def keep_scratch(self, number: int, scratch: Scratch) -> None:
+        """Keep what was measured. Raises WriteError."""
+        self.files.store_prefix(self._key(self._beside(number)), asdict(scratch))
+
+    def _beside(self, number: int) -> dict[str, Any]:
+        return {**self.records[number].recipe_data, "beside": "from scratch"}
+
     def _key(self, recipe: Mapping[str, Any]) -> str:
         facts = {name: value for name, value in self.made_of.items() if name not in SEARCHED_ON}
         return digest([facts, recipe])[:32]
@@ -112,3 +143,14 @@ class Known:
 def measured_of(record: Record) -> Metrics | None:
     """The metrics of a trial that was measured in full."""
     return None if record.outcome is None else measured(record.outcome)
+
+
+def transfer_of(results: Results, number: int, scratch: Scratch | None = None) -> dict[str, Any] | None:
+    """Whether what a trial takes from the uncompressed model helps it; None where that was not measured.
+
+    scratch: what was measured just now, else what is kept.
+    """
+    scratch, own = scratch or Known.of(results).scratch(number), measured_of(results.record(number))
+    if scratch is None:
+        return None
+    return compared(own, scratch, results.quality, results.quality in results.store.lower)

@@ -143,6 +143,26 @@ def step_remarks(document: dict[str, Any]) -> Iterator[str]:
         yield "~: no faster or slower than the 95% intervals allow for"
 
 
+def transfer_lines(document: dict[str, Any]) -> Iterator[str]:
+    """Whether what a trial takes from the uncompressed model helps it, as far as that was measured."""
+    found, quality = document.get("from_scratch"), document["quality"]
+    if found is None:
+        return
+    if found["verdict"] is None:
+        yield f"not held against the same network trained from scratch: {found['note']}"
+        return
+    own, other = (value_text(quality, row[quality], named=False) for row in (document["metrics"], found["metrics"]))
+    told = f"{quality} {own}, and {other} trained from scratch by the same steps and epochs"
+    match found["verdict"]:
+        case "helps":
+            yield f"transfer helps: {told} (one seed each)"
+        case "harms":
+            yield f"negative transfer: {told} (one seed each): take that recipe instead"
+        case _:
+            yield f"transfer neither helps nor harms as far as {found['examples']:,} examples tell: {told}"
+    yield f"  {recipe_line(found['recipe'])}"
+
+
 def _cells(names: list[str], metrics: Metrics, change: Metrics | None = None, speed_changed: bool = True) -> list[str]:
     """Two cells for each metric: its value, and what it changed by."""
     cells = []

@@ -16,7 +16,7 @@ from ..wording import decision_lines, limit_text, metric_cells, number, verdict_
 from .explain import picks
 from .explanation import explain_study, explain_trial, found_of
 from .prefixes import Known
-from .reasons import reason_lines, step_remarks, step_rows, study_lines
+from .reasons import reason_lines, step_remarks, step_rows, study_lines, transfer_lines
 from .results import Results
 from .storage import DEFAULT_STORAGE
 
@@ -116,7 +116,7 @@ def section(results: Results, known: Known, member: Member, where: str) -> Secti
     """What is said of one trial; where is what its commands end with. Raises StudyError where there is none."""
     trial = member.number
     document, name = results.trial(trial), shlex.quote(results.name)
-    reasons = explain_trial(results, trial, known.prefixes(trial, results.baseline))
+    reasons = explain_trial(results, trial, known.around(trial, results.baseline))
     command = export_command(results.name, trial) if document["feasible"] else f"autocompress show {name} {trial}"
     return Section(
         trial,
@@ -124,7 +124,12 @@ def section(results: Results, known: Known, member: Member, where: str) -> Secti
         [_step(step) for step in document["recipe"]["steps"]],
         document.get("remarks", []),
         step_rows(reasons),
-        [*([document["reason"]] if document["reason"] else []), *step_remarks(reasons), *reason_lines(reasons)],
+        [
+            *([document["reason"]] if document["reason"] else []),
+            *step_remarks(reasons),
+            *transfer_lines(reasons),
+            *reason_lines(reasons),
+        ],
         _metrics(document["metrics"], {**results.baseline, **results.test.get("baseline", {})}),
         _done(document),
         shares(document["seconds"]),

@@ -139,7 +139,7 @@ class Technique(Step):
 
     # What a model must have for it, to read after "needs". It is tried on a model before a search, whatever this says.
     needs: ClassVar[str] = ""
-    # Whether its training begins with fresh weights, so that little of it may leave a model worse than it was.
+    # Whether it gives the model fresh weights, so that without more training it may be worse than it was.
     fresh: ClassVar[bool] = False
 
     def decide(self, model: Any, context: Context) -> Decision:
@@ -176,6 +176,16 @@ class Technique(Step):
 
     def train(self, model: nn.Module, context: Context) -> None:
         """Change the weights of a model in place; only `train` techniques do."""
+
+    @property
+    def carries(self) -> bool:
+        """Whether weights of the model that it is given are left in what it leaves."""
+        return not self.anew
+
+    def alone(self) -> "Technique":
+        """The step as it trains a network that nothing is given of the uncompressed model: by the task's loss alone."""
+        taught: dict[str, Any] = {name: 0.0 for name in ("alpha", "beta") if name in type(self).model_fields}
+        return self.model_copy(update=taught) if taught else self
 
     def untrained(self, model: nn.Module, decision: Decision) -> nn.Module:
         """The module as training would leave it, had it moved no weight: for what is known of a file beforehand."""

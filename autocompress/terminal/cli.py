@@ -184,8 +184,10 @@ def show(
 ) -> None:
     """Show one trial: its recipe, what happened to each layer, its measurements and where its time went."""
     results = _results(study, storage)
-    document = results.trial(trial)
+    from ..search.prefixes import transfer_of
     from .details import trial_lines
+
+    document = {**results.trial(trial), "quality": results.quality, "from_scratch": transfer_of(results, trial)}
 
     print_parts(document, as_json, trial_lines(document, results.baseline))
 

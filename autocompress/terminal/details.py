@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import socket
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from rich import box
 from rich.table import Table
 
 from ..errors import AutocompressError, StudyError
+from ..search.reasons import transfer_lines
 from ..urls import is_server, shown, sqlite_file, under
 from ..wording import decision_lines, metric_lines, number, second_lines, short, size
 
@@ -55,7 +57,17 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
             f"{k} {'past by' if v > 0 else 'within by'} {abs(v):.1%}" for k, v in document["violations"].items()
         )
         lines.append(f"limits: {held}")
-    return [*lines, *second_lines(document["seconds"])]
+    return [*lines, *_transfer(document), *second_lines(document["seconds"])]
+
+
+def _transfer(document: dict[str, Any]) -> list[str]:
+    """Whether what the trial takes from the uncompressed model helps it, or how to know."""
+    if document.get("from_scratch"):
+        return list(transfer_lines(document))
+    trained = any("epochs" in step for step in document["carried_out"])
+    how = f"autocompress explain {shlex.quote(document['study'])} {document['trial']}"
+    worth = trained and document["outcome"] == "completed"
+    return [f"not yet held against the same network trained from scratch: {how}"] if worth else []
 
 
 def comparison_table(document: dict[str, Any]) -> Table:

@@ -11,12 +11,12 @@ from rich import box
 from rich.table import Table
 
 from ..errors import AutocompressError, unwritten
-from ..search.reasons import reason_lines, step_remarks, step_rows, study_lines, trial_lines
+from ..search.reasons import reason_lines, step_remarks, step_rows, study_lines, transfer_lines, trial_lines
 from .plain import say
 
 if TYPE_CHECKING:
     from ..config import SearchConfig
-    from ..search.prefixes import Prefix
+    from ..search.prefixes import Around, Prefix
     from ..search.results import Results
 
 
@@ -38,10 +38,10 @@ def explained(results: "Results", trial: int | None, asked: Asked) -> tuple[dict
         study = explain_study(results)
         return study, study_lines(study, results.limits, results.quality)
     results.record(trial)
-    prefixes = _prefixes(results, trial, asked)
+    around = _around(results, trial, asked)
     if asked.figure is not None:
-        _draw(results, trial, prefixes, asked.figure, kind)
-    document = explain_trial(results, trial, prefixes)
+        _draw(results, trial, around.prefixes, asked.figure, kind)
+    document = explain_trial(results, trial, around)
     return document, trial_parts(document)
 
 
@@ -56,22 +56,21 @@ def _figure_kind(figure: Path, trial: int | None) -> str:
     return kind
 
 
-def _prefixes(results: "Results", trial: int, asked: Asked) -> "list[Prefix]":
-    """What is known after each step, measured where it is not; what keeps that from being measured is said."""
+def _around(results: "Results", trial: int, asked: Asked) -> "Around":
+    """What is known around a trial, measured where it is not; what keeps that from being measured is said."""
     from ..search.prefixes import Known
 
-    known = Known.of(results)
-    prefixes = known.prefixes(trial, results.baseline)
-    if not asked.measure or not known.missing(trial, results.baseline):
-        return prefixes
-    from ..search.stepwise import measure_prefixes
+    known = Known.of(results).around(trial, results.baseline)
+    if not asked.measure or known.whole:
+        return known
+    from ..search.stepwise import measure_around
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return measure_prefixes(results, trial, asked.config, say)
+            return measure_around(results, trial, asked.config, say)
     except AutocompressError as error:
         say(f"its steps are not measured: {error}")
-        return known.prefixes(trial, results.baseline)
+        return Known.of(results).around(trial, results.baseline)
 
 
 def _draw(results: "Results", trial: int, prefixes: "list[Prefix]", figure: Path, kind: str) -> None:
@@ -99,4 +98,5 @@ def trial_parts(document: dict[str, Any]) -> Iterator[Any]:
             table.add_row(*cells)
         yield table
     yield from step_remarks(document)
+    yield from transfer_lines(document)
     yield from reason_lines(document)

@@ -25,7 +25,7 @@ from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
 
 HERE = Path(__file__).parent
 IMAGES = 1000  # in each of the two splits
-RATE = 0.1
+RATE = 0.05
 
 
 def channels(ratio: float) -> dict[str, Any]:
@@ -51,9 +51,8 @@ def deep(ratio: float, bits: int, train: Any, epochs: int = 20) -> list[dict[str
 
 
 def by_rate(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with bits at a price: where values are shared, and in the training before that."""
-    at = next(index for index, step in enumerate(steps) if step["technique"] == "weight_clustering")
-    return [{**step, "rate": RATE} if index in (at - 1, at) else step for index, step in enumerate(steps)]
+    """The same with bits at a price where values are shared."""
+    return [{**step, "rate": RATE} if step["technique"] == "weight_clustering" else step for step in steps]
 
 
 NARROW = [channels(0.7), distill(20), channels(0.5), distill(20)]

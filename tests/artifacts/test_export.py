@@ -398,3 +398,20 @@ def test_inputs_that_a_model_takes_as_the_rest_are_exported(count: int, shapes: 
     model = Model(export_onnx(Rest(), inputs).SerializeToString())
     more = tuple(np.ones((5, 3), np.float32) for _ in range(count))
     assert np.array_equal(model(*more), np.full((5, 3), 1.0 + 2 * (count - 1), np.float32))
+
+
+class Joined(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.softmax(x.flatten(1), 1)
+        halves = torch.softmax(rows.view(2 * rows.shape[0], -1), 1)
+        return halves.view(rows.shape[0], 2, -1).sum(1)
+
+
+def test_joining_all_axes_but_the_first_takes_no_tensor_and_other_shapes_keep_theirs() -> None:
+    exported = export_onnx(Joined(), (torch.randn(2, 3, 4, 4),))
+    operators = [node.op_type for node in exported.graph.node]
+    assert operators.count("Flatten") == 1
+    assert operators.count("Reshape") == 2
+    used = {name for node in exported.graph.node for name in node.input}
+    assert {tensor.name for tensor in exported.graph.initializer} <= used
+    check_parity(Joined(), exported, (torch.randn(5, 3, 4, 4),))

@@ -383,3 +383,33 @@ def test_eight_bit_weights_of_which_few_reach_far_take_fewer_bits() -> None:
     whole = np.rint(values * 127 / np.abs(values).max()).astype(np.int8)
     size = pack(holding(whole)).ByteSize()
     assert 0.5 * whole.size < size < 0.7 * whole.size
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("length", "codes", "bits"), [(2, 16, 4), (4, 16, 4), (3, 200, 8), (8, 256, 8)])
+def test_blocks_that_share_codes_take_the_bits_of_a_code(kind: Any, length: int, codes: int, bits: int) -> None:
+    """4,096 blocks that differ in one place at least: half a byte or a byte each, and the codes once."""
+    rng = np.random.default_rng(0)
+    book = rng.integers(-100, 100, (codes, length)).astype(kind)
+    book[:, 0] = np.arange(codes) - 100 if codes <= 200 else (np.arange(codes) - 128)
+    which = rng.permutation(np.arange(4096) % codes)
+    tensor = book[which].reshape(64, -1)
+    small = pack(holding(tensor))
+    assert_equal_bits(decoded(small)[0], tensor)
+    plain = strip(holding(tensor)).ByteSize() - tensor.nbytes
+    assert strip(small).ByteSize() - plain <= 4096 * bits // 8 + book.nbytes + 200
+
+
+def test_blocks_in_a_prefix_code_come_nearer_to_the_entropy_than_single_symbols() -> None:
+    """Of a source that is zero nine times of ten a symbol has 0.47 bits, and takes one at least where it is alone."""
+    rng = np.random.default_rng(0)
+    tensor = np.where(rng.random((400, 200)) < 0.9, 0, 1).astype(np.float32)
+    calls = ways(numpy_helper.from_array(tensor, "w"))
+    small = smallest(calls, max(decoders.FAMILIES, key=len))
+    assert small is not None
+    entropy = -(0.9 * np.log2(0.9) + 0.1 * np.log2(0.1))
+    assert 1.0 < small.size_bytes / (tensor.size * entropy / 8) < 1.15
+    gaps = smallest([call for call in calls if call.function == "g"], max(decoders.FAMILIES, key=len))
+    assert gaps is not None
+    assert small.size_bytes < 0.9 * gaps.size_bytes
+    assert_equal_bits(decoded(pack(holding(tensor)))[0], tensor)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
 from ...front import pick as pick_from
+from ...search.prefixes import transfer_of
 from ...search.results import Results
 from ..described import ExplainAnswer, FrontAnswer, TrialAnswer
 from ..exports import FORMATS, sha256
@@ -54,7 +55,8 @@ def _with_limits(results: Results) -> dict[str, Any]:
 def trial(parts: WithParts, search: WithSearch, trial: int, request: Request) -> Response:
     """One trial: its recipe, what was done to each layer, its measurements and where its time went."""
     results = parts.results(search)
-    return tagged(request, {**results.trial(trial), "baseline": results.baseline})
+    document = {**results.trial(trial), "quality": results.quality, "from_scratch": transfer_of(results, trial)}
+    return tagged(request, {**document, "baseline": results.baseline})
 
 
 @router.get("/explain", response_model=ExplainAnswer)
@@ -68,7 +70,7 @@ def explain(parts: WithParts, search: WithSearch, trial: int | None = None) -> d
     if trial is None:
         return explain_study(results)
     results.record(trial)
-    return explain_trial(results, trial, Known.of(results).prefixes(trial, results.baseline))
+    return explain_trial(results, trial, Known.of(results).around(trial, results.baseline))
 
 
 @router.get("/figures/{figure}", response_class=Response, responses=DRAWN)

@@ -54,6 +54,11 @@ class Architecture(Technique):
             raise ValueError(f"{self.network} has no depth: leave it out, or take {', '.join(DEEP)} or {SMALLER}")
         return self
 
+    @property
+    def carries(self) -> bool:
+        """A smaller network of the model's own kind keeps what it does not narrow, blocks among them."""
+        return self.network == SMALLER
+
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """What the network is made for, and the seed of its weights; with how many parameters it has."""
         found = self._smaller(model, context) if self.network == SMALLER else self._light(model, context)

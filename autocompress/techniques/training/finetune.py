@@ -47,6 +47,10 @@ class Finetune(Technique):
         loss = with_rate(lambda output, batch: training_loss(context.task, output, batch.targets), model, self.rate)
         fit(model, context.train, loss, settings, context.seed)
 
+    def alone(self) -> Technique:
+        """All blocks at one rate, from the weights that are there."""
+        return self.model_copy(update={"rewind": False, "last": 0, "block_decay": 1.0})
+
 
 def _last(model: nn.Module, count: int) -> tuple[str, ...]:
     """The names of the parameters of so many blocks, counted from the output; none where that is all."""

@@ -1,18 +1,18 @@
 """A new output layer on features that stay as they are."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from ...data import seed_all
 from ...errors import NothingToDo
-from ...recipe import Kind, Range
+from ...recipe import VERSION, Kind, Range
 from ...tasks.protocol import training_loss
 from ...training import fit
 from ..base import Context, Decision, Technique
 from ..features import head_names
+from ..fresh import begin_anew, reset_of
 
 
 class NewHead(Technique):
@@ -34,7 +34,7 @@ class NewHead(Technique):
     def decide(self, model: nn.Module, context: Context) -> Decision:
         """The output layers."""
         heads = head_names(model, context)
-        fresh = [part for name in heads for part in model.get_submodule(name).modules() if _can_begin_anew(part)]
+        fresh = [part for name in heads for part in model.get_submodule(name).modules() if reset_of(part)]
         if not fresh:
             raise NothingToDo("new_head finds no output layer that could begin anew: use finetune")
         return {"heads": list(heads)}
@@ -44,7 +44,7 @@ class NewHead(Technique):
         heads = self.decide(model, context)["heads"]
         seed_all(context.seed)
         for name in heads:
-            _begin_anew(model.get_submodule(name))
+            begin_anew(model.get_submodule(name))
         fit(
             model,
             context.train,
@@ -53,18 +53,11 @@ class NewHead(Technique):
             context.seed,
         )
 
+    def alone(self) -> Technique:
+        """All layers are trained: what is not would never have learned anything."""
+        from .. import recipe_from_data  # late: the registry reads this file
 
-def _can_begin_anew(module: nn.Module) -> bool:
-    return callable(getattr(module, "reset_parameters", None))
-
-
-def _begin_anew(head: nn.Module) -> None:
-    """Fresh weights for a layer, or the layers that it became, where they are no zeros among other numbers."""
-    pruned = [(weight, weight == 0) for weight in head.parameters() if weight.dim() > 1 and bool((weight != 0).any())]
-    for module in head.modules():
-        if _can_begin_anew(module):
-            part: Any = module
-            part.reset_parameters()
-    with torch.no_grad():
-        for weight, zero in pruned:
-            weight.masked_fill_(zero, 0.0)
+        plain = {"technique": "finetune", **self.model_dump(include={"epochs", "learning_rate", "batch_size"})}
+        (found,) = recipe_from_data({"version": VERSION, "steps": [plain]}).steps
+        assert isinstance(found, Technique)
+        return found

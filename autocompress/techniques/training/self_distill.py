@@ -41,3 +41,7 @@ class SelfDistill(Technique):
             alpha = self.alpha if generation else 0.0
             settings = context.training(self.model_copy(update={"epochs": epochs}))
             fit(model, context.train, blended(own, alpha, self.temperature), settings, own.seed)
+
+    def alone(self) -> Technique:
+        """The step itself, which learns from no other network."""
+        return self
