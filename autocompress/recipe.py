@@ -174,7 +174,7 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     for step in recipe["steps"]:
         # Epochs of a step that could prune in cycles, but does not, are none.
         shown = [key for key in step if key in _SHOWN and not (key == "epochs" and step.get("cycles") == 1)]
-        settings = [_setting(key, step[key]) for key in shown if step[key] != _USUAL.get(key)]
+        settings = [_setting(key, step[key]) for key in shown if not _is_usual(step, key)]
         settings += [f"layers {_either(step['layers'])}"] if "layers" in step else []
         parts.append(f"{step['technique']}({', '.join(settings)})" if settings else step["technique"])
     return " > ".join(parts) or "(no steps)"
@@ -184,7 +184,7 @@ _SHOWN = (
     *("network", "students", "width", "depth", "resolution", "fan_out"),
     *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
     *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "beta", "last"),
-    *("bits", "rate", "calibration"),
+    *("bits", "block", "rate", "calibration"),
 )
 _USUAL = {  # not worth a word
     "cycles": 1,
@@ -196,6 +196,11 @@ _USUAL = {  # not worth a word
     "last": 0,
     "rate": 0,
 }
+
+
+def _is_usual(step: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting is not worth a word; that a distillation has no share of the loss is."""
+    return step[key] == _USUAL.get(key) and not (key == "alpha" and "distill" in step["technique"])
 
 
 def _setting(key: str, value: Any) -> str:

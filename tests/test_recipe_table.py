@@ -47,9 +47,10 @@ def test_lines_of_the_table_are_what_their_recipes_come_to(truth, experiment: Si
     for rows_of in (found, lines):
         off = np.log(rows_of["facts_latency_ms"].to_numpy() / rows_of["latency_ms"].to_numpy())
         assert (np.abs(off) < 4 * table.SPEED_NOISE).all()
-    # Another processor rounds other sums, which training enlarges, and other digests draw other batches.
-    np.testing.assert_allclose(found["size_bytes"], lines["size_bytes"], rtol=0.03)
-    np.testing.assert_allclose(found["facts_size_bytes"], lines["facts_size_bytes"], rtol=0.03)
+    # Another processor rounds other sums, which training enlarges, and other digests draw other batches. Files have
+    # learned to share blocks of weights since, which takes up to an eighth off them.
+    for name in ("size_bytes", "facts_size_bytes"):
+        assert found[name].to_numpy() / lines[name].to_numpy() == pytest.approx(0.95, abs=0.09)
     np.testing.assert_allclose(found["accuracy"], lines["accuracy"], atol=0.06)
 
 

@@ -55,6 +55,31 @@ def by_rate(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**step, "rate": RATE} if step["technique"] == "weight_clustering" else step for step in steps]
 
 
+def in_pairs(
+    channels_left: tuple[int, int, int], conv2: bool, fc2: bool, epochs: int, rate: float, alpha: float, after: int
+) -> list[dict[str, Any]]:
+    """LeNet-5 with so many channels behind each convolution and so many units, whose weights share codes and values.
+
+    Pairs of weights take one of 16 codes in the first linear layer, and in conv2 and fc2 where that is said; elsewhere
+    weights take 8 values. alpha: the teacher's share of all losses; rate: the learning rate behind the second cut.
+    """
+    first, second, units = channels_left
+    each = {"conv1": first / 6, "conv2": second / 15, "fc1": units / 150}  # shares of what the first turn leaves
+    cuts = [{**channels(round(1 - share, 6)), "layers": [layer]} for layer, share in each.items()]
+    pairs = ["fc1", *(["conv2"] if conv2 else []), *(["fc2"] if fc2 else [])]
+    single = [layer for layer in ("conv1", "conv2", "fc2") if layer not in pairs]
+    return [
+        channels(0.7),
+        {**distill(20), "alpha": alpha},
+        *cuts,
+        {**distill(epochs), "learning_rate": rate, "alpha": alpha},
+        {"technique": "weight_clustering", "bits": 3, "layers": single},
+        {"technique": "product_quantization", "bits": 4, "block": 2, "layers": pairs},
+        {**distill(after), "alpha": alpha},
+        {"technique": "float16", "layers": ["fc1", "fc2"]},
+    ]
+
+
 NARROW = [channels(0.7), distill(20), channels(0.5), distill(20)]
 NARROWER = [channels(0.7), distill(20), channels(0.6), distill(30)]
 NARROWEST = [channels(0.7), distill(20), channels(0.65), distill(40)]
@@ -72,6 +97,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "most channels, prune and share": [*NARROWEST, *deep(0.65, 3, distill, 40)],
     "most channels, prune more and share": [*NARROWEST, *deep(0.7, 3, distill, 40)],
     "most channels, prune more and share by rate": by_rate([*NARROWEST, *deep(0.7, 3, distill, 40)]),
+    "4, 5 and 28 channels, share pairs": in_pairs((4, 5, 28), False, True, 60, 0.004, 0.7, 40),
+    "4, 5 and 18 channels, share pairs": in_pairs((4, 5, 18), True, False, 60, 0.006, 0.5, 60),
+    "3, 5 and 14 channels, share pairs": in_pairs((3, 5, 14), False, False, 60, 0.01, 0.7, 60),
 }
 COLUMNS = ["case", "seed", "size_bytes", "bound_bytes", "compression_ratio", "params", "nonzero_params", "accuracy",
            "accuracy_low", "accuracy_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "latency_ms",
@@ -129,7 +157,7 @@ def main() -> None:
 
 def seeds_of(case: str) -> range:
     """One seed for each case, three for the smallest, whose accuracy depends on it."""
-    return range(3 if "channels, prune" in case else 1)
+    return range(3 if "channels, prune" in case or "pairs" in case else 1)
 
 
 def try_out(case: str, steps: list[dict[str, Any]], seed: int, setup: Setup, baseline: Baseline) -> dict[str, Any]:

