@@ -26,6 +26,11 @@ def share(bits: int) -> Step:
     return {"technique": "weight_clustering", "bits": bits}
 
 
+def codes(bits: int, block: int) -> Step:
+    """Blocks of weights that share as many codes as bits can count."""
+    return {"technique": "product_quantization", "bits": bits, "block": block}
+
+
 def distil(epochs: int) -> Step:
     """Training on the uncompressed model's outputs."""
     return {"technique": "distill", "epochs": epochs, "learning_rate": 0.004}
@@ -60,21 +65,23 @@ GRAMMAR: list[tuple[Steps, list[Steps]]] = [
     ([cut(0.3), tune(8)], [[HALF], [INTEGERS], [bits(6)]]),
     ([ranks(0.7), tune(8)], [[HALF], [INTEGERS], [bits(6)]]),
     ([ranks(0.5), distil(16)], [[INTEGERS], [bits(5)]]),
-    ([cut(0.5), distil(12)], [[], [INTEGERS], [bits(6)], [bits(4)], [mixed(3)]]),
-    ([cut(0.7), distil(16)], [[INTEGERS], [bits(6)], [bits(4)], [share(4), distil(8)]]),
+    ([cut(0.5), distil(12)], [[], [INTEGERS], [bits(6)], [bits(4)], [mixed(3)], [codes(4, 2), distil(12)]]),
+    ([cut(0.7), distil(16)], [[INTEGERS], [bits(6)], [bits(4)], [share(4), distil(8)], [codes(4, 2), distil(8)]]),
     ([cut(0.85), distil(24)], [[INTEGERS], [bits(6)], [mixed(4)]]),
     ([cut(0.5), ranks(0.7), distil(16)], [[INTEGERS], [bits(5)]]),
     ([cut(0.7), ranks(0.7), distil(16)], [[bits(6)]]),
     ([share(4), distil(16)], [[]]),
     ([share(3), distil(16)], [[]]),
+    ([codes(4, 2), distil(16)], [[]]),
+    ([codes(8, 4), distil(16)], [[]]),
     ([zero(0.8), distil(12)], [[bits(6)], [share(4)], [INTEGERS]]),
     ([zero(0.9), distil(20)], [[bits(5)], [share(4), distil(16)], [share(3), distil(16)]]),
     ([zero(0.95), distil(28)], [[share(4), distil(16)]]),
     ([cut(0.3), distil(12), zero(0.8), distil(16)], [[share(4), distil(12)]]),
     ([cut(0.5), distil(12), cut(0.5), distil(16)], [[INTEGERS], [bits(5)], [zero(0.5), distil(12), share(4)]]),
-    (CUT_TWICE, [[INTEGERS], [bits(5)], [share(3), distil(16)]]),
+    (CUT_TWICE, [[INTEGERS], [bits(5)], [share(3), distil(16)], [codes(4, 2), distil(16)]]),
     ([*CUT_TWICE, zero(0.7), distil(20)], [[share(3), distil(16)]]),
-    (CUT_HARDER, [[bits(6)]]),
+    (CUT_HARDER, [[bits(6)], [codes(4, 2), distil(28)]]),
     ([*CUT_HARDER, zero(0.65), distil(28)], [[share(3), distil(16)]]),
 ]  # fmt: skip
 
@@ -90,6 +97,8 @@ def written(step: Step) -> str:
             return f"{part:.0%} zeros"
         case {"technique": "weight_clustering", "bits": count}:
             return f"{2**count} shared values"
+        case {"technique": "product_quantization", "bits": count, "block": length}:
+            return f"{2**count} codes of {length}"
         case {"technique": "distill", "epochs": epochs}:
             return f"distil {epochs}"
         case {"technique": "finetune", "epochs": epochs}:

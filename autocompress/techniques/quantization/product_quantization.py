@@ -16,16 +16,16 @@ from ._kept import REASON, left_alone
 
 Array = NDArray[Any]
 PER_CODE = 4  # with fewer blocks a code, its numbers would take more than they save
-SAMPLED = 65_536  # blocks of a layer that codes are found for
-AT_ONCE = 2**22  # distances
+SAMPLED, SWEEPS = 16_384, 20  # blocks of a layer that codes are found for, and rounds of k-means
+AT_ONCE = 2**20  # distances
 
 
 class ProductQuantization(Technique):
     """Let blocks of `block` weights in a row share 2**bits codes, by k-means (Gong et al., 2014; Stock et al., 2020).
 
     A weight then takes bits / block bits in the file, which holds the codes and, for each block, which one it has.
-    Training after it moves each number of a code as one. Blocks that are zero, as block pruning leaves them, stay so.
-    keep names layers to leave alone: names, patterns such as `head.*`, `first` or `last`.
+    Training after it moves each number of a code as one. Weights that were pruned take codes as all others do. keep
+    names layers to leave alone: names, patterns such as `head.*`, `first` or `last`.
     """
 
     technique: ClassVar[str] = "product_quantization"
@@ -53,8 +53,7 @@ class ProductQuantization(Technique):
             if why:
                 skipped[name] = why
                 continue
-            blocks = values.reshape(-1, self.block)
-            books[name] = codes_of(blocks[blocks.any(1)], 2**self.bits, context.seed).tolist()
+            books[name] = codes_of(values.reshape(-1, self.block), 2**self.bits, context.seed).tolist()
         if not books:
             seen = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             raise NothingToDo(
@@ -67,44 +66,58 @@ class ProductQuantization(Technique):
         """Why a weight cannot be taken apart into blocks; nothing where it can."""
         if values.size % self.block:
             return f"its {values.size:,} weights are no multiple of {self.block}"
-        blocks = values.reshape(-1, self.block)
-        used = blocks[blocks.any(1)]
-        if not used.all():
-            return "single weights of it were pruned, which codes would bring back"
-        if len(used) < PER_CODE * 2**self.bits:
-            return f"only {len(used)} blocks for {2**self.bits} codes"
-        return ""
+        blocks = values.size // self.block
+        return f"only {blocks} blocks for {2**self.bits} codes" if blocks < PER_CODE * 2**self.bits else ""
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
-        """Give each block that is not zero the nearest code of its layer."""
+        """Give each block the nearest code of its layer."""
         weights = prunable(model)
         with torch.no_grad():
             for name, book in decision["books"].items():
                 parameter, codes = weights[name], np.array(book, np.float32)
                 blocks = parameter.detach().cpu().numpy().reshape(-1, codes.shape[1])
-                shared = np.where(blocks.any(1, keepdims=True), codes[nearest(blocks, codes)], np.float32(0))
-                parameter.copy_(torch.from_numpy(shared.reshape(parameter.shape)))
+                parameter.copy_(torch.from_numpy(codes[nearest(blocks, codes)].reshape(parameter.shape)))
         return model
 
 
 def codes_of(blocks: Array, count: int, seed: int) -> Array:
-    """The centres of k-means for blocks (N, length), found on a sample of many: at most `count`, none of them zero."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
+    """The centres of k-means for blocks (N, length), at most `count`, found on a sample of many.
 
+    They begin as far from each other as chance has it (Arthur and Vassilvitskii, 2007: k-means++).
+    """
     rng = np.random.default_rng(seed)
     taken = blocks if len(blocks) <= SAMPLED else blocks[rng.choice(len(blocks), SAMPLED, replace=False)]
+    taken = np.ascontiguousarray(taken, np.float32)
     known = np.unique(taken, axis=0)
     if len(known) <= count:
-        return np.asarray(known, np.float32)
-    with threadpool_limits(1):  # sums do not depend on how many threads there are
-        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(np.ascontiguousarray(taken, np.float64))
-    return np.asarray(found.cluster_centers_, np.float32)
+        return known
+    centres = _spread(taken, count, rng)
+    for _ in range(SWEEPS):
+        which = nearest(taken, centres)
+        held = np.bincount(which, minlength=count)
+        sums = np.stack([np.bincount(which, column, count) for column in taken.T], 1)
+        moved = np.where(held[:, None] > 0, sums / np.maximum(held, 1)[:, None], centres).astype(np.float32)
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    used: Array = centres[np.unique(nearest(taken, centres))]
+    return used
+
+
+def _spread(blocks: Array, count: int, rng: np.random.Generator) -> Array:
+    """So many of the blocks, each drawn by its squared distance from those before it."""
+    chosen = [int(rng.integers(len(blocks)))]
+    apart = np.full(len(blocks), np.inf, np.float32)
+    while len(chosen) < count:
+        apart = np.minimum(apart, np.square(blocks - blocks[chosen[-1]]).sum(1))
+        total = np.cumsum(apart, dtype=np.float64)
+        chosen.append(min(int(np.searchsorted(total, rng.random() * total[-1], side="right")), len(blocks) - 1))
+    found: Array = blocks[chosen]
+    return found
 
 
 def nearest(blocks: Array, codes: Array) -> Array:
     """The number of the code that is nearest to each block, the first of equals."""
-    squares = np.square(codes, dtype=np.float64).sum(1)
-    rows = max(1, AT_ONCE // len(codes))
-    parts = [blocks[start : start + rows].astype(np.float64) for start in range(0, len(blocks), rows)]
-    return np.concatenate([(squares - 2 * part @ codes.T.astype(np.float64)).argmin(1) for part in parts])
+    squares, rows = np.square(codes).sum(1) / 2, max(1, AT_ONCE // len(codes))
+    parts = (blocks[start : start + rows] for start in range(0, len(blocks), rows))
+    return np.concatenate([(squares - part @ codes.T).argmin(1) for part in parts])
