@@ -219,9 +219,11 @@ class Steps:
             layer.eval()
 
     def end(self) -> None:
-        """Let all of the model be trained again that was before."""
+        """Let all of the model be trained again that was before, and lie in memory as it did."""
         for parameter in self._frozen:
             parameter.requires_grad_(True)
+        if self._form:
+            self._model.to(memory_format=torch.contiguous_format)
 
     def take(self, batch: Batch, rate: float, last: bool) -> tuple[Tensor, bool]:
         """Learn from a batch; its loss, and whether the weights moved, which they do every `accumulate` and at last."""

@@ -433,3 +433,15 @@ class Read(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.data[index], 2 * self.data[index]
+
+
+def test_weights_that_trained_with_channels_last_lie_as_others_do_and_are_nearly_the_same() -> None:
+    trained = []
+    for last in (False, True):
+        model = seeded(Residual)
+        with training_on(Train(device="cpu", channels_last=last)):
+            fit(model, make_task(Residual).split("train"), cross_entropy, Training(epochs=1, batch_size=16), seed=0)
+        assert all(parameter.is_contiguous() for parameter in model.parameters())
+        trained.append(model.state_dict())
+    for name, weight in trained[0].items():
+        torch.testing.assert_close(trained[1][name], weight, atol=1e-3, rtol=1e-2)
