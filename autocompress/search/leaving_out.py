@@ -1,18 +1,14 @@
 """Techniques of a search space that cannot be applied to the model: found once, and left out of the space."""
 
-import functools
-import hashlib
-import inspect
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from .. import techniques
 from ..errors import ExecutorError
 from ..executors import Executor
 from ..outcome import Baseline
 from ..recipe import Choice, digest
+from ..techniques.sources import code_of, package_code
 from ..trial.applicable import find_obstacles
 from .groups import Domain, Option
 from .setup import Setup
@@ -28,7 +24,7 @@ def obtain_obstacles(setup: Setup, baseline: Baseline, executor: Executor, view:
     """
     options = [option for group in setup.space.groups for option in group.options if option is not None]
     tried = {option.name: tries(option) for option in options}
-    key = digest([setup.baseline_key, tried, [_code(option) for option in options], _shared_code()])[:32]
+    key = digest([setup.baseline_key, tried, [code_of(option.kind) for option in options], package_code()])[:32]
     kept = setup.files.load_obstacles(key)
     if kept is not None:
         return kept
@@ -94,18 +90,3 @@ def _ends(domain: Domain) -> tuple[Any, ...]:
     if isinstance(domain, Choice):
         return domain.values
     return (int(domain.low), int(domain.high)) if domain.whole else (domain.low, domain.high)
-
-
-def _code(option: Option) -> str:
-    """A digest of the file that a technique is in, so that an edited one is tried again."""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(option.kind)).read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return option.name
-
-
-@functools.cache
-def _shared_code() -> str:
-    """A digest of all that the techniques of this package are made of, which those of others use as well."""
-    files = sorted(Path(techniques.__file__).parent.rglob("*.py"))
-    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])

@@ -26,6 +26,7 @@ from ..tasks import Task, TaskReference, load_task
 from ..tasks.examples import example_inputs, input_signature
 from ..tasks.models import alike, build_model, kept_apart
 from ..techniques import Context, Decision, Technique, expanded, recipe_from_data
+from ..techniques.sources import code_from_elsewhere, package_code
 from ..training import ON_CPU
 from ..turns import pause
 from .peers import Peers
@@ -101,7 +102,7 @@ class Run:
         teacher, shared = _teacher(spec.task, baseline, spec.seed)
         recipe = expanded(recipe_from_data(spec.recipe))
         how = spec.how.model_dump(exclude={"gpus_per_trial", "loader_workers"})
-        base = digest([baseline.fingerprint, spec.task.key, spec.seed, versions(), how])
+        base = digest([baseline.fingerprint, spec.task.key, spec.seed, versions(), package_code(), how])
         cache = StageCache(Path(spec.cache), base) if spec.cache else None
         found = cache.longest(recipe) if cache else None
         model = build_model(task, spec.seed)
@@ -145,7 +146,11 @@ class Run:
         seed = int(digest([self.context.seed, self.recipe.prefix(index + 1).to_data()])[:7], 16)
         seed_all(seed)
         student = self.model if self._anew(index) is not None else None
-        return replace(self.context, seed=seed, early=self._early if self.early else None, student=student)
+        folder, others = self.context.folder, code_from_elsewhere([type(self.recipe.steps[index])])
+        if folder is not None and others:
+            folder = folder / others[0][:32]  # scans of a technique that is edited are made again
+        early = self._early if self.early else None
+        return replace(self.context, seed=seed, early=early, student=student, folder=folder)
 
     def _anew(self, index: int) -> int | None:
         """The last step before this one that put another network in the model's place."""

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import NothingToDo
 from ..recipe import Recipe, digest
 from ..techniques import Decision, Technique
+from ..techniques.sources import code_from_elsewhere
 
 NOTHING = "nothing to do"  # the decision of a step that found nothing holds this alone, with the reason
 CACHE_BYTES = 2_000_000_000
@@ -67,15 +68,16 @@ def _contents(model: onnx.ModelProto) -> list[bytes]:
 class StageCache:
     """Trained stages in a folder of this node, found by everything that made them; the oldest go first.
 
-    base identifies task, baseline and seed. Entries are written whole or not at all, so that any process may be
-    killed at any time.
+    base identifies task, baseline, seed and this package's code; the code of techniques from elsewhere is added.
+    Entries are written whole or not at all, so that any process may be killed at any time.
     """
 
     folder: Path
     base: str
 
     def _path(self, prefix: Recipe) -> Path:
-        return self.folder / digest([self.base, prefix.to_data()])[:32]
+        others = code_from_elsewhere([type(step) for step in prefix.steps])
+        return self.folder / digest([self.base, prefix.to_data(), *others])[:32]
 
     def longest(self, recipe: Recipe) -> tuple[int, list[Decision], bytes] | None:
         """How many steps the longest cached prefix has, with its decisions and weights; None when there is none."""

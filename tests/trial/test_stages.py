@@ -1,7 +1,9 @@
 """The stage cache, and rebuilding a stage to the last bit."""
 
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,30 @@ def test_only_the_same_steps_share_a_stage(tmp_path: Path) -> None:
 def test_another_task_baseline_or_seed_shares_nothing(tmp_path: Path) -> None:
     store(StageCache(tmp_path, "base"), 2)
     assert StageCache(tmp_path, "other").longest(LONG) is None
+
+
+def test_a_technique_from_elsewhere_that_is_edited_is_carried_out_again(tmp_path: Path) -> None:
+    """Its package keeps its version while it is written."""
+    file = tmp_path / "edited.py"
+    file.write_text(
+        "from autocompress.techniques import Technique\n\n\n"
+        "class Edited(Technique):\n    technique, family, kind = 'edited', 'training', 'train'\n"
+    )
+    found = []
+    for _ in range(2):
+        spec = importlib.util.spec_from_file_location("edited", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["edited"] = module
+        spec.loader.exec_module(module)
+        cache, made = StageCache(tmp_path / "stages", "base"), Recipe((module.Edited(),))
+        found.append(cache.longest(made))
+        cache.store(made, [{}], seeded(Mlp, 1))
+        assert cache.longest(made) is not None
+        file.write_text(file.read_text() + "\n# another\n")
+    del sys.modules["edited"]
+    assert found == [None, None]
 
 
 def test_a_stage_that_is_there_is_kept_as_it_is(tmp_path: Path) -> None:

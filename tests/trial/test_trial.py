@@ -278,11 +278,14 @@ def test_a_variant_that_differs_in_its_encoding_is_not_trained_again(tmp_path: P
     assert second.onnx == alone.onnx, "the cache must not change what is made"
 
 
-def test_a_stage_of_other_versions_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "other"), [("versions", {"autocompress": "another"}), ("package_code", "another")])
+def test_a_stage_of_other_versions_or_code_is_not_taken_up(
+    name: str, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = str(tmp_path / "stages")
     made(trial_spec(PRUNE, TRAIN, cache=cache))
     assert made(trial_spec(PRUNE, TRAIN, cache=cache)).seconds["train"] == 0
-    monkeypatch.setattr("autocompress.trial.run.versions", lambda: {"autocompress": "another"})
+    monkeypatch.setattr(f"autocompress.trial.run.{name}", lambda: other)
     assert made(trial_spec(PRUNE, TRAIN, cache=cache)).seconds["train"] > 0
 
 

@@ -16,6 +16,7 @@ from ._kept import REASON, left_alone
 
 Array = NDArray[Any]
 PER_CODE = 4  # with fewer blocks a code, its numbers would take more than they save
+FEWEST = 2  # codes
 SAMPLED, SWEEPS = 16_384, 20  # blocks of a layer that codes are found for, and rounds of k-means
 AT_ONCE = 2**20  # distances
 
@@ -23,7 +24,8 @@ AT_ONCE = 2**20  # distances
 class ProductQuantization(Technique):
     """Let blocks of `block` weights in a row share 2**bits codes, by k-means (Gong et al., 2014; Stock et al., 2020).
 
-    A weight then takes bits / block bits in the file, which holds the codes and, for each block, which one it has.
+    A weight then takes bits / block bits in the file, which holds the codes and, for each block, which one it has. A
+    layer of few blocks has fewer codes, one for each four of them.
     Training after it moves each number of a code as one. Weights that were pruned take codes as all others do. keep
     names layers to leave alone: names, patterns such as `head.*`, `first` or `last`.
     """
@@ -53,12 +55,13 @@ class ProductQuantization(Technique):
             if why:
                 skipped[name] = why
                 continue
-            books[name] = codes_of(values.reshape(-1, self.block), 2**self.bits, context.seed).tolist()
+            blocks = values.reshape(-1, self.block)
+            books[name] = codes_of(blocks, min(2**self.bits, len(blocks) // PER_CODE), context.seed).tolist()
         if not books:
             seen = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             raise NothingToDo(
-                f"product_quantization finds no layer with {PER_CODE} blocks of {self.block} weights for each of "
-                f"{2**self.bits} codes: lower bits or leave the step out{seen}"
+                f"product_quantization finds no layer with {PER_CODE * FEWEST} blocks of {self.block} weights or more: "
+                f"take another block or leave the step out{seen}"
             )
         return {"books": books, "skipped": skipped}
 
@@ -67,7 +70,7 @@ class ProductQuantization(Technique):
         if values.size % self.block:
             return f"its {values.size:,} weights are no multiple of {self.block}"
         blocks = values.size // self.block
-        return f"only {blocks} blocks for {2**self.bits} codes" if blocks < PER_CODE * 2**self.bits else ""
+        return f"only {blocks} blocks of {self.block} weights" if blocks < PER_CODE * FEWEST else ""
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Give each block the nearest code of its layer."""

@@ -114,10 +114,19 @@ def test_layers_that_do_not_fit_say_why() -> None:
     assert decision["skipped"]["fc1.weight"] == "kept in float by the recipe"
     with pytest.raises(NothingToDo, match="its 432 weights are no multiple of 7"):
         ProductQuantization(block=7).decide(teacher_of("plain"), context_of("plain"))
-    with pytest.raises(NothingToDo, match="lower bits or leave the step out"):
-        ProductQuantization(bits=8, block=8).decide(teacher_of("plain"), context_of("plain"))
+    few = nn.Sequential(nn.Linear(7, 2))
+    with pytest.raises(NothingToDo, match=r"take another block or leave the step out .*only 7 blocks of 2 weights"):
+        ProductQuantization(bits=8).decide(few, context_of("plain"))
     model = copy.deepcopy(teacher_of("plain"))
     with torch.no_grad():
         model.get_parameter("fc1.weight")[0, 0] = torch.nan
     with pytest.raises(TechniqueError, match="not finite"):
         ProductQuantization().decide(model, context_of("plain"))
+
+
+def test_a_layer_of_few_blocks_has_a_code_for_each_four_of_them() -> None:
+    _, decision = quantized(teacher_of("plain"), bits=8, block=2)
+    sizes = {name: teacher_of("plain").get_parameter(name).numel() // 2 for name in decision["books"]}
+    assert any(blocks < 4 * 256 for blocks in sizes.values())
+    for name, blocks in sizes.items():
+        assert len(decision["books"][name]) <= min(256, blocks // 4)
