@@ -145,9 +145,10 @@ def step_remarks(document: dict[str, Any]) -> Iterator[str]:
 
 def transfer_lines(document: dict[str, Any]) -> Iterator[str]:
     """Whether what a trial takes from the uncompressed model helps it, as far as that was measured."""
-    found, quality = document.get("from_scratch"), document["quality"]
+    found = document.get("from_scratch")
     if found is None:
         return
+    quality = document["quality"]
     if found["verdict"] is None:
         yield f"not held against the same network trained from scratch: {found['note']}"
         return

@@ -185,11 +185,11 @@ def show(
     """Show one trial: its recipe, what happened to each layer, its measurements and where its time went."""
     results = _results(study, storage)
     from ..search.prefixes import transfer_of
-    from .details import trial_lines
+    from .details import trial_lines, untold_lines
 
     document = {**results.trial(trial), "quality": results.quality, "from_scratch": transfer_of(results, trial)}
 
-    print_parts(document, as_json, trial_lines(document, results.baseline))
+    print_parts(document, as_json, [*trial_lines(document, results.baseline), *untold_lines(document)])
 
 
 @app.command()

@@ -57,17 +57,16 @@ def trial_lines(document: dict[str, Any], baseline: dict[str, float]) -> list[st
             f"{k} {'past by' if v > 0 else 'within by'} {abs(v):.1%}" for k, v in document["violations"].items()
         )
         lines.append(f"limits: {held}")
-    return [*lines, *_transfer(document), *second_lines(document["seconds"])]
+    return [*lines, *transfer_lines(document), *second_lines(document["seconds"])]
 
 
-def _transfer(document: dict[str, Any]) -> list[str]:
-    """Whether what the trial takes from the uncompressed model helps it, or how to know."""
-    if document.get("from_scratch"):
-        return list(transfer_lines(document))
+def untold_lines(document: dict[str, Any]) -> list[str]:
+    """What could be measured of a trial that trained, and is not yet known."""
     trained = any("epochs" in step for step in document["carried_out"])
+    if not trained or document["outcome"] != "completed" or document["from_scratch"]:
+        return []
     how = f"autocompress explain {shlex.quote(document['study'])} {document['trial']}"
-    worth = trained and document["outcome"] == "completed"
-    return [f"not yet held against the same network trained from scratch: {how}"] if worth else []
+    return [f"not yet held against the same network trained from scratch: {how}"]
 
 
 def comparison_table(document: dict[str, Any]) -> Table:

@@ -87,6 +87,34 @@ def test_steps_are_measured_once_and_kept(searched: Path) -> None:
     assert "the limit that binds: " in text
 
 
+def test_a_trial_is_held_against_its_network_trained_from_scratch(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, budget={"size": "1 MB", "accuracy_drop": 0.95}, search={"trials": 1, "workers": 1})
+    steps = [{"technique": "svd", "energy": 0.6}, {"technique": "distill", "epochs": 1, "alpha": 0.5}]
+    (folder / "space.yaml").write_text(yaml.safe_dump({"version": 1, "steps": steps}))
+    assert run(folder, "search", "search.yaml", "--executor", "inline").code == 0
+    hint = "not yet held against the same network trained from scratch: autocompress explain tiny 0"
+    assert hint in run(folder, "show", "tiny", "0").out
+    assert answered(folder, "tiny", "0", "--no-measure", "--json").json()["from_scratch"] is None
+
+    measured = answered(folder, "tiny", "0", "--json")
+    assert "measuring trial 0's network from scratch: svd(" in measured.err
+    found = measured.json()["from_scratch"]
+    names = [step["technique"] for step in found["recipe"]["steps"]]
+    assert names == ["svd", "reinitialize", "distill"]
+    assert found["recipe"]["steps"][2]["alpha"] == 0
+    own, other = measured.json()["metrics"], found["metrics"]
+    assert other["params"] == own["params"], "it is the same network"
+    assert found["gain"] == pytest.approx(own["accuracy"] - other["accuracy"])
+    assert found["examples"] > 0
+
+    again = answered(folder, "tiny", "0", "--json")
+    assert (again.err, again.json()) == ("", measured.json())
+    shown = run(folder, "show", "tiny", "0")
+    assert hint not in shown.out
+    assert "trained from scratch by the same steps and epochs" in shown.out
+    assert "trained from scratch by the same steps and epochs" in answered(folder, "tiny", "0").out
+
+
 def test_a_shell_completes_trials_of_the_front_and_others_by_their_digits(tmp_path: Path) -> None:
     studied(tmp_path, Completed(metrics(100, 0.97, 2.0), {}), *[Failed("broken")] * 10)
     context: Any = SimpleNamespace(params={"study": "made", "storage": f"sqlite:///{tmp_path}/autocompress.db"})
