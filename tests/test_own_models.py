@@ -76,7 +76,11 @@ RECIPES = {
     "gated": [["channel_pruning", "kronecker", "ternary", "low_bit"]],
     "shuffled": [["channel_pruning", "cp", "stripe_pruning", "qat"]],
     "tied": [["channel_pruning", "kronecker", "self_distill", "log2_quantization"]],
-    "normalized": [["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"], ["cyclic_sparse"]],
+    "normalized": [
+        ["stripe_pruning", "channel_pruning", "svd", "finetune", "int8_static"],
+        ["cyclic_sparse"],
+        ["channel_pruning", "product_quantization", "finetune"],
+    ],
     "two_inputs": [["architecture", "channel_pruning", "svd", "tucker", "qat"]],
     "mapped": [["weight_pruning", "cp", "hint_distill", "low_bit"]],
     "in_place": [["channel_pruning", "svd", "finetune", "mixed_precision"]],

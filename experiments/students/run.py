@@ -19,6 +19,7 @@ import torch
 from report import END, START, table
 from torch.utils.flop_counter import FlopCounterMode
 
+from autocompress.config import Train
 from autocompress.outcome import Baseline, Candidate, Completed
 from autocompress.tasks import TaskReference, load_task, refer
 from autocompress.tasks.examples import example_inputs
@@ -64,30 +65,29 @@ def measured(
     epochs: int,
     known: dict[str, Row],
 ) -> Iterator[Row]:
-    """The rows that are not known, seed by seed, so that whatever is there is of all networks alike."""
-    for name in data:
-        wanted = [
-            (f"{name}, {network} {width:g}, {training}, seed {seed}", network, width, training, seed)
-            for seed, width, network, training in itertools.product(range(seeds), widths, networks, TRAININGS)
-        ]
-        if all(case in known for case, *_ in wanted):
-            continue
-        reference = refer(f"tasks.py:{name}", HERE)
-        baseline = make_baseline(reference, seed=0)
+    """The rows that are not known, seed by seed, so that whatever is there is of all networks and data alike."""
+    references = {name: refer(f"tasks.py:{name}", HERE) for name in data}
+    wanted = itertools.product(range(seeds), widths, data, networks, TRAININGS)
+    cases = {f"{row[2]}, {row[3]} {row[1]:g}, {row[4]}, seed {row[0]}": row for row in wanted}
+    cases = {case: row for case, row in cases.items() if case not in known}
+    baselines = {
+        name: make_baseline(references[name], seed=0) for name in data if any(r[2] == name for r in cases.values())
+    }
+    for name, baseline in baselines.items():
         if f"{name}, baseline" not in known:
-            test = confirm(baseline.onnx, reference)
+            test = confirm(baseline.onnx, references[name])
             yield {"case": f"{name}, baseline", "data": name, "network": "ResNet-18", **_kept(baseline.metrics | test)}
-        for case, network, width, training, seed in wanted:
-            if case not in known:
-                row = student(reference, baseline, {"network": network, "width": width}, training, seed, epochs)
-                yield {"case": case, "data": name, **row}
+    for case, (seed, width, name, network, training) in cases.items():
+        made = {"network": network, "width": width}
+        yield {"case": case, "data": name, **student(references[name], baselines[name], made, training, seed, epochs)}
 
 
 def student(reference: TaskReference, baseline: Baseline, made: Row, training: str, seed: int, epochs: int) -> Row:
     """A network in the place of the ResNet-18, trained, exported and measured as in a search."""
     train = {"technique": "distill", "epochs": epochs, "learning_rate": 0.002, "alpha": TRAININGS[training]}
     recipe = recipe_from_data({"version": 1, "steps": [{"technique": "architecture", **made}, train]})
-    spec = TrialSpec(0, recipe.to_data(), reference, seed=seed)
+    # Narrow and depthwise convolutions train up to 1.7 times as fast with channels last.
+    spec = TrialSpec(0, recipe.to_data(), reference, seed=seed, how=Train(channels_last=True))
     candidate = prepare(spec, baseline)
     assert isinstance(candidate, Candidate), candidate
     assert candidate.decisions[0]["network"] == made["network"]  # and was not left out as too large
