@@ -62,6 +62,8 @@ def shared_values(weight: Tensor) -> Tensor | None:
     if found is not None or weight.dim() < 2:
         return found
     flat = weight.detach().flatten()
+    if torch.unique(flat[:: flat.numel() // SAMPLED + 1]).numel() > VALUES * max(BLOCKS):
+        return None  # as in most tensors: more numbers than blocks could have
     for length in BLOCKS:
         if flat.numel() % length or flat.numel() < length * SHARED:
             continue

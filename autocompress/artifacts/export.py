@@ -113,11 +113,20 @@ def flattened(model: onnx.ModelProto) -> onnx.ModelProto:
             gone.add(node.input[1])
             node.op_type = "Flatten"
             del node.input[1:], node.attribute[:]
-    gone -= {name for node in model.graph.node for name in node.input}
+    gone -= _read_by(model.graph)
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
+
+
+def _read_by(graph: onnx.GraphProto) -> set[str]:
+    """The names that a graph reads, and the graphs inside of it, which may read values of those around them."""
+    inner = [
+        part for node in graph.node for a in node.attribute for part in (*a.graphs, *([a.g] if a.HasField("g") else []))
+    ]
+    own = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    return own.union(*(_read_by(part) for part in inner))
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[int | str]:

@@ -64,7 +64,10 @@ class Again:
             recipe = from_scratch(self.recipe)
         except NothingToDo as nothing:
             return Scratch(note=str(nothing))
-        metrics, reason = self._measured(recipe, f"trial {self.number}'s network from scratch", "from scratch")
+        try:
+            metrics, reason = self._measured(recipe, f"trial {self.number}'s network from scratch", "from scratch")
+        except StudyError as error:  # as where a rate that suits trained weights is too high for fresh ones
+            metrics, reason = None, str(error)
         examples = len(self.setup.task.split("validation"))  # type: ignore[arg-type]
         return Scratch(recipe.to_data(), metrics or {}, reason, examples)
 

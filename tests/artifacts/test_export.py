@@ -15,7 +15,15 @@ from torch._export import utils
 from torch.export import exported_program
 from torch.nn.functional import max_pool2d
 
-from autocompress.artifacts.export import _cached, cast_weights, check_parity, dynamic_shapes, export_onnx, strip
+from autocompress.artifacts.export import (
+    _cached,
+    cast_weights,
+    check_parity,
+    dynamic_shapes,
+    export_onnx,
+    flattened,
+    strip,
+)
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
 from autocompress.testing.models import Plain, Residual, seeded
@@ -415,3 +423,27 @@ def test_joining_all_axes_but_the_first_takes_no_tensor_and_other_shapes_keep_th
     used = {name for node in exported.graph.node for name in node.input}
     assert {tensor.name for tensor in exported.graph.initializer} <= used
     check_parity(Joined(), exported, (torch.randn(5, 3, 4, 4),))
+
+
+def test_a_shape_that_a_branch_reads_as_well_stays_in_the_file() -> None:
+    info, kind = helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Reshape", ["x", "shape"], [name])], name, [], [info(name, kind, ["n", 12])]
+        )
+        for name in ("then", "else")
+    }
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["rows"]),
+        helper.make_node("If", ["yes"], ["other"], **branches),
+        helper.make_node("Add", ["rows", "other"], ["y"]),
+    ]
+    stored = [numpy_helper.from_array(np.array([-1, 12]), "shape"), numpy_helper.from_array(np.array(True), "yes")]
+    inputs, outputs = [info("x", kind, ["n", 3, 4])], [info("y", kind, ["n", 12])]
+    known = [info("rows", kind, ["n", 12])]
+    graph = helper.make_graph(nodes, "branching", inputs, outputs, stored, value_info=known)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    changed = flattened(model)
+    assert changed.graph.node[0].op_type == "Flatten"
+    np.testing.assert_array_equal(Model(changed.SerializeToString())(x), 2 * x.reshape(2, 12))
