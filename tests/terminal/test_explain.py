@@ -11,7 +11,7 @@ from studies import SPACE, metrics, studied
 from tiny import Ran, make_project, run
 
 from autocompress.outcome import Completed, Failed, Infeasible, Stopped
-from autocompress.search import recorder
+from autocompress.search import recorder, stepwise
 from autocompress.search.explain import Found
 from autocompress.search.explanation import knee_picture
 from autocompress.search.prefixes import Known, Prefix
@@ -87,7 +87,9 @@ def test_steps_are_measured_once_and_kept(searched: Path) -> None:
     assert "the limit that binds: " in text
 
 
-def test_a_trial_is_held_against_its_network_trained_from_scratch(tmp_path: Path) -> None:
+def test_a_trial_is_held_against_its_network_trained_from_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_project(tmp_path, budget={"size": "1 MB", "accuracy_drop": 0.95}, search={"trials": 1, "workers": 1})
     steps = [{"technique": "svd", "energy": 0.6}, {"technique": "distill", "epochs": 1, "alpha": 0.5}]
     (folder / "space.yaml").write_text(yaml.safe_dump({"version": 1, "steps": steps}))
@@ -95,6 +97,16 @@ def test_a_trial_is_held_against_its_network_trained_from_scratch(tmp_path: Path
     hint = "not yet held against the same network trained from scratch: autocompress explain tiny 0"
     assert hint in run(folder, "show", "tiny", "0").out
     assert answered(folder, "tiny", "0", "--no-measure", "--json").json()["from_scratch"] is None
+
+    with monkeypatch.context() as patched:  # what a rate that suits trained weights may do to fresh ones
+        measure = stepwise.measure
+        diverged = Failed("the loss became nan in epoch 1")
+        patched.setattr(stepwise, "measure", lambda made, spec, baseline: (
+            diverged if "reinitialize" in str(spec.recipe) else measure(made, spec, baseline)))  # fmt: skip
+        said = answered(folder, "tiny", "0").out
+    assert "not held against the same network trained from scratch" in said
+    assert "the loss became nan in epoch 1" in said
+    shutil.rmtree(folder / ".autocompress" / "tiny" / "prefixes")
 
     measured = answered(folder, "tiny", "0", "--json")
     assert "measuring trial 0's network from scratch: svd(" in measured.err
