@@ -25,7 +25,12 @@ class Finished:
 
 
 class Executor(Protocol):
-    """Runs trials and single calls somewhere; knows nothing of studies."""
+    """Runs trials and single calls somewhere; knows nothing of studies.
+
+    processors: how many a call may keep busy while nothing else runs.
+    """
+
+    processors: int
 
     def share(self, baseline: Baseline) -> None:
         """Give every later trial this baseline."""

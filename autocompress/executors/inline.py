@@ -11,6 +11,8 @@ from .base import Finished, Value
 class InlineExecutor:
     """Runs each trial at once in this process: for tests and debugging."""
 
+    processors = 1
+
     def __init__(self) -> None:
         self._baseline: Baseline | None = None
         self._done: list[Finished] = []

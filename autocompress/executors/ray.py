@@ -59,6 +59,8 @@ class RayExecutor:
         self._cluster = Cluster(address, workers, code, target, note, image, gpus)
         self._ray = self._cluster.ray
         self._workers, self._names = workers, itertools.count()
+        # A cluster that was joined may be at work for others.
+        self.processors = workers if self._cluster.joined is None else 1
         # Ray's own retries are off: the controller counts attempts, and Ray retries an out-of-memory kill for ever.
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
         training: dict[str, Any] = {"num_gpus": gpus} if gpus else {}

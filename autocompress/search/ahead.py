@@ -1,6 +1,8 @@
 """Facts of rows that no trial has tried yet: found on workers before there is anything to choose by."""
 
 import itertools
+import math
+import time
 
 import optuna
 
@@ -14,6 +16,7 @@ from .terrain import Row
 
 SHARE = 3  # of the trials: a short search does not spend its time on what it will never choose from
 FEWEST = 8  # or as many as it takes to know what fits, where that is less than two for each trial
+TIME = 0.1  # of a search's time that they may take, where it has an end
 KEPT = "facts"  # the study's attribute
 
 
@@ -34,22 +37,29 @@ class Ahead:
         self._running: dict[int, Row] = {}
         self._left: list[Row] = []
         self._numbers = itertools.count(-1, -1)
+        search = plan.setup.config.search
+        self._until = math.inf if search.timeout is None else time.monotonic() + TIME * search.timeout
         if isinstance(sampler, FactsFirst) and any(limit.metric in FACTS for limit in plan.limits):
             self._known = [(row, facts) for row, facts in store.get(KEPT, [])]
             for row, facts in self._known:
                 sampler.know(row, facts)
             done = [row for row, _ in self._known]
-            most = most_ahead(plan.setup.config.search.trials)
-            self._left = [row for row in sampler.survey()[:most] if row not in done]
+            self._left = [row for row in sampler.survey()[: most_ahead(search.trials)] if row not in done]
 
     @property
     def running(self) -> int:
         """How many workers are at it."""
         return len(self._running)
 
+    @property
+    def left(self) -> int:
+        """How many are not handed out."""
+        return len(self._left)
+
     def next(self) -> TrialSpec | None:
-        """The next recipe whose facts are to be found, under a number below 0; None where all were handed out."""
-        if not self._left:
+        """The next recipe whose facts are to be found, under a number below 0; None once all were, or time is up."""
+        if not self._left or time.monotonic() > self._until:
+            self._left = []
             return None
         row = self._left.pop(0)
         number = next(self._numbers)

@@ -87,6 +87,10 @@ class Controller:
                 self._store.enqueue(parameters)
         self._state.waiting = {number: self._store.adopt(number, space) for number in self._store.running()}
         self._state.begun_with = len(self._store.finished())
+        if self._ahead.left:
+            self._note(
+                f"finding the sizes that {self._ahead.left} recipes come to before any training, to choose by them"
+            )
         self._refresh()
         ended = self._state.records.values()
         self._turns.known(row.recipe for row in ended if row.outcome is not None and measured(row.outcome))

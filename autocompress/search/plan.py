@@ -77,7 +77,10 @@ def obtain_baseline(setup: Setup, executor: Executor, view: View | None = None) 
             names = ", ".join(changed(before, setup.baseline_facts))
             view.note(f"the baseline is made anew: {names} changed since the last one was kept")
         view.phase("training and measuring the baseline" if setup.task.baseline else "measuring the baseline")
-    trained = executor.call(train_baseline, setup.reference, config.search.seed, config.target, setup.how, trains=True)
+    threads = max(config.target.threads, executor.processors)
+    trained = executor.call(
+        train_baseline, setup.reference, config.search.seed, config.target, setup.how, threads, trains=True
+    )
     baseline = executor.call(time_baseline, trained, setup.reference, config.target)
     setup.files.store_baseline(setup.baseline_key, baseline, setup.reference.code, setup.baseline_facts)
     return baseline

@@ -1,6 +1,7 @@
 """The uncompressed model: trained, exported and measured before anything is compressed."""
 
 import hashlib
+import os
 from dataclasses import replace
 
 from ..artifacts.export import check_parity, export_onnx, strip
@@ -19,6 +20,7 @@ from ..training import ON_CPU, fit, training_on
 from .stages import pack_weights
 from .worker import Clock, use_threads
 
+MOST_THREADS = 8  # that a training is split over: steps of small models are too short for more
 EARLY = 0.1  # the share of the baseline's training after which the weights to rewind to are kept
 
 
@@ -27,9 +29,14 @@ def make_baseline(reference: TaskReference, seed: int, target: Target = ONE_THRE
     return time_baseline(train_baseline(reference, seed, target, how), reference, target)
 
 
-def train_baseline(reference: TaskReference, seed: int, target: Target = ONE_THREAD, how: Train = ON_CPU) -> Baseline:
-    """Train the uncompressed model where the task asks for it, and export it; all of its metrics but its latency."""
-    use_threads(target.threads)
+def train_baseline(
+    reference: TaskReference, seed: int, target: Target = ONE_THREAD, how: Train = ON_CPU, threads: int | None = None
+) -> Baseline:
+    """Train the uncompressed model where the task asks for it, and export it; all of its metrics but its latency.
+
+    threads: to train on at most, where more than the target's are at hand since nothing else runs.
+    """
+    use_threads(min(threads or target.threads, os.cpu_count() or 1, MOST_THREADS))
     clock = Clock()
     with clock("load_task"):
         task = load_task(reference)
@@ -47,6 +54,7 @@ def train_baseline(reference: TaskReference, seed: int, target: Target = ONE_THR
         with clock("train"), training_on(how):
             data, held_out = task.split("train"), task.split("validation")
             fit(model, data, lambda o, b: training_loss(task, o, b.targets), task.baseline, seed, keep_early, held_out)
+    use_threads(target.threads)
     with clock("export"):
         example, signature = example_inputs(task), input_signature(task)
         exported = export_onnx(model.eval(), example, signature)

@@ -1,7 +1,9 @@
 """Trials that begin with what another trains wait for it, so that no two train the same at once."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from autocompress.config import load_config
 from autocompress.executors import Finished, InlineExecutor
 from autocompress.outcome import Completed, Facts, Stopped
 from autocompress.recipe import Recipe
+from autocompress.search import ahead
 from autocompress.search.controller import Controller
 from autocompress.search.interrupts import Interrupts
 from autocompress.search.plan import make_plan
@@ -71,10 +74,12 @@ class Workers(InlineExecutor):
         self.trained: set[str] = set()
         self.met: Counter[str] = Counter()
         self.most = 0
+        self.facts = 0
 
     def submit(self, spec: TrialSpec) -> None:
         """Take a trial on, and look whether another trains the same."""
         if not spec.train:
+            self.facts += 1
             self._done.append(Finished(spec.number, Facts({"size_bytes": 1.0}), lambda: None))
             return
         mine = recipe_from_data(spec.recipe)
@@ -95,7 +100,7 @@ class Workers(InlineExecutor):
 
 def search(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Workers, StudyStore, State]:
     monkeypatch.chdir(folder)
-    tiny.make_project(folder, search={"trials": 6, "workers": 3, **settings})
+    tiny.make_project(folder, search={"trials": 6, "workers": 3, **settings}, budget={"size": "1 MB"})
     (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
     workers = Workers()
     planned = make_plan(set_up(load_config(folder / "search.yaml")), workers, tiny.Silent())
@@ -121,3 +126,14 @@ def test_what_waits_at_the_end_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     left = [row.outcome for row in state.records.values() if isinstance(row.outcome, Stopped)]
     assert left
     assert left == [Stopped("the search ended before its turn")] * len(left)
+
+
+@pytest.mark.parametrize(("timeout", "facts"), [("20m", 2), ("1h", 6), ("10h", 8), (None, 8)])
+def test_what_is_known_ahead_takes_a_tenth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout: str | None, facts: int
+) -> None:
+    minutes = itertools.count(0, 60)  # one goes by between two looks at the clock
+    monkeypatch.setattr(ahead, "time", SimpleNamespace(monotonic=lambda: float(next(minutes))))
+    workers, _, state = search(tmp_path, monkeypatch, sampler="auto", **({"timeout": timeout} if timeout else {}))
+    assert workers.facts == facts
+    assert len(state.records) == 6
