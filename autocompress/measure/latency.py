@@ -43,6 +43,7 @@ def measure_latency(
     target: Target = ONE_THREAD,
     reference_ms: float | None = None,
     alone: bool = True,
+    sessions: int = SESSIONS,
 ) -> dict[str, float]:
     """Latency of a candidate and its speed-up over a reference, both ONNX files, on the same inputs.
 
@@ -53,7 +54,7 @@ def measure_latency(
     this node paused meanwhile, which `alone` asks for, else 0.
     """
     with measuring(alone) as quiet, pinned(target):
-        (pairs,) = collect(reference, [candidate], inputs, seconds, target)
+        (pairs,) = collect(reference, [candidate], inputs, seconds, target, sessions)
     return {**summarize(pairs, reference_ms), "measured_alone": float(quiet)}
 
 
@@ -79,7 +80,12 @@ def measure_together(
 
 
 def collect(
-    reference: bytes, candidates: Sequence[bytes], inputs: tuple[Array, ...], seconds: float, target: Target
+    reference: bytes,
+    candidates: Sequence[bytes],
+    inputs: tuple[Array, ...],
+    seconds: float,
+    target: Target,
+    sessions: int = SESSIONS,
 ) -> list[Pairs]:
     """Run pairs of bursts of the reference and each candidate, in random order, until the time is used.
 
@@ -87,10 +93,10 @@ def collect(
     """
     order, clock = np.random.default_rng(0), clock_for(target)
     rows: list[list[tuple[float, float, int]]] = [[] for _ in candidates]
-    for session in range(SESSIONS):
+    for session in range(sessions):
         calls = [Model(source, target).runner(inputs) for source in (reference, *candidates)]
         sizes = [burst_size(call, clock) for call in calls]
-        until = time.perf_counter() + seconds / SESSIONS
+        until = time.perf_counter() + seconds / sessions
         rounds = 0
         while rounds < 3 or (rounds < MOST_ROUNDS and time.perf_counter() < until):
             for which in order.permutation(len(candidates)):

@@ -23,6 +23,7 @@ Score = Callable[[Group], Tensor | None]
 FISHER_EXAMPLES = 128  # a gradient each
 CONDUCTANCE_EXAMPLES = 32
 CONDUCTANCE_STEPS = 8
+KEPT = 1e10  # multiplications of a sample, half a second of a core, from which its gradients are kept
 
 
 def by_weights(measure: Callable[[Tensor], Tensor]) -> Score:
@@ -132,9 +133,10 @@ def _hidden(module: nn.RNNBase, of: Callable[[Tensor], Tensor]) -> Tensor:
 def gradients(model: nn.Module, context: Context, examples: int) -> dict[int, Tensor]:
     """The gradient of the loss by each weight, summed over batches of a sample; by the weight's identity.
 
-    Of a large model they are kept until another one's are asked for: all recipes that begin alike ask for the same.
+    Where they take long they are kept until another model's are asked for: all recipes that begin alike ask for the
+    same.
     """
-    if context.affordable(examples) == examples:
+    if context.affordable(examples) * context.products < KEPT:
         return _accumulated(model, context, examples, 64, lambda gradient: gradient)
     contents = hashlib.blake2b(digest_size=16)
     add_weights(contents, model)

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from autocompress import Classification
 from autocompress.techniques import base
 from autocompress.techniques.base import Context
+from autocompress.techniques.pruning import _channel_scores
 from autocompress.techniques.pruning._channel_scores import gradients
 
 
@@ -75,6 +76,7 @@ def test_gradients_of_a_large_model_are_found_once_whatever_the_seed_and_anew_fo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base, "MOST_PRODUCTS", 83 * 40.0)
+    monkeypatch.setattr(_channel_scores, "KEPT", 83 * 40.0)
     context = context_of_rows()
     model = copy.deepcopy(context.teacher)
     assert isinstance(model, Counted)
