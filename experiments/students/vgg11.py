@@ -31,7 +31,7 @@ def search(name: str) -> list[dict[str, Any]]:
     )
     front, trials = study.front(), study.trials()
     counts = {"trials": len(trials), "feasible": int((trials["outcome"] == "completed").sum())}
-    return [{"space": name, "member": row["trial"], **counts, **{key: row.get(key) for key in KEPT}} for row in
+    return [{"space": name, "member": row["case"], **counts, **{key: row.get(key) for key in KEPT}} for row in
             front.to_dict("records")]  # fmt: skip
 
 
