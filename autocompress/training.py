@@ -1,6 +1,7 @@
 """The one training loop: baselines, fine-tuning and distillation differ in their loss alone."""
 
 import contextlib
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,10 +57,21 @@ def device_of(how: Train) -> torch.device:
     return torch.device(how.device)
 
 
-def on_device(batch: Batch, model: nn.Module) -> Batch:
-    """A batch where a model is."""
-    place = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
-    return batch if place is None or place.type == "cpu" else batch.to(place)
+def training_device() -> torch.device:
+    """Where `training_on` says that models train."""
+    return device_of(_hardware.get() or ON_CPU)
+
+
+def placed(model: nn.Module) -> nn.Module:
+    """A model where `training_on` says that models train, to pass data through it: itself on the CPU, a copy there."""
+    place = training_device()
+    return model if place.type == "cpu" else copy.deepcopy(model).to(place)
+
+
+def place_of(model: nn.Module) -> torch.device:
+    """Where a model is."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 @contextlib.contextmanager
@@ -360,12 +372,12 @@ def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int, s
         layer.reset_running_stats()
         layer.momentum = None  # a cumulative mean
         layer.train()
-    seen = 0
+    seen, place = 0, place_of(model)
     with torch.no_grad():
         for batch in batches(dataset, max(batch_size, 2), torch.Generator().manual_seed(0)):
             if seen and (seen >= STATISTICS_EXAMPLES or len(batch.index) < 2):
                 break
-            model(*on_device(batch, model).inputs)
+            model(*batch.to(place).inputs)
             seen += len(batch.index)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

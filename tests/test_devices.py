@@ -1,6 +1,9 @@
 """Trainings on an accelerator: tensors are made where they run, and what comes of it is what the processor makes."""
 
 import ast
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +64,12 @@ def test_a_training_there_comes_back_and_computes_nearly_what_one_here_does(name
     with torch.no_grad():
         expected, found = (made(*example_of(model)) for made in (here.after, there))
     assert (found - expected).abs().max() < 0.2 * expected.abs().max()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: techniques on a device beside are not tried")
+def test_what_decides_and_trains_on_another_device_comes_to_the_same() -> None:
+    """In a process of its own, with a device that torch takes for one, and on which tensors of two places fail."""
+    script = Path(__file__).parent / "elsewhere" / "run.py"
+    command = [sys.executable, str(script), "plain", "recurrent", "sentences", "residual"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr

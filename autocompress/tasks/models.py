@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from ..data import seed_all
 from ..errors import TaskError
+from ..training import place_of
 from ._plain import computed_weights, with_plain_weights
 from .calling import called
 from .examples import example_inputs
@@ -44,11 +45,12 @@ def build_model(task: Task, seed: int) -> nn.Module:
 
 
 def as_function(model: nn.Module) -> Run:
-    """A module as a function of arrays, as its exported file is."""
+    """A module as a function of arrays, as its exported file is, that computes where the module is."""
+    place = place_of(model)
 
     def outputs(*inputs: Array) -> Array:
         with torch.no_grad():
-            found: Array = model(*map(torch.from_numpy, inputs)).numpy()
+            found: Array = model(*(torch.from_numpy(array).to(place) for array in inputs)).cpu().numpy()
         return found
 
     return outputs

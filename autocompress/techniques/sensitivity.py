@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..data import Batch
+from ..training import place_of, placed
 from .base import Context
 
 SAMPLE = 128
@@ -44,8 +45,10 @@ def _scan(context: Context, layers: Sequence[str], damage: Damage) -> dict[str, 
 
 
 def _loss(context: Context, model: nn.Module, batch: Batch, shuffled: bool = False) -> float:
+    model = placed(model.eval())
+    batch = batch.to(place_of(model))
     with torch.no_grad():
-        outputs = model.eval()(*batch.inputs)
+        outputs = model(*batch.inputs)
         if shuffled:
             outputs = outputs.roll(len(outputs) // 2, 0)
         return float(context.task.loss(outputs, batch.targets))

@@ -11,7 +11,7 @@ from ..data import Batch, batches, in_memory, train_transform
 from ..errors import TechniqueError
 from ..tasks.examples import input_signature
 from ..tasks.protocol import classifies, training_loss
-from ..training import Loss
+from ..training import Loss, training_device
 from .base import Context
 from .features import Feature, Read, watched
 
@@ -107,9 +107,10 @@ class Teacher:
 
     def _rows(self, layers: Mapping[str, Feature]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        count = len(self._context.train)  # type: ignore[arg-type]
+        count, place = len(self._context.train), training_device()  # type: ignore[arg-type]
         for batch in batches(self._context.train, 256):
-            for name, part in self._forward(batch, layers).items():
+            for name, there in self._forward(batch.to(place), layers).items():
+                part = there.cpu()
                 if name not in found:
                     found[name] = part.new_empty((count, *part.shape[1:]))
                 found[name][batch.index] = part

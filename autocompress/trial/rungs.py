@@ -98,7 +98,6 @@ def _quality(model: nn.Module, task: Task) -> Metrics:
     """The task's metrics of a copy on the validation split; none where they are no numbers, as early on they may be."""
     probe = copy.deepcopy(model).eval()
     renew_statistics(probe, task.split("train"), 64)
-    probe.cpu()
     try:
         return measure_quality(as_function(probe), task, "validation")
     except ArtifactError:

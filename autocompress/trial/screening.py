@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 from ..data import Batch, batches, seed_all
 from ..errors import TaskError
 from ..tasks import Task
-from ..training import Training, fit
+from ..training import Training, fit, place_of, placed
 
 SAMPLE, PROBE, BATCH = 256, 1280, 64
 SHUFFLES = 19  # an output that says nothing beats all of them once in twenty times
@@ -49,8 +49,10 @@ def find_collapse(model: nn.Module, teacher: nn.Module, task: Task, learning_rat
 def informs(model: nn.Module, task: Task, batch: Batch) -> bool:
     """Whether outputs fit their own targets better than those of other examples: a permutation test at 5%."""
     generator = torch.Generator().manual_seed(0)
+    model = placed(model.eval())
+    batch = batch.to(place_of(model))
     with torch.no_grad():
-        outputs = model.eval()(*batch.inputs)
+        outputs = model(*batch.inputs)
         own = float(task.loss(outputs, batch.targets))
         orders = [torch.randperm(len(outputs), generator=generator) for _ in range(SHUFFLES)]
         # A NaN compares false, and tells nothing.
@@ -58,5 +60,7 @@ def informs(model: nn.Module, task: Task, batch: Batch) -> bool:
 
 
 def _loss(model: nn.Module, task: Task, batch: Batch) -> float:
+    model = placed(model.eval())
+    batch = batch.to(place_of(model))
     with torch.no_grad():
-        return float(task.loss(model.eval()(*batch.inputs), batch.targets))
+        return float(task.loss(model(*batch.inputs), batch.targets))

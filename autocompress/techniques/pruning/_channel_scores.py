@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvTransposeNd as Transposed
 
 from ...errors import TechniqueError
 from ...tasks.models import add_weights
+from ...training import place_of, placed
 from ..base import Context
 from ..outputs import thawed
 from ._dependencies import Group, Part
@@ -158,15 +159,17 @@ def fisher(model: nn.Module, context: Context, examples: int) -> dict[int, Tenso
 def _accumulated(
     model: nn.Module, context: Context, examples: int, batch_size: int, part: Callable[[Tensor], Tensor]
 ) -> dict[int, Tensor]:
-    weights = list(model.parameters())
+    there = placed(model)
+    weights = list(there.parameters())
     totals = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     for batch in context.sample(examples, batch_size):
-        with thawed(model):
-            loss = context.task.loss(model(*batch.inputs), batch.targets)
+        given = batch.to(place_of(there))
+        with thawed(there):
+            loss = context.task.loss(there(*given.inputs), given.targets)
             parts = torch.autograd.grad(loss, weights, allow_unused=True)
         for total, gradient in zip(totals, parts, strict=True):
             total += 0 if gradient is None else part(gradient)
-    return {id(weight): total for weight, total in zip(weights, totals, strict=True)}
+    return {id(weight): total.cpu() for weight, total in zip(model.parameters(), totals, strict=True)}
 
 
 def conductance(model: nn.Module, context: Context, examples: int, layers: set[str]) -> dict[str, Tensor]:
@@ -176,7 +179,8 @@ def conductance(model: nn.Module, context: Context, examples: int, layers: set[s
     Raises TechniqueError for inputs that cannot be scaled.
     """
     count = min(examples, CONDUCTANCE_EXAMPLES)
-    inputs = next(context.sample(count, count)).inputs
+    model = placed(model)
+    inputs = next(context.sample(count, count)).to(place_of(model)).inputs
     if not all(tensor.is_floating_point() for tensor in inputs):
         raise TechniqueError(
             "channel_pruning with importance conductance needs inputs that can be scaled, and this model's are whole "
@@ -186,13 +190,14 @@ def conductance(model: nn.Module, context: Context, examples: int, layers: set[s
     target = model(*inputs).flatten(1).argmax(1, keepdim=True)
     total: dict[str, Tensor] = {}
     before: dict[str, tuple[Tensor, Tensor]] = {}
-    for place in np.polynomial.legendre.leggauss(CONDUCTANCE_STEPS + 1)[0]:
-        scaled = tuple(tensor * float(1 + place) / 2 for tensor in inputs)
+    for point in np.polynomial.legendre.leggauss(CONDUCTANCE_STEPS + 1)[0]:
+        scaled = tuple(tensor * float(1 + point) / 2 for tensor in inputs)
         now = _flow(model, modules, scaled, target)
         for name, (value, _) in now.items() if before else ():
-            total[name] = total.get(name, torch.zeros(())) + before[name][1] * (value - before[name][0])
+            flow = before[name][1] * (value - before[name][0])
+            total[name] = total[name] + flow if name in total else flow
         before = now
-    return {name: _by_channel(modules[name], flow) for name, flow in total.items()}
+    return {name: _by_channel(modules[name], flow).cpu() for name, flow in total.items()}
 
 
 def _flow(

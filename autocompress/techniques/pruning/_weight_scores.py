@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ...errors import TechniqueError
+from ...training import place_of, placed
 from ..base import Context
 
 BATCH = 16
@@ -31,21 +32,21 @@ def taylor(model: nn.Module, names: list[str], context: Context, examples: int) 
 
     It is averaged over small batches of training data: over many examples, the gradients of a trained model cancel.
     """
-    work = _copy(model)
+    work = placed(_copy(model))
     weights = [work.get_parameter(name) for name in names]
     scores = [torch.zeros_like(weight) for weight in weights]
     for batch in context.sample(examples, BATCH):
-        loss = context.task.loss(work(*batch.inputs), batch.targets)
+        given = batch.to(place_of(work))
+        loss = context.task.loss(work(*given.inputs), given.targets)
         if not bool(torch.isfinite(loss)):
             raise TechniqueError(
                 f"weight_pruning with importance gradient needs a loss that is a number, not {loss.item()}: "
                 "take importance magnitude"
             )
-        for score, weight, slope in zip(
-            scores, weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
-        ):
+        slopes = torch.autograd.grad(loss, weights, allow_unused=True)
+        for score, weight, slope in zip(scores, weights, slopes, strict=True):
             score += 0 if slope is None else (weight.detach() * slope).abs()
-    return dict(zip(names, scores, strict=True))
+    return {name: score.cpu() for name, score in zip(names, scores, strict=True)}
 
 
 def attributed(model: nn.Module, names: list[str], context: Context) -> tuple[dict[str, Tensor], list[str]]:
@@ -56,8 +57,8 @@ def attributed(model: nn.Module, names: list[str], context: Context) -> tuple[di
     their layers are called several times, not as modules, or have no output unit to each row.
     Raises TechniqueError where captum is missing or cannot follow the model.
     """
-    work = _copy(model)
-    batch = next(context.sample(ATTRIBUTED, ATTRIBUTED))
+    work = placed(_copy(model))
+    batch = next(context.sample(ATTRIBUTED, ATTRIBUTED)).to(place_of(work))
     layers = _attributable(work, names, batch.inputs)
     if not layers:
         raise TechniqueError(
@@ -67,7 +68,7 @@ def attributed(model: nn.Module, names: list[str], context: Context) -> tuple[di
     try:
         direction = _towards_lower_loss(work, context, batch)
         for name, (layer, axis) in layers.items():
-            counts = _unit_attribution(work, layer, batch.inputs, direction)
+            counts = _unit_attribution(work, layer, batch.inputs, direction).cpu()
             shape = [-1 if dim == axis else 1 for dim in range(scores[name].dim())]
             scores[name] = scores[name] * (counts / counts.mean().clamp_min(1e-30)).reshape(shape)
     except (RuntimeError, AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

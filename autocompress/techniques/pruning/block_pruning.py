@@ -14,6 +14,7 @@ from ...data import Batch
 from ...errors import NothingToDo
 from ...recipe import Kind, Range
 from ...tasks import Task
+from ...training import place_of, placed
 from ..base import Context, Decision, Technique
 from ..replacing import replace_layers
 
@@ -62,6 +63,8 @@ class BlockPruning(Technique):
     def _choose(
         self, work: nn.Module, found: dict[str, int], allowed: list[str], task: Task, sample: list[Batch]
     ) -> dict[str, str]:
+        work = placed(work)
+        sample = [batch.to(place_of(work)) for batch in sample]
         loss = mean_loss(work, task, sample)
         removed: dict[str, str] = {}
         while len(removed) < self.blocks:

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from ...data import Batch
+from ...training import place_of, placed
 from ..replacing import replace_layers, unreplaceable
 from ._calls import Call, Calls, Trace, trace, value_names, watching
 from ._grids import PASSING
@@ -156,7 +157,7 @@ def find_spans(model: nn.Module, values: Sequence[str], sample: Iterable[Batch])
     def see(name: str, tensor: Tensor) -> None:
         """Widen the range of a value by one tensor."""
         if name in spans:
-            spans[name].see(tensor.numpy())
+            spans[name].see(tensor.cpu().numpy())
 
     def visit(key: str, function: str, module: str, given: Any, made: Any) -> Any:
         """See every value that a call makes."""
@@ -164,12 +165,14 @@ def find_spans(model: nn.Module, values: Sequence[str], sample: Iterable[Batch])
             see(name, part)
         return made
 
+    model = placed(model)
     with torch.no_grad():
         for batch in sample:
-            for index, tensor in enumerate(batch.inputs):
+            given = batch.to(place_of(model))
+            for index, tensor in enumerate(given.inputs):
                 see(f"input.{index}", tensor)
             with watching(model, Calls(visit)):
-                model(*batch.inputs)
+                model(*given.inputs)
     return spans
 
 

@@ -13,7 +13,7 @@ from ...data import Batch
 from ...errors import TechniqueError
 from ...recipe import Kind, Range
 from ...tasks.protocol import classifies, training_loss
-from ...training import fit
+from ...training import fit, place_of, placed
 from ..base import Context, Decision, Technique
 from ..teacher import Teacher, distillation_loss
 from ._communities import activity, divided, hub_weights, modularity
@@ -60,8 +60,10 @@ class Nonn(Technique):
                 f"nonn cannot give {self.students} students a part of the {filters} filters of {watched.name}: "
                 "lower students"
             )
+        there, sample = placed(watched), context.sample(self.examples)
         with torch.no_grad():
-            weights = hub_weights(watched(*batch.inputs)[:, outputs:] for batch in context.sample(self.examples))
+            batches = (batch.to(place_of(there)) for batch in sample)
+            weights = hub_weights(there(*batch.inputs)[:, outputs:].cpu() for batch in batches)
         parts = divided(weights, self.students)
         return {
             "layer": watched.name,

@@ -1,0 +1,143 @@
+"""Techniques on a device of its own, which is compiled here: prints a line for each that fails or comes out otherwise.
+
+Usage: python tests/elsewhere/run.py [MODEL ...]
+"""
+
+import math
+import subprocess
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from autocompress import training
+from autocompress.config import Train
+from autocompress.errors import TechniqueError
+from autocompress.outcome import Candidate
+from autocompress.techniques import Technique, registry
+from autocompress.testing.models import MODELS
+from autocompress.testing.work import carry_out, example_of, quick
+from autocompress.trial.baseline import make_baseline
+from autocompress.trial.peers import Peers
+from autocompress.trial.trial import prepare
+
+sys.path.append(str(Path(__file__).parents[1]))
+from plain import reference, trial_spec
+
+NAME = "elsewhere"
+# What passes data through a model to decide, and how.
+IMPORTANCES = {
+    "channel_pruning": ("taylor", "hessian", "conductance"),
+    "weight_pruning": ("gradient", "integrated_gradients"),
+}
+
+
+def built(folder: Path) -> Path:
+    """The device as a library that torch loads."""
+    library = folder / "device.so"
+    root, source = Path(torch.__file__).parent, Path(__file__).with_name("device.cpp")
+    given = [f"-isystem{root / 'include'}", f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    command = ["c++", "-std=c++20", "-O0", "-fPIC", "-shared", str(source), *given, "-o", str(library)]
+    subprocess.run(command, check=True)
+    return library
+
+
+def registered(library: Path) -> torch.device:
+    """The device, known to torch by a name."""
+    torch.ops.load_library(library)
+    torch.utils.rename_privateuse1_backend(NAME)
+    module: Any = types.ModuleType(NAME)
+    module.is_available = module.is_initialized = lambda: True
+    module.device_count, module.current_device = lambda: 1, lambda: 0
+    module._lazy_init = module.init = lambda: None
+    module._is_in_bad_fork, module.manual_seed_all = lambda: False, lambda seed: None
+    module.get_rng_state, module.set_rng_state = (lambda *_: torch.zeros(1)), (lambda *_: None)
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    torch._register_device_module(NAME, module)
+    return torch.device(NAME, 0)
+
+
+def steps() -> Iterator[Technique]:
+    """Every technique that changes a network, and again by each importance that looks at data, and by a scan."""
+    for name, kind in sorted(registry().items()):
+        if kind.kind != "encode":
+            yield quick(kind)
+        for importance in IMPORTANCES.get(name, ()):
+            yield quick(kind).model_copy(update={"importance": importance})
+        if name in IMPORTANCES:
+            yield quick(kind).model_copy(update={"ratio": "auto"})
+
+
+def compared(step: Technique, model: str, place: torch.device) -> str:
+    """What is wrong with a step's work there; nothing where it is what the processor does."""
+    try:
+        wanted, here = carry_out(step, model)
+    except TechniqueError:
+        return ""
+    try:
+        with mock.patch.object(training, "device_of", return_value=place), training.training_on(Train(device="cuda")):
+            found, there = carry_out(step, model)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    places = {tensor.device.type for tensor in there.state_dict().values()}
+    if places - {"cpu"}:
+        return f"left on {places}"
+    with torch.no_grad():
+        before, after = (made(*example_of(model)) for made in (here, there))
+    off = float((after - before).abs().max() / before.abs().max())
+    return "" if off < 0.01 and alike(found, wanted) else f"outputs off by {off:.3g}, decided {found}, not {wanted}"
+
+
+def whole(place: torch.device) -> str:
+    """What is wrong with a baseline and a trial that are carried out there, rungs and all."""
+    prune = {"technique": "channel_pruning", "ratio": 0.5, "importance": "taylor"}
+    steps = prune, {"technique": "distill", "epochs": 9, "batch_size": 16}, {"technique": "int8_static"}
+    found = []
+    for device in ("cpu", "cuda"):
+        how = Train(device=device)  # type: ignore[arg-type]
+        with mock.patch.object(
+            training, "device_of", lambda how: torch.device("cpu") if how == training.ON_CPU else place
+        ):
+            baseline = make_baseline(reference(), seed=0, how=how)
+            made = prepare(trial_spec(*steps, how=how, peers=Peers(("accuracy",))), baseline)
+        if not isinstance(made, Candidate):
+            return f"on {device}: {made}"
+        found.append({"accuracy": baseline.metrics["accuracy"], "rungs": made.rungs, "decided": made.decisions})
+    return "" if alike(*found) else f"a trial there: {found}"
+
+
+def alike(found: Any, wanted: Any) -> bool:
+    """Whether two decisions are the same but for the last digits of their numbers."""
+    if isinstance(found, dict):
+        return found.keys() == wanted.keys() and all(alike(found[key], wanted[key]) for key in found)
+    if isinstance(found, list):
+        return len(found) == len(wanted) and all(map(alike, found, wanted))
+    return math.isclose(found, wanted, rel_tol=1e-3) if isinstance(found, float) else bool(found == wanted)
+
+
+def main() -> None:
+    """Compare all."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = registered(built(Path(folder)))
+    found = torch.ones(3, device=place)
+    try:
+        found + torch.ones(3)
+    except RuntimeError:
+        pass
+    else:
+        print("tensors of both places are added")
+    if wrong := whole(place):
+        print(wrong, flush=True)
+    for step in steps():
+        for model in sys.argv[1:] or MODELS:
+            if wrong := compared(step, model, place):
+                print(f"{step} on {model}: {wrong}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
