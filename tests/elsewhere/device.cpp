@@ -108,6 +108,7 @@ at::Tensor& set_storage(at::Tensor& given, at::Storage source) {
 }
 
 const at::Tensor& resize(const at::Tensor& given, c10::IntArrayRef size, std::optional<c10::MemoryFormat> format) {
+  if (given.sizes() == size) return given;
   auto* made = given.unsafeGetTensorImpl();
   made->set_sizes_contiguous(size);
   if (format) made->empty_tensor_restride(*format);

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from autocompress.errors import TechniqueError
 from autocompress.outcome import Candidate
 from autocompress.techniques import Technique, registry
 from autocompress.testing.models import MODELS
-from autocompress.testing.work import carry_out, example_of, quick
+from autocompress.testing.work import carry_out, example_of, quick, task_of
+from autocompress.testing.work import given as given_model
 from autocompress.trial.baseline import make_baseline
 from autocompress.trial.peers import Peers
 from autocompress.trial.trial import prepare
@@ -111,6 +113,28 @@ def whole(place: torch.device) -> str:
     return "" if alike(*found) else f"a trial there: {found}"
 
 
+def settings(place: torch.device) -> Iterator[str]:
+    """What is wrong with trainings there, by each setting."""
+    task: Any = task_of("residual")
+    several: list[dict[str, Any]] = [
+        {"ema": 0.9}, {"patience": 1}, {"clip_norm": 0.5, "accumulate": 2}, {"sharpness": 0.05}, {"block_decay": 0.5},
+    ]  # fmt: skip
+    for given, channels_last in ((given, last) for given in several for last in (False, True)):
+        outputs = []
+        for where in (torch.device("cpu"), place):
+            model = given_model("structure", "residual")
+            how = Train(device="cuda", channels_last=channels_last)
+            chosen = training.Training(epochs=3, learning_rate=5e-3, batch_size=16, **given)
+            splits = task.split("train"), task.split("validation")
+            with mock.patch.object(training, "device_of", return_value=where), training.training_on(how):
+                training.fit(model, splits[0], lambda o, b: task.loss(o, b.targets), chosen, 0, None, splits[1])
+            with torch.no_grad():
+                outputs.append(model(*example_of("residual")))
+        off = float((outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max())
+        if not off < 0.01:
+            yield f"trained with {given}, channels last {channels_last}: outputs off by {off:.3g}"
+
+
 def alike(found: Any, wanted: Any) -> bool:
     """Whether two decisions are the same but for the last digits of their numbers."""
     if isinstance(found, dict):
@@ -122,6 +146,7 @@ def alike(found: Any, wanted: Any) -> bool:
 
 def main() -> None:
     """Compare all."""
+    warnings.filterwarnings("ignore", "grad and param do not obey")  # as this device lays out what it computes
     with tempfile.TemporaryDirectory() as folder:
         place = registered(built(Path(folder)))
     found = torch.ones(3, device=place)
@@ -131,8 +156,9 @@ def main() -> None:
         pass
     else:
         print("tensors of both places are added")
-    if wrong := whole(place):
-        print(wrong, flush=True)
+    for wrong in (whole(place), *settings(place)):
+        if wrong:
+            print(wrong, flush=True)
     for step in steps():
         for model in sys.argv[1:] or MODELS:
             if wrong := compared(step, model, place):
