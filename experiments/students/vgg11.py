@@ -3,7 +3,7 @@
 The same search twice, for as long and on as many workers: in the space `hybrid`, and in the same one behind a choice of
 lightweight networks. A search that was stopped goes on.
 
-Usage: python experiments/students/vgg11.py [--report]   (a quarter of an hour each on two cores)
+Usage: python experiments/students/vgg11.py [--report]   (half an hour on two cores)
 """
 
 import sys
