@@ -91,7 +91,7 @@ class Recorder:
         # The storage may be what ended the search; a resumed one finds the runs by their tags.
         with contextlib.suppress(StudyError):
             self._save_run_ids()
-        if left:
+        if left and self._tracking is not None:
             self._view.note(_missing(left, self._tracker.barred))
 
     def _show(self, left: int) -> None:
