@@ -58,7 +58,19 @@ def table(rows: pd.DataFrame) -> str:
                 f"{group['macs'].iloc[0] / 1e6:.2f} M | {group['latency_ms'].median():.3f} ms | {scratch.mean():.3f} | "
                 f"{distilled.mean():.3f} | {100 * mean:+.1f}{interval} points | {count} |"
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n\n{overall(students)}\n"
+
+
+def overall(students: pd.DataFrame) -> str:
+    """What distillation adds over all pairs of one network, width, set and seed, with its 95% interval over them."""
+    if students.empty:
+        return ""
+    keys = ["data", "network", "width", "seed"]
+    trained = {name: group.set_index(keys)["test_accuracy"] for name, group in students.groupby("training")}
+    if trained.keys() != {"scratch", "distilled"}:
+        return ""
+    mean, half, count = paired(trained["scratch"], trained["distilled"])
+    return f"Distilled less from scratch, over all {count} pairs: {100 * mean:+.2f} ± {100 * half:.2f} points."
 
 
 def _size(row: dict[str, float] | pd.Series) -> str:
