@@ -139,6 +139,25 @@ def loops(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
     return rows
 
 
+def forms(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
+    """Examples a second in bfloat16, with channels last and with both, against neither."""
+    several: list[dict[str, Any]] = [{"precision": "bf16"}, {"channels_last": True}]
+    several.append(several[0] | several[1])
+    rows = []
+    for name, (make, shape, count) in NETWORKS.items():
+        count = max(64, int(count * share)) * (1 if device_of(how).type == "cpu" else 16)
+        data = TensorDataset(torch.randn(count, *shape), torch.randint(0, 10, (count,)))
+        for given in several:
+            other = how.model_copy(update=given)
+
+            def both(make: Any = make, data: Any = data, other: Train = other) -> tuple[float, float]:
+                return rates(make, data, other)[0], rates(make, data, how)[0]
+
+            named = " and ".join({"precision": "bf16", "channels_last": "channels last"}[key] for key in given)
+            rows.append(paired(f"{named} against neither, {name}", both, repeats))
+    return rows
+
+
 def from_files(how: Train, repeats: int, share: float) -> dict[str, Any]:
     """Examples a second of both loops where images are decoded from JPEG files by two workers."""
     name = "MobileNetV3-small, 64x64"
@@ -213,11 +232,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, and no search")
     given = parser.parse_args()
     device = device_of(Train(device=given.device)).type
-    plain, mixed = Train(device=device), Train(device=device, precision="bf16")
+    plain = Train(device=device)
     extent = (1, 0.1) if given.quick else (given.repeats, 1.0)
-    rows = [*loops(plain, *extent), from_files(plain, *extent), *distilling(plain, *extent)]
-    if device != "cpu" and not given.quick:
-        rows += [{**row, "what": f"{row['what']}, bf16"} for row in loops(mixed, given.repeats, 1.0)]
+    rows = [*loops(plain, *extent), from_files(plain, *extent), *distilling(plain, *extent), *forms(plain, *extent)]
     if not given.quick:
         rows += [*stages(plain), search(plain, 6)]
     table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name() if device == "cuda" else device)
