@@ -1,7 +1,8 @@
 """What does a choice of lightweight networks add to a search from a VGG-11? Writes vgg11.csv, vgg11.png and a table.
 
 The same search twice, for as long and on as many workers: in the space `hybrid`, and in the same one behind a choice of
-lightweight networks. A search that was stopped goes on.
+lightweight networks. Neither knows of the other, nor takes up what it trained. What is in vgg11.csv is not searched
+again.
 
 Usage: python experiments/students/vgg11.py [--report]   (half an hour on two cores)
 """
@@ -26,9 +27,10 @@ KEPT = ("size_bytes", "compression_ratio", "speedup", "latency_ms", "accuracy", 
 
 def search(name: str) -> list[dict[str, Any]]:
     """The uncompressed model and the front of one space, with what all of its trials came to."""
-    study = autocompress.search(
-        HERE / "vgg11.yaml", study=name.replace(" ", "-"), space=SPACES[name], tracking=False, resume=True
-    )
+    folder = HERE / ".autocompress" / name.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = f"sqlite:///{folder}/autocompress.db"
+    study = autocompress.search(HERE / "vgg11.yaml", space=SPACES[name], storage=storage, tracking=False, resume=True)
     front, trials = study.front(), study.trials()
     counts = {"trials": len(trials), "feasible": int((trials["outcome"] == "completed").sum())}
     return [{"space": name, "member": row["case"], **counts, **{key: row.get(key) for key in KEPT}} for row in
@@ -36,10 +38,10 @@ def search(name: str) -> list[dict[str, Any]]:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """A line for the uncompressed model and one for each member of the fronts."""
+    """A line for the uncompressed model, and for the smallest and the most accurate member of each front."""
     lines = ["| space | trials, within the budget | member | size | smaller | faster | validation | test | recipe |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in rows.to_dict("records"):
+    for row in rows.loc[shown(rows)].to_dict("records"):
         counts = f"{row['trials']}, {row['feasible']}"
         lines.append(
             f"| {row['space']} | {counts} | {row['member']} | {row['size_bytes'] / 1000:,.1f} KB | "
@@ -47,6 +49,13 @@ def table(rows: pd.DataFrame) -> str:
             f"{row['test_accuracy']:.3f} | {'' if pd.isna(row['recipe']) else row['recipe']} |"
         )
     return "\n".join(lines)
+
+
+def shown(rows: pd.DataFrame) -> list[int]:
+    """The places of the rows that the table holds."""
+    first = int(rows.index[rows["member"] == "baseline"][0])
+    members = rows[rows["member"] != "baseline"].groupby("space", sort=False)
+    return [first, *(at for _, part in members for at in (part["size_bytes"].idxmin(), part["accuracy"].idxmax()))]
 
 
 def draw(rows: pd.DataFrame) -> None:
@@ -65,7 +74,11 @@ def draw(rows: pd.DataFrame) -> None:
 def main() -> None:
     """Search in both spaces and write what came of it."""
     if "--report" not in sys.argv:
-        pd.DataFrame([row for name in SPACES for row in search(name)]).to_csv(RESULTS, index=False, float_format="%.6g")
+        known = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame({"space": []})
+        for name in SPACES:
+            if name not in set(known["space"]):
+                known = pd.concat([known, pd.DataFrame(search(name))])
+                known.to_csv(RESULTS, index=False, float_format="%.6g")
     rows = pd.read_csv(RESULTS)
     draw(rows)
     readme = HERE / "README.md"
