@@ -42,9 +42,10 @@ def table(rows: pd.DataFrame) -> str:
     lines = ["| space | trials, within the budget | member | size | smaller | faster | validation | test | recipe |",
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows.loc[shown(rows)].to_dict("records"):
-        counts = f"{row['trials']}, {row['feasible']}"
+        found = row["member"] != "baseline"
+        counts = f"{row['space']} | {row['trials']}, {row['feasible']}" if found else " | "
         lines.append(
-            f"| {row['space']} | {counts} | {row['member']} | {row['size_bytes'] / 1000:,.1f} KB | "
+            f"| {counts} | {row['member']} | {row['size_bytes'] / 1000:,.1f} KB | "
             f"{row['compression_ratio']:.0f}x | {row['speedup']:.1f}x | {row['accuracy']:.3f} | "
             f"{row['test_accuracy']:.3f} | {'' if pd.isna(row['recipe']) else row['recipe']} |"
         )
