@@ -17,7 +17,7 @@ from autocompress.recipe import Recipe
 from autocompress.search import ahead
 from autocompress.search.controller import Controller
 from autocompress.search.interrupts import Interrupts
-from autocompress.search.plan import make_plan
+from autocompress.search.plan import make_plan, obtain_baseline
 from autocompress.search.run import _open
 from autocompress.search.setup import set_up
 from autocompress.search.state import State
@@ -126,6 +126,27 @@ def test_what_waits_at_the_end_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     left = [row.outcome for row in state.records.values() if isinstance(row.outcome, Stopped)]
     assert left
     assert left == [Stopped("the search ended before its turn")] * len(left)
+
+
+def test_the_baseline_is_given_the_processors_that_nobody_else_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    class Large(InlineExecutor):
+        """One with five processors, that notes what it is given."""
+
+        processors = 5
+
+        def call(self, function: Any, *arguments: Any, trains: bool = False) -> Any:
+            """Note what trains, and call it."""
+            given.extend([arguments] if trains else [])
+            return super().call(function, *arguments, trains=trains)
+
+    monkeypatch.chdir(tmp_path)
+    tiny.make_project(tmp_path)
+    obtain_baseline(set_up(load_config(tmp_path / "search.yaml")), Large())
+    assert [arguments[-1] for arguments in given] == [5]
 
 
 @pytest.mark.parametrize(("timeout", "facts"), [("20m", 2), ("1h", 6), ("10h", 8), (None, 8)])

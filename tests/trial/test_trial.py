@@ -19,6 +19,7 @@ from autocompress.tasks import load_task
 from autocompress.tasks.examples import example_inputs, model_inputs
 from autocompress.techniques import recipe_from_data, registry
 from autocompress.testing.models import Plain, make_task, seeded
+from autocompress.trial.baseline import train_baseline
 from autocompress.trial.stages import NOTHING, pack_weights, rebuild
 from autocompress.trial.trial import TrialSpec, confirm, failure, measure, prepare
 from autocompress.trial.worker import Clock
@@ -67,6 +68,17 @@ def test_the_baseline_is_trained_exported_and_measured_against_itself() -> None:
     assert baseline.seconds.keys() == {"load_task", "train", "export", "quality", "latency"}
     weights = sum(parameter.numel() for parameter in Plain().parameters())
     assert weights <= baseline.metrics["params"] <= weights + 100  # shapes and axes are numbers of the file too
+
+
+@pytest.mark.parametrize(("given", "processors", "used"), [(None, 4, 1), (3, 4, 3), (3, 2, 2), (64, 64, 8)])
+def test_the_baseline_trains_on_as_many_threads_as_are_of_use_and_is_measured_on_the_targets(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, processors: int, used: int
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    monkeypatch.setattr("autocompress.trial.baseline.use_threads", threads.append)
+    train_baseline(reference(), seed=0, threads=given)
+    assert threads == [used, 1]
 
 
 def test_a_trial_completes_with_every_metric_of_the_file() -> None:
