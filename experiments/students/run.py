@@ -4,7 +4,7 @@ Every network of the step `architecture` at three widths takes the place of a Re
 is trained on the classes alone and on the ResNet-18's outputs, from the same weights, by as many epochs. A row that is
 there is not measured again, so that a run that was ended goes on.
 
-Usage: python experiments/students/run.py [--quick] [NETWORK ...]   (324 rows, each a few minutes of one core)
+Usage: python experiments/students/run.py [--quick] [NETWORK or SET ...]   (324 rows, each a few minutes of one core)
 """
 
 import itertools
@@ -43,7 +43,8 @@ def main(named: list[str]) -> None:
     folder = Path(tempfile.mkdtemp()) if quick else HERE
     path = folder / "results.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    data, widths, seeds, epochs = (("few",), (0.25,), 2, 1) if quick else (DATA, WIDTHS, SEEDS, EPOCHS)
+    asked = tuple(name for name in DATA if name in named) or DATA
+    data, widths, seeds, epochs = (("few",), (0.25,), 2, 1) if quick else (asked, WIDTHS, SEEDS, EPOCHS)
     for row in measured(networks, data, widths, seeds, epochs, {row["case"]: row for row in rows}):
         rows.append(row)
         print(f"{row['case']}: {row['size_bytes']:,} bytes, test accuracy {row['test_accuracy']:.3f}", flush=True)
