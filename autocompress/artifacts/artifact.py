@@ -28,6 +28,13 @@ class Artifact(Model):
         self._folder = folder
         self._preparation: Any = None
 
+    def __call__(self, *inputs: Array) -> Array:
+        """The model's output for inputs in the order of the file. Raises ArtifactError for what are no arrays."""
+        if not all(isinstance(part, np.ndarray) for part in inputs):
+            kinds = ", ".join(type(part).__name__ for part in inputs)
+            raise ArtifactError(f"called with {kinds}, where arrays are taken: predict() takes raw inputs")
+        return super().__call__(*inputs)
+
     def prepare(self, raw: Any) -> tuple[Array, ...]:
         """What the model is called with for raw inputs, one or several: the same as in training, to the last bit.
 

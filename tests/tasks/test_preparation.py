@@ -208,6 +208,13 @@ def test_raw_inputs_come_to_what_was_trained_on_and_to_what_the_model_makes_of_i
         np.testing.assert_array_equal(answers, artifact(*together))
 
 
+def test_raw_inputs_where_arrays_are_taken_are_refused_with_what_takes_them(tmp_path: Path) -> None:
+    artifact = exported(made(case := photos(tmp_path), tmp_path), tmp_path / "artifact")
+    assert not isinstance(case.raw[0], np.ndarray)
+    with pytest.raises(ArtifactError, match=r"where arrays are taken: predict\(\) takes raw inputs"):
+        artifact(case.raw[0])
+
+
 def test_every_kind_takes_raw_inputs_and_its_card_says_how() -> None:
     for name, kind in kinds().items():
         assert kind.preparation is not None, name
