@@ -55,8 +55,8 @@ def table(rows: pd.DataFrame) -> str:
             interval = "" if math.isnan(half) else f" ± {100 * half:.1f}"
             lines.append(
                 f"| {data} | {network} | {width:g} | {_size(group.mean(numeric_only=True))} | "
-                f"{group['macs'].iloc[0] / 1e6:.2f} M | {group['latency_ms'].median():.3f} ms | {scratch.mean():.3f} | "
-                f"{distilled.mean():.3f} | {100 * mean:+.1f}{interval} points | {count} |"
+                f"{group['macs'].iloc[0] / 1e6:.2f} M | {group['latency_ms'].median():.3f} ms | {_mean(scratch)} | "
+                f"{_mean(distilled)} | {f'{100 * mean:+.1f}{interval} points' if count else '-'} | {count} |"
             )
     return "\n".join(lines) + f"\n\n{overall(students)}\n"
 
@@ -71,6 +71,10 @@ def overall(students: pd.DataFrame) -> str:
         return ""
     mean, half, count = paired(trained["scratch"], trained["distilled"])
     return f"Distilled less from scratch, over all {count} pairs: {100 * mean:+.2f} ± {100 * half:.2f} points."
+
+
+def _mean(accuracies: pd.Series) -> str:
+    return f"{accuracies.mean():.3f}" if len(accuracies) else "-"
 
 
 def _size(row: dict[str, float] | pd.Series) -> str:
