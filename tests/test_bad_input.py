@@ -414,6 +414,11 @@ DATA = [
         ("photos/dog/two.png: is not a readable image", "remove or replace it"),
     ),
     Case(
+        "two unreadable images",
+        both(folders("cat", "dog"), text("photos/cat/one.png", "no"), text("photos/dog/two.png", "not a picture")),
+        ("photos/cat/one.png: is not a readable image", "remove or replace it; likewise ", "photos/dog/two.png"),
+    ),
+    Case(
         "class folders without images",
         both(images("folder:photos"), lambda folder: [(folder / "photos" / n).mkdir(parents=True) for n in "ab"]),
         ("photos holds no images (.bmp, ",),
