@@ -106,6 +106,11 @@ class Baseline:
     seconds: dict[str, float]
     fingerprint: str
 
+    @property
+    def trial_seconds(self) -> float:
+        """What its training would take a trial, which has the target's threads alone; 0 where it came trained."""
+        return self.seconds.get("train_as_trials", self.seconds.get("train", 0.0))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Baseline) and other.fingerprint == self.fingerprint
 

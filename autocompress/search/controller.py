@@ -311,7 +311,7 @@ def sampler_of(plan: Plan, done: int, first: Sequence[Row]) -> BaseSampler:
     search, setup = plan.setup.config.search, plan.setup
     if search.sampler != "auto":
         return make_sampler(search.sampler, search.seed, done)
-    rate, training = plan.baseline.seconds.get("train", 0.0), setup.task.baseline
+    rate, training = plan.baseline.trial_seconds, setup.task.baseline
     return FactsFirst(
         setup.space,
         plan.objectives,

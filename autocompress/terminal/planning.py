@@ -46,7 +46,7 @@ def plan_parts(document: dict[str, Any]) -> list[str]:
 
 def estimate_seconds(plan: Plan) -> float:
     """Each trial takes its mean epochs at half the baseline's seconds an epoch, as it is smaller, and 3 s more."""
-    trained = plan.baseline.seconds.get("train", 0.0)
+    trained = plan.baseline.trial_seconds
     baseline = plan.setup.task.baseline
     epoch = trained / baseline.epochs if baseline and trained else 1.0
     epochs = [

@@ -77,8 +77,11 @@ def test_the_baseline_trains_on_as_many_threads_as_are_of_use_and_is_measured_on
     threads: list[int] = []
     monkeypatch.setattr("os.cpu_count", lambda: processors)
     monkeypatch.setattr("autocompress.trial.baseline.use_threads", threads.append)
-    train_baseline(reference(), seed=0, threads=given)
+    baseline = train_baseline(reference(), seed=0, threads=given)
     assert threads == [used, 1]
+    # What a trial on one thread would take is known where more were used.
+    assert ("train_as_trials" in baseline.seconds) is (used > 1)
+    assert baseline.trial_seconds >= baseline.seconds["train"]
 
 
 def test_a_trial_completes_with_every_metric_of_the_file() -> None:
