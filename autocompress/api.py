@@ -21,7 +21,7 @@ from .executors import KINDS
 from .front import front_rows
 from .outcome import Completed, measured
 from .recipe import digest, recipe_line
-from .search.deliver import choose, export_trial
+from .search.deliver import Extras, choose, export_trial
 from .search.report import heading, shown_members
 from .search.results import Results
 from .search.run import search_for
@@ -212,17 +212,23 @@ class Study:
         return text
 
     def export(
-        self, path: str | PathLike[str], *, pick: str | None = None, trial: int | None = None, pt2: bool = False
+        self,
+        path: str | PathLike[str],
+        *,
+        pick: str | None = None,
+        trial: int | None = None,
+        pt2: bool = False,
+        devices: bool = False,
     ) -> dict[str, Any]:
         """Write the artifact directory of a trial, measured anew, and return its measurement.
 
         trial is a number; pick chooses from the front as best() does, the knee if nothing is said. pt2: with a
-        torch.export program. autocompress.load(path) gives a callable over numpy arrays. Raises ArtifactError or
-        StudyError.
+        torch.export program. devices: with a file for each student of a recipe with `nonn`. autocompress.load(path)
+        gives a callable over numpy arrays. Raises ArtifactError or StudyError.
         """
         number = choose(self._results, trial, pick)
         with _left_as_it_was():
-            return export_trial(self._results, number, Path(path), pt2, self._config)
+            return export_trial(self._results, number, Path(path), Extras(pt2, devices), self._config)
 
     def verify(self, path: str | PathLike[str]) -> dict[str, Any]:
         """Measure an artifact directory again on the study's task: claimed, measured, and what is wrong.

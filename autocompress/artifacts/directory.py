@@ -4,8 +4,9 @@ import functools
 import hashlib
 import json
 import platform
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .measurement import Measurement, parse_measurement
 NAMES = ("model.onnx", "recipe.yaml", "decisions.json", "measurement.json", "environment.json", "MODEL_CARD.md")
 PROGRAM = "model.pt2"  # only where it was asked for
 PREPARATION = "preparation.json"  # only of tasks that have one
+DEVICE = re.compile(r"(student_\d+|join)\.onnx")  # one for each device, only where they were asked for
 EXTRA = (PROGRAM, PREPARATION)
 MOST = {
     "model.onnx": MODEL_BYTES,
@@ -40,6 +42,7 @@ class Contents:
     card: str
     program: bytes | None = None
     preparation: str | None = None
+    devices: dict[str, bytes] = field(default_factory=dict)  # a file for each, by name
 
     def files(self) -> dict[str, bytes]:
         """The files by name, with their checksums."""
@@ -55,6 +58,7 @@ class Contents:
             files[PROGRAM] = self.program
         if self.preparation is not None:
             files[PREPARATION] = self.preparation.encode()
+        files |= self.devices
         sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
         return {**files, "SHA256SUMS": sums.encode()}
 
@@ -99,8 +103,13 @@ def check_target(folder: Path) -> None:
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ArtifactError(f"{folder}: is the current folder or above it: name a folder in it")
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held - {*NAMES, *EXTRA, "SHA256SUMS"} or (held and "SHA256SUMS" not in held):
+    if {name for name in held if not _belongs(name)} - {*NAMES, "SHA256SUMS"} or (held and "SHA256SUMS" not in held):
         raise ArtifactError(f"{folder}: holds other files than an artifact: choose a new or empty folder")
+
+
+def _belongs(name: str) -> bool:
+    """Whether some artifacts hold such a file, and others do not."""
+    return name in EXTRA or DEVICE.fullmatch(name) is not None
 
 
 def check_sums(folder: Path) -> None:
@@ -115,7 +124,7 @@ def check_sums(folder: Path) -> None:
     except (OSError, UnicodeDecodeError):
         raise ArtifactError(f"{folder}: has no SHA256SUMS: it is no artifact directory") from None
     recorded = {name: digest for digest, _, name in (row.partition("  ") for row in rows)}
-    held = [name for name in EXTRA if name in recorded or (folder / name).exists()]
+    held = sorted(name for name in {*recorded, *(path.name for path in folder.iterdir())} if _belongs(name))
     for name in (*NAMES, *held):
         if name not in recorded:
             raise ArtifactError(f"{folder}: SHA256SUMS does not list {name}: export it again")
@@ -125,7 +134,8 @@ def check_sums(folder: Path) -> None:
 
 def _digest(path: Path) -> str:
     try:
-        with open_file(path, MOST.get(path.name, TEXT_BYTES)) as file:
+        most = MODEL_BYTES if DEVICE.fullmatch(path.name) else MOST.get(path.name, TEXT_BYTES)
+        with open_file(path, most) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except Unreadable as error:
         raise ArtifactError(str(error)) from None

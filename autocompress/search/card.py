@@ -40,6 +40,9 @@ def card(
     steps = "\n".join(f"{index}. `{step}`" for index, step in enumerate(recipe.steps, 1)) or "(none)"
     rows = "\n".join(f"| {name} | {_shown(base.get(name))} | {_shown(found.get(name))} |" for name in (
         "size_bytes", "params", quality, f"test_{quality}", "latency_ms", "speedup"))  # fmt: skip
+    beside = "" if raw is None else _raw_text(raw)
+    beside += _program_text(recipe) if "pt2_bytes" in measurement else ""
+    beside += _devices_text(measurement["devices"]) if "devices" in measurement else ""
     return f"""# Compressed model from study `{measurement["study"]}`
 
 Made by autocompress with this recipe ({recipe.fingerprint}):
@@ -52,7 +55,7 @@ Made by autocompress with this recipe ({recipe.fingerprint}):
 {SESSIONS[target["runtime"]].format(feed=feed)}
 print(output.shape)
 ```
-{"" if raw is None else _raw_text(raw)}{_program_text(recipe) if "pt2_bytes" in measurement else ""}
+{beside}
 ## Measured on the exported file
 
 On {measurement["processor"]["name"]} by {RUNTIMES[target["runtime"]].name}, {target["threads"]} thread(s), batch size
@@ -100,6 +103,14 @@ def _program_text(recipe: Recipe) -> str:
     return f"""
 `model.pt2` is the compressed model for torch, in float: {before}. Like any file that torch loads, it is for those who
 trust its maker: `torch.export.load("model.pt2").module()` gives a function of tensors.
+"""
+
+
+def _devices_text(devices: dict[str, int]) -> str:
+    *students, last = devices
+    return f"""
+For several devices: {", ".join(f"`{name}`" for name in students)} each take the inputs of the whole and give
+features, and `{last}` takes all of these, in this order, and gives the output.
 """
 
 

@@ -1,9 +1,10 @@
 """From a chosen trial, or a recipe, to an artifact directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..artifacts.devices import named_files
 from ..artifacts.directory import Contents, check_sums, check_target, processor
 from ..artifacts.program import export_program
 from ..artifacts.runtime import Model
@@ -43,21 +44,33 @@ def choose(results: Results, trial: int | None, how: str | None) -> int:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What is written beside the model file where it is asked for: a torch program, a file for each device."""
+
+    pt2: bool = False
+    devices: bool = False
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True)
 class Made:
-    """A recipe carried out, and the torch program of its model where one was asked for."""
+    """A recipe carried out, with a torch program and files of single devices where they were asked for."""
 
     recipe: Recipe
     candidate: Candidate
-    program: bytes | None
+    program: bytes | None = None
+    devices: dict[str, bytes] = field(default_factory=dict)
 
 
 def export_trial(
-    results: Results, number: int, out: Path, pt2: bool = False, config: SearchConfig | None = None
+    results: Results, number: int, out: Path, extras: Extras = NO_EXTRAS, config: SearchConfig | None = None
 ) -> dict[str, Any]:
     """Write the artifact directory of a trial, measured anew; returns its measurement.
 
-    A trial whose file is not kept is run again, which gives the same weights. pt2: with a torch program. config: where
-    the task lies now, if no longer where it was. Raises ArtifactError or StudyError.
+    A trial whose file is not kept is run again, which gives the same weights. config: where the task lies now, if no
+    longer where it was. Raises ArtifactError or StudyError.
     """
     check_target(out)
     setup = set_up(config or results.config())
@@ -67,7 +80,7 @@ def export_trial(
     if isinstance(record.outcome, Failed):
         raise StudyError(f"trial {number} failed ({record.outcome.reason}): export a trial of the front")
     candidate = results.candidate(number) or _run(record.recipe, setup, baseline)
-    return _write(_made(record.recipe, candidate, setup, pt2), setup, baseline, out, results.metrics(number))
+    return _write(_made(record.recipe, candidate, setup, extras), setup, baseline, out, results.metrics(number))
 
 
 def check_task(results: Results, setup: Setup) -> None:
@@ -80,16 +93,16 @@ def check_task(results: Results, setup: Setup) -> None:
         )
 
 
-def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path, pt2: bool = False) -> dict[str, Any]:
+def apply_recipe(recipe: Recipe, config: SearchConfig, out: Path, extras: Extras = NO_EXTRAS) -> dict[str, Any]:
     """Run one recipe on a config's task and write its artifact directory; returns its measurement.
 
-    pt2: with a torch program. Raises ArtifactError.
+    Raises ArtifactError.
     """
     check_target(out)
     setup = set_up(config)
     baseline = obtain_baseline(setup, InlineExecutor())
     check_limits(setup, baseline.metrics)
-    return _write(_made(recipe, _run(recipe, setup, baseline), setup, pt2), setup, baseline, out, {})
+    return _write(_made(recipe, _run(recipe, setup, baseline), setup, extras), setup, baseline, out, {})
 
 
 def _run(recipe: Recipe, setup: Setup, baseline: Baseline) -> Candidate:
@@ -99,9 +112,15 @@ def _run(recipe: Recipe, setup: Setup, baseline: Baseline) -> Candidate:
     raise ArtifactError(f"the recipe could not be carried out: {getattr(made, 'reason', made)}")
 
 
-def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made:
-    if not pt2:
-        return Made(recipe, candidate, None)
+def _made(recipe: Recipe, candidate: Candidate, setup: Setup, extras: Extras) -> Made:
+    program = _program(recipe, candidate, setup) if extras.pt2 else None
+    return Made(
+        recipe, candidate, program, named_files(candidate.onnx, model_inputs(setup.task, 1)) if extras.devices else {}
+    )
+
+
+def _program(recipe: Recipe, candidate: Candidate, setup: Setup) -> bytes:
+    """The compressed model as a torch program. Raises ArtifactError."""
     try:
         model = rebuild(
             build_model(setup.task, setup.config.search.seed), expanded(recipe), candidate.decisions, candidate.weights
@@ -112,7 +131,7 @@ def _made(recipe: Recipe, candidate: Candidate, setup: Setup, pt2: bool) -> Made
             f"model.pt2 cannot be made: the task's model is no longer the one that was compressed ({first}): "
             "search again, or leave out --pt2"
         ) from error
-    return Made(recipe, candidate, export_program(model, example_inputs(setup.task), input_signature(setup.task)))
+    return export_program(model, example_inputs(setup.task), input_signature(setup.task))
 
 
 def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Metrics) -> dict[str, Any]:
@@ -134,6 +153,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
         "float_weights": candidate.float_weights,
         "violations": violations(check_limits(setup, baseline.metrics), found),
         **({} if made.program is None else {"pt2_bytes": len(made.program)}),
+        **({"devices": {name: len(data) for name, data in made.devices.items()}} if made.devices else {}),
         **({"classes": list(classes)} if (classes := getattr(setup.task, "classes", ())) else {}),
         **({"remarks": candidate.remarks} if candidate.remarks else {}),
         **({"inputs": list(said)} if (said := getattr(setup.task, "inputs", ())) else {}),
@@ -146,7 +166,7 @@ def _write(made: Made, setup: Setup, baseline: Baseline, out: Path, claimed: Met
     text = card(made.recipe, measurement, inputs, None if preparation is None else preparation.example)
     kept = None if preparation is None else preparation.model_dump_json()
     contents = Contents(
-        candidate.onnx, made.recipe.to_yaml(), candidate.decisions, measurement, text, made.program, kept
+        candidate.onnx, made.recipe.to_yaml(), candidate.decisions, measurement, text, made.program, kept, made.devices
     )
     write_folder(out, contents.files())
     check_sums(out)

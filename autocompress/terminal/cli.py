@@ -19,6 +19,7 @@ from .options import (
     ColdOption,
     ConfigArgument,
     ConfigOption,
+    DevicesOption,
     FigureOption,
     JsonOption,
     MeasureOption,
@@ -246,19 +247,20 @@ def export(
     pick: Annotated[Pick | None, typer.Option(help="Choose from the front; knee if nothing is said.")] = None,
     config: ConfigOption = None,
     pt2: ProgramOption = False,
+    devices: DevicesOption = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a trial's artifact directory (ONNX file, recipe, decisions, measurements, checksums) and verify it."""
     results = _results(study, storage)
     from ..config import find_config, load_config
-    from ..search.deliver import choose, export_trial
+    from ..search.deliver import Extras, choose, export_trial
 
     checked = load_config(find_config(config)) if config else None
     number = choose(results, trial, pick.value if pick else None)
     say(f"exporting trial {number}: {results.record(number).recipe}")
     with contextlib.redirect_stdout(sys.stderr):
-        measurement = export_trial(results, number, out, pt2, checked)
+        measurement = export_trial(results, number, out, Extras(pt2, devices), checked)
     from .details import delivery_parts
 
     print_parts(measurement, as_json, delivery_parts(measurement, out))
@@ -271,6 +273,7 @@ def apply(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Overrides the config's seed.")] = None,
     pt2: ProgramOption = False,
+    devices: DevicesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one recipe on a task, without a search, and write its artifact directory.
@@ -281,7 +284,7 @@ def apply(
     from ..config import find_config, load_config
 
     checked = load_config(find_config(config), seed=seed)
-    from ..search.deliver import apply_recipe
+    from ..search.deliver import Extras, apply_recipe
     from ..techniques import load_recipe
     from .changes import artifact_beside, artifact_of, change_parts, changes
     from .details import delivery_parts
@@ -289,7 +292,7 @@ def apply(
     steps = load_recipe(recipe)
     there = artifact_beside(recipe, say)
     with contextlib.redirect_stdout(sys.stderr):
-        measurement = apply_recipe(steps, checked, out, pt2)
+        measurement = apply_recipe(steps, checked, out, Extras(pt2, devices))
     changed = changes(there, artifact_of(out)) if there else None
     parts = (*delivery_parts(measurement, out), *(change_parts(changed) if changed else ()))
     print_parts({**measurement, "changed": changed}, as_json, parts)

@@ -95,6 +95,8 @@ def delivery_parts(measurement: dict[str, Any], out: Path) -> Iterator[Any]:
     yield measurement_table(measurement)
     if "pt2_bytes" in measurement:
         yield f"model.pt2: {size(measurement['pt2_bytes'])}, the model in float"
+    if "devices" in measurement:
+        yield f"a device each: {', '.join(f'{name} {size(many)}' for name, many in measurement['devices'].items())}"
     for text in measurement.get("remarks", ()):
         yield f"warning: it {text}"
     yield f"written and verified: {out}"

@@ -114,6 +114,14 @@ UntilOption = Annotated[
     str | None,
     typer.Option(metavar="GOAL", help="Stop once a trial meets this: 'size <= 20 KB and accuracy_drop <= 0.01'."),
 ]
+DevicesOption = Annotated[
+    bool,
+    typer.Option(
+        "--devices",
+        help="Also write a file for each student of a recipe with `nonn`, and one that joins what they send, to run on "
+        "several devices.",
+    ),
+]
 ProgramOption = Annotated[
     bool,
     typer.Option(

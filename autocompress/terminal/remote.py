@@ -259,7 +259,12 @@ def _show(client: "Client", given: dict[str, Any]) -> None:
 
 
 def _export(client: "Client", given: dict[str, Any]) -> None:
-    _refuse(given, pt2="export it where the task is", config="a search on a server has its own")
+    _refuse(
+        given,
+        pt2="export it where the task is",
+        devices="export it where the task is",
+        config="a search on a server has its own",
+    )
     if given["trial"] is not None and given["pick"] is not None:
         raise AutocompressError("--trial and --pick both choose a trial: give one of them")
     from ..artifacts.directory import check_sums, check_target

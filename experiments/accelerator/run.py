@@ -2,18 +2,19 @@
 
 Examples a second of autocompress' loop against a minimal one, in turns within one run, from memory and from JPEG files,
 and with distillation against without; then a baseline, three techniques and a short search. Writes DEVICE.csv beside
-this file and prints a table; under ten minutes on a GPU.
+this file; under ten minutes on a GPU.
 
-Usage: python experiments/accelerator/run.py [--device auto|cpu|cuda|mps] [--repeats 5] [--quick]
+Usage: python experiments/accelerator/run.py [--device auto|cpu|cuda|mps] [--repeats 5] [--share 1] [--quick]
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,23 +128,21 @@ def paired(what: str, work: Callable[[], tuple[float, float]], repeats: int) -> 
     return {"what": what, "examples_a_second": first, "minimal": second, "ratio": ratio}
 
 
-def loops(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
+def loops(how: Train, repeats: int, share: float) -> Iterator[dict[str, Any]]:
     """Examples a second of both loops, and the median ratio of pairs."""
-    device, rows = device_of(how), []
+    device = device_of(how)
     for name, (make, shape, count) in NETWORKS.items():
         if device.type != "cpu":
             count *= 16
         count = max(64, int(count * share))
         data = TensorDataset(torch.randn(count, *shape), torch.randint(0, 10, (count,)))
-        rows.append(paired(f"loop, {name}", lambda make=make, data=data: rates(make, data, how), repeats))  # type: ignore[misc]
-    return rows
+        yield paired(f"loop, {name}", lambda make=make, data=data: rates(make, data, how), repeats)  # type: ignore[misc]
 
 
-def forms(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
+def forms(how: Train, repeats: int, share: float) -> Iterator[dict[str, Any]]:
     """Examples a second in bfloat16, with channels last and with both, against neither."""
     several: list[dict[str, Any]] = [{"precision": "bf16"}, {"channels_last": True}]
     several.append(several[0] | several[1])
-    rows = []
     for name, (make, shape, count) in NETWORKS.items():
         count = max(64, int(count * share)) * (1 if device_of(how).type == "cpu" else 16)
         data = TensorDataset(torch.randn(count, *shape), torch.randint(0, 10, (count,)))
@@ -154,22 +153,21 @@ def forms(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
                 return rates(make, data, other)[0], rates(make, data, how)[0]
 
             named = " and ".join({"precision": "bf16", "channels_last": "channels last"}[key] for key in given)
-            rows.append(paired(f"{named} against neither, {name}", both, repeats))
-    return rows
+            yield paired(f"{named} against neither, {name}", both, repeats)
 
 
-def from_files(how: Train, repeats: int, share: float) -> dict[str, Any]:
+def from_files(how: Train, repeats: int, share: float) -> Iterator[dict[str, Any]]:
     """Examples a second of both loops where images are decoded from JPEG files by two workers."""
     name = "MobileNetV3-small, 64x64"
     with tempfile.TemporaryDirectory() as folder:
         data = Files(Path(folder), max(64, int(1024 * share)), 64)
         files = how.model_copy(update={"loader_workers": 2})
-        return paired(f"loop, {name}, JPEG files", lambda: rates(NETWORKS[name][0], data, files), repeats)
+        yield paired(f"loop, {name}, JPEG files", lambda: rates(NETWORKS[name][0], data, files), repeats)
 
 
-def distilling(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
+def distilling(how: Train, repeats: int, share: float) -> Iterator[dict[str, Any]]:
     """Examples a second with distillation, the teacher's outputs cached, against those without it."""
-    rows, device = [], device_of(how)
+    device = device_of(how)
     for name in ("LeNet-5", "MobileNetV3-small, 64x64"):
         make, shape, count = NETWORKS[name]
         count = max(64, int(count * share))
@@ -188,27 +186,25 @@ def distilling(how: Train, repeats: int, share: float) -> list[dict[str, Any]]:
                     found.append(count / (two - one))
             return found[0], found[1]
 
-        rows.append(paired(f"distillation against none, {name}", both, repeats))
-    return rows
+        yield paired(f"distillation against none, {name}", both, repeats)
 
 
-def stages(how: Train) -> list[dict[str, Any]]:
+def stages(how: Train) -> Iterator[dict[str, Any]]:
     """Seconds of a baseline and of three techniques trained there, or why they failed."""
     reference = refer("task.py:lenet_mnist5k", LENET)
     began = time.perf_counter()
     baseline = make_baseline(reference, 0, how=how)
-    rows = [{"what": "baseline, LeNet-5", "seconds": time.perf_counter() - began,
-             "accuracy": baseline.metrics["accuracy"]}]  # fmt: skip
+    yield {"what": "baseline, LeNet-5", "seconds": time.perf_counter() - began,
+           "accuracy": baseline.metrics["accuracy"]}  # fmt: skip
     for name, steps in STEPS.items():
         began = time.perf_counter()
         made: Any = prepare(TrialSpec(0, {"version": 1, "steps": steps}, reference, 0, how=how), baseline)
         accuracy = getattr(made, "metrics", {}).get("accuracy")
         row = {"what": name, "seconds": time.perf_counter() - began, "accuracy": accuracy}
-        rows.append(row if accuracy is not None else {**row, "failed": getattr(made, "reason", str(made))})
-    return rows
+        yield row if accuracy is not None else {**row, "failed": getattr(made, "reason", str(made))}
 
 
-def search(how: Train, trials: int) -> dict[str, Any]:
+def search(how: Train, trials: int) -> Iterator[dict[str, Any]]:
     """Seconds of a search of a few trials, and its members of the front."""
     config = yaml.safe_load((LENET / "search.yaml").read_text())
     config["search"] = {"trials": trials, "workers": 1}
@@ -217,11 +213,11 @@ def search(how: Train, trials: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "task.py").write_text((LENET / "task.py").read_text())
         (Path(folder) / "search.yaml").write_text(yaml.safe_dump(config))
-        command = [str(Path(sys.executable).with_name("autocompress")), "search", "search.yaml", "--executor", "inline"]
+        command = [sys.executable, "-m", "autocompress", "search", "search.yaml", "--executor", "inline"]
         began = time.perf_counter()
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         row = {"what": f"search of {trials} trials", "seconds": time.perf_counter() - began}
-        return row if ended.returncode == 0 else {**row, "failed": ended.stderr[-300:]}
+        yield row if ended.returncode == 0 else {**row, "failed": ended.stderr[-300:]}
 
 
 def main() -> None:
@@ -229,18 +225,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--share", type=float, default=1.0, help="of the examples of an epoch")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, and no search")
     given = parser.parse_args()
     device = device_of(Train(device=given.device)).type
     plain = Train(device=device)
-    extent = (1, 0.1) if given.quick else (given.repeats, 1.0)
-    rows = [*loops(plain, *extent), from_files(plain, *extent), *distilling(plain, *extent), *forms(plain, *extent)]
-    if not given.quick:
-        rows += [*stages(plain), search(plain, 6)]
-    table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name() if device == "cuda" else device)
-    print(table.to_string(index=False, float_format="%.4g"))
-    if not given.quick:
-        table.to_csv(HERE / f"{device}.csv", index=False, float_format="%.4g")
+    extent = (1, 0.1) if given.quick else (given.repeats, given.share)
+    works = loops, from_files, distilling, forms
+    rows: list[dict[str, Any]] = []
+    for row in itertools.chain(
+        *(work(plain, *extent) for work in works), *(() if given.quick else (stages(plain), search(plain, 6)))
+    ):
+        rows.append(row)
+        table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name() if device == "cuda" else device)
+        print(table[-1:].to_string(index=False, header=len(rows) == 1, float_format="%.4g"), flush=True)
+        if not given.quick:
+            table.to_csv(HERE / f"{device}.csv", index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

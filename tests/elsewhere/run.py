@@ -1,8 +1,11 @@
-"""Techniques on a device of its own, which is compiled here: prints a line for each that fails or comes out otherwise.
+"""Techniques on another device than the processor: prints a line for each that fails or comes out otherwise.
 
-Usage: python tests/elsewhere/run.py [MODEL ...]
+Without `--device`, on one that torch takes for a device of its own and that is compiled here.
+
+Usage: python tests/elsewhere/run.py [--device cuda|mps] [MODEL ...]
 """
 
+import argparse
 import math
 import subprocess
 import sys
@@ -47,6 +50,12 @@ def built(folder: Path) -> Path:
     command = ["c++", "-std=c++20", "-O0", "-fPIC", "-shared", str(source), *given, "-o", str(library)]
     subprocess.run(command, check=True)
     return library
+
+
+def compiled() -> torch.device:
+    """The device that is compiled here."""
+    with tempfile.TemporaryDirectory() as folder:
+        return registered(built(Path(folder)))
 
 
 def registered(library: Path) -> torch.device:
@@ -146,9 +155,13 @@ def alike(found: Any, wanted: Any) -> bool:
 
 def main() -> None:
     """Compare all."""
-    warnings.filterwarnings("ignore", "grad and param do not obey")  # as this device lays out what it computes
-    with tempfile.TemporaryDirectory() as folder:
-        place = registered(built(Path(folder)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(MODELS)} (default: all)")
+    parser.add_argument("--device", choices=("cuda", "mps"), help="compare on hardware")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", "grad and param do not obey")  # as the compiled one lays out what it computes
+    place = torch.device(given.device, 0) if given.device else compiled()
+    torch.backends.cudnn.allow_tf32 = False
     found = torch.ones(3, device=place)
     try:
         found + torch.ones(3)
@@ -160,7 +173,7 @@ def main() -> None:
         if wrong:
             print(wrong, flush=True)
     for step in steps():
-        for model in sys.argv[1:] or MODELS:
+        for model in given.models or MODELS:
             if wrong := compared(step, model, place):
                 print(f"{step} on {model}: {wrong}", flush=True)
 

@@ -17,6 +17,7 @@ from tiny import Ran, configure, make_project, run
 from torch import Tensor, nn
 
 import autocompress
+from autocompress.artifacts.runtime import Model
 from autocompress.terminal.changes import Artifact, artifact_beside, change_parts, changes, step_lines
 
 # Weights that come from the search's seed, and a sibling with a wider first layer.
@@ -33,6 +34,12 @@ def narrow():
 
 def wide():
     return tiny(lambda: deep(64))
+
+
+def images():
+    return tiny(lambda: nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 4)))
 """
 RECIPE = """
 version: 1
@@ -48,6 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_project(tmp_path_factory.mktemp("apply"))
     (folder / "task.py").write_text((folder / "task.py").read_text() + NETWORKS)
     configure(folder / "narrow.yaml", task="task.py:narrow")
+    configure(folder / "images.yaml", study="images", task="task.py:images")
     configure(folder / "wide.yaml", study="sibling", task="task.py:wide")
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "half.yaml").write_text(RECIPE + "  - float16\n")
@@ -167,6 +175,39 @@ def test_an_exported_trial_has_its_program_too(project: Path) -> None:
     assert "model.pt2: " in ran.out
     found = program_of(project / "trial" / "model.pt2", 3)
     np.testing.assert_allclose(found, autocompress.load(project / "trial")(inputs(3)), atol=1e-2)  # float16, perhaps
+
+
+STUDENTS = """
+version: 1
+steps:
+  - {technique: nonn, students: 2, epochs: 1}
+"""
+
+
+def test_a_network_of_networks_comes_as_one_file_a_device_too(project: Path) -> None:
+    (project / "students.yaml").write_text(STUDENTS)
+    ran = run(project, "apply", "students.yaml", "--config", "images.yaml", "--out", "divided", "--devices")
+    assert ran.code == 0, ran.err
+    assert "a device each: student_0.onnx " in ran.out
+    folder, x = project / "divided", np.random.default_rng(0).standard_normal((3, 1, 8, 8)).astype(np.float32)
+    features = [Model((folder / f"student_{index}.onnx").read_bytes())(x) for index in range(2)]
+    joined = Model((folder / "join.onnx").read_bytes())(*features)
+    np.testing.assert_allclose(joined, autocompress.load(folder)(x), atol=1e-5)
+    said = json.loads((folder / "measurement.json").read_text())["devices"]
+    assert said == {name: (folder / name).stat().st_size for name in ("student_0.onnx", "student_1.onnx", "join.onnx")}
+    assert "`student_0.onnx`, `student_1.onnx` each take the inputs" in (folder / "MODEL_CARD.md").read_text()
+    (folder / "student_1.onnx").write_bytes(b"another")
+    assert "student_1.onnx: differs from SHA256SUMS" in run(project, "verify", "divided").err
+    # Written again without, none of them is left.
+    assert run(project, "apply", "students.yaml", "--config", "images.yaml", "--out", "divided").code == 0
+    assert not (folder / "join.onnx").exists()
+
+
+def test_files_of_devices_of_another_recipe_are_refused(project: Path) -> None:
+    ran = apply(project, "recipe.yaml", "narrow.yaml", "undivided", "--devices")
+    assert ran.code == 2
+    assert "joins no students: it is not one of a recipe with `nonn`, leave out --devices" in ran.err
+    assert not (project / "undivided").exists()
 
 
 def test_a_model_that_torch_export_cannot_save_leaves_nothing_behind(

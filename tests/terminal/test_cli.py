@@ -309,6 +309,12 @@ def test_list_shows_every_study_with_its_counts(searched: Searched) -> None:
     assert "tiny" in run(searched.folder, "list").out
 
 
+def test_the_package_runs_as_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "autocompress", "list", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
+
+
 def test_list_of_nothing_is_an_empty_list(tmp_path: Path) -> None:
     ran = run(tmp_path, "list", "--json")
     assert (ran.code, ran.json()) == (0, [])
