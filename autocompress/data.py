@@ -22,13 +22,15 @@ TARGETS = ("target", "targets", "label", "labels", "y")
 class Signature:
     """What is known of a model's inputs and output beside an example of them.
 
-    varying: of each input, the axes whose sizes are others from one batch to the next; () where there are none. names:
-    what each is called; () where they have only an order. output: what the output is called; "" where it has no name.
+    varying: of each input, the axes whose sizes are others from one batch to the next; () where there are none. sizes:
+    inputs of the smallest example alone and in a batch with the largest, where some vary. names: what each is called;
+    () where they have only an order. output: what the output is called; "" where it has no name.
     """
 
     varying: tuple[frozenset[int], ...] = ()
     names: tuple[str, ...] = ()
     output: str = ""
+    sizes: tuple[tuple[Tensor, ...], ...] = ()
 
 
 UNNAMED = Signature()

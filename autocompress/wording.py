@@ -30,6 +30,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def counted(count: int, word: str) -> str:
+    """So many of a thing: 1 worker, 2 workers."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def size(value: float) -> str:
     """Bytes in B, KB, MB or GB."""
     for unit, scale in SIZES[:-1]:

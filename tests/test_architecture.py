@@ -33,6 +33,7 @@ LAYERS = (
     ("service",),
     ("terminal",),
     ("api",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The package itself hands out names of modules, each loaded when it is first used.

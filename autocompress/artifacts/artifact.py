@@ -33,6 +33,9 @@ class Artifact(Model):
         if not all(isinstance(part, np.ndarray) for part in inputs):
             kinds = ", ".join(type(part).__name__ for part in inputs)
             raise ArtifactError(f"called with {kinds}, where arrays are taken: predict() takes raw inputs")
+        if len(inputs) != len(self.inputs):
+            names = ", ".join(self.inputs)
+            raise ArtifactError(f"called with {len(inputs)} arrays, where {len(self.inputs)} are taken: {names}")
         return super().__call__(*inputs)
 
     def prepare(self, raw: Any) -> tuple[Array, ...]:

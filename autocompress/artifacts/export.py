@@ -16,6 +16,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..data import UNNAMED, Signature, copied
 from ..errors import ArtifactError
@@ -25,6 +26,10 @@ from .sessions import Array
 
 TOLERANCE = 1e-3
 OUTPUT = "output"  # what a file's output is called, where the task has no name for it
+PACKED = (
+    "its forward calls pack_padded_sequence, which no operator of a file stands for: run the layer on the padded "
+    "batch, backwards over examples that torch.gather turns round by their lengths, and leave padding out by a mask"
+)
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
@@ -78,6 +83,8 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signat
         cause = error.__cause__ or error  # the exporter's own words are about itself
         lines = [line for line in str(cause).splitlines() if line.strip()]
         reason = lines[0] if lines else repr(cause)
+        if _packs(module, example):
+            reason = f"{PACKED} ({reason})"
         raise ArtifactError(f"torch cannot export this model to ONNX: {reason}") from error
     assert program is not None
     _rename_clashes(program.model.graph)
@@ -318,6 +325,23 @@ def check_parity(
     )
 
 
+def _packs(module: nn.Module, example: tuple[Tensor, ...]) -> bool:
+    """Whether a recurrent layer is given sequences that are packed."""
+    seen: list[bool] = []
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.RNNBase)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given: seen.append(isinstance(given[0], PackedSequence)))
+        for layer in layers
+    ]
+    try:
+        with torch.no_grad(), contextlib.suppress(Exception):  # what fails here is told by what failed before
+            module(*copied(example))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return any(seen)
+
+
 def check_outputs(
     model: nn.Module,
     run: Callable[..., Array],
@@ -328,12 +352,12 @@ def check_outputs(
 ) -> float:
     """The largest difference between a module and what was made of it, relative to the largest output.
 
-    Runs one example and the whole batch, and the batch cut short where axes vary, so that a size frozen by the exporter
-    is found. Raises ArtifactError, with the name of what was made, beyond the tolerance.
+    Runs one example and the whole batch, and where sizes vary the smallest and the largest example, so that a size
+    frozen by the exporter is found. Raises ArtifactError, with the name of what was made, beyond the tolerance.
     """
     differences = []
     tried = [tuple(tensor[:count] for tensor in example) for count in (1, len(example[0]))]
-    for inputs in [*tried, *([_cut_short(example, signature)] if signature.varying else [])]:
+    for inputs in [*tried, *signature.sizes]:
         with torch.no_grad():
             expected = model.eval()(*copied(inputs)).numpy()
         try:
@@ -348,12 +372,3 @@ def check_outputs(
     if not worst <= tolerance:
         raise ArtifactError(f"{name} differs from the model by {worst:.2g}, more than {tolerance:g}")
     return worst
-
-
-def _cut_short(example: tuple[Tensor, ...], signature: Signature) -> tuple[Tensor, ...]:
-    """Inputs with half of each axis that varies, and no less than two."""
-    cut = list(example)
-    for index, axes in enumerate(signature.varying):
-        for axis in axes:
-            cut[index] = cut[index].narrow(axis, 0, max(min(2, cut[index].shape[axis]), cut[index].shape[axis] // 2))
-    return tuple(cut)

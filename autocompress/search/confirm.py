@@ -7,6 +7,7 @@ from ..executors import Executor
 from ..front import Front, find_front
 from ..outcome import Candidate, Metrics, latency_now
 from ..trial.trial import confirm, prepare, time_together
+from ..wording import counted
 from .plan import Plan
 from .state import View
 from .store import StudyStore
@@ -23,7 +24,7 @@ def confirm_front(plan: Plan, store: StudyStore, executor: Executor, view: View)
     known: dict[str, Metrics] = dict(store.get("test") or {})
     keys = ["baseline", *map(str, front.trials)] if front.trials else []
     if front.trials:
-        view.phase(f"confirming {len(front.trials)} candidates on the test split")
+        view.phase(f"confirming {counted(len(front.trials), 'candidate')} on the test split")
     for key in keys:
         data = plan.baseline.onnx if key == "baseline" else _file(int(key), plan, store, executor)
         if data is None:
@@ -45,7 +46,7 @@ def _timed(plan: Plan, store: StudyStore, executor: Executor, view: View) -> Fro
         found = {key: data for key, data in files.items() if data is not None}
         if not found:
             break
-        view.phase(f"timing {len(found)} candidates again, with nothing else running")
+        view.phase(f"timing {counted(len(found), 'candidate')} again, with nothing else running")
         # What comes onto the front later is counted from the same milliseconds.
         baseline_ms, timed = executor.call(
             time_together,

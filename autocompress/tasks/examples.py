@@ -25,7 +25,9 @@ def input_signature(task: Task) -> Signature:
     """What inputs and output are called, and the axes that vary from batch to batch, such as sentences' length."""
     output = getattr(task, "output", None)
     named = output if isinstance(output, str) else ""
-    return Signature(_varying(_by_size(task)), input_names(task.split("validation")), named)
+    varying = _varying(_by_size(task))
+    sizes = extremes(task) if varying else ()
+    return Signature(varying, input_names(task.split("validation")), named, sizes)
 
 
 def model_inputs(task: Task, batch_size: int) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..recipe import Range
 from ..search.plan import Plan
-from ..wording import clock, limit_text, size
+from ..wording import clock, counted, limit_text, size
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -24,7 +24,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         f"budget: {', '.join(limit_text(limit) for limit in plan.limits) or 'no limits'}",
         *([f"goal: {config.search.until}: ends with the first trial of {goal}"] if goal else []),
         f"space: {plan.setup.space.source}: " + ("endless" if math.isinf(count) else f"{count:,.0f}") + " recipes",
-        f"estimate: {config.search.trials} trials on {config.search.workers} workers in about {clock(seconds)}"
+        f"estimate: {config.search.trials} trials on {counted(config.search.workers, 'worker')}"
+        f" in about {clock(seconds)}"
         + (f", stopped after {clock(config.search.timeout)}" if config.search.timeout else ""),
     ]
     return {

@@ -31,6 +31,11 @@ def codes(bits: int, block: int) -> Step:
     return {"technique": "product_quantization", "bits": bits, "block": block}
 
 
+def rounded(step: float) -> Step:
+    """Weights on multiples of a wide step, whose errors others make up for."""
+    return {"technique": "gptq", "step": step}
+
+
 def distil(epochs: int) -> Step:
     """Training on the uncompressed model's outputs."""
     return {"technique": "distill", "epochs": epochs, "learning_rate": 0.004}
@@ -59,13 +64,15 @@ CUT_HARDER = [*CUT, cut(0.6), distil(28)]
 
 # Each trunk with what may follow it: the trunk is trained once. The cheapest come first, and win where recipes tie.
 GRAMMAR: list[tuple[Steps, list[Steps]]] = [
-    ([], [[HALF], [INTEGERS], [bits(8)], [bits(6)], [bits(5)], [bits(4)], [mixed(4)], [mixed(3)], [share(5)]]),
+    ([], [[HALF], [INTEGERS], [bits(8)], [bits(6)], [bits(5)], [bits(4)], [mixed(4)], [mixed(3)], [share(5)],
+          [rounded(1.0)], [rounded(2.0)], [rounded(4.0)]]),
     ([zero(0.5)], [[bits(6)], [share(4)]]),
     ([ranks(0.9)], [[HALF], [INTEGERS], [bits(6)]]),
     ([cut(0.3), tune(8)], [[HALF], [INTEGERS], [bits(6)]]),
     ([ranks(0.7), tune(8)], [[HALF], [INTEGERS], [bits(6)]]),
     ([ranks(0.5), distil(16)], [[INTEGERS], [bits(5)]]),
-    ([cut(0.5), distil(12)], [[], [INTEGERS], [bits(6)], [bits(4)], [mixed(3)], [codes(4, 2), distil(12)]]),
+    ([cut(0.5), distil(12)], [[], [INTEGERS], [bits(6)], [bits(4)], [mixed(3)], [codes(4, 2), distil(12)],
+                              [rounded(1.5)], [rounded(2.0), distil(12)], [rounded(3.0), distil(16)]]),
     ([cut(0.7), distil(16)], [[INTEGERS], [bits(6)], [bits(4)], [share(4), distil(8)], [codes(4, 2), distil(8)]]),
     ([cut(0.85), distil(24)], [[INTEGERS], [bits(6)], [mixed(4)]]),
     ([cut(0.5), ranks(0.7), distil(16)], [[INTEGERS], [bits(5)]]),
@@ -74,6 +81,7 @@ GRAMMAR: list[tuple[Steps, list[Steps]]] = [
     ([share(3), distil(16)], [[]]),
     ([codes(4, 2), distil(16)], [[]]),
     ([codes(8, 4), distil(16)], [[]]),
+    ([rounded(4.0), distil(16)], [[]]),
     ([zero(0.8), distil(12)], [[bits(6)], [share(4)], [INTEGERS]]),
     ([zero(0.9), distil(20)], [[bits(5)], [share(4), distil(16)], [share(3), distil(16)]]),
     ([zero(0.95), distil(28)], [[share(4), distil(16)]]),
@@ -81,7 +89,7 @@ GRAMMAR: list[tuple[Steps, list[Steps]]] = [
     ([cut(0.5), distil(12), cut(0.5), distil(16)], [[INTEGERS], [bits(5)], [zero(0.5), distil(12), share(4)]]),
     (CUT_TWICE, [[INTEGERS], [bits(5)], [share(3), distil(16)], [codes(4, 2), distil(16)]]),
     ([*CUT_TWICE, zero(0.7), distil(20)], [[share(3), distil(16)]]),
-    (CUT_HARDER, [[bits(6)], [codes(4, 2), distil(28)]]),
+    (CUT_HARDER, [[bits(6)], [codes(4, 2), distil(28)], [rounded(2.0), distil(28)]]),
     ([*CUT_HARDER, zero(0.65), distil(28)], [[share(3), distil(16)]]),
 ]  # fmt: skip
 
@@ -99,6 +107,8 @@ def written(step: Step) -> str:
             return f"{2**count} shared values"
         case {"technique": "product_quantization", "bits": count, "block": length}:
             return f"{2**count} codes of {length}"
+        case {"technique": "gptq", "step": step}:
+            return f"steps of {step:g} deviations"
         case {"technique": "distill", "epochs": epochs}:
             return f"distil {epochs}"
         case {"technique": "finetune", "epochs": epochs}:

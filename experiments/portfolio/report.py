@@ -18,6 +18,7 @@ FAMILIES = {
     "ranks": ("svd",),
     "zeros": ("weight_pruning",),
     "shared values": ("weight_clustering",),
+    "wide steps": ("gptq",),
     "few bits": ("low_bit", "mixed_precision"),
     "integers": ("int8_static",),
     "training": ("distill", "finetune"),

@@ -58,3 +58,10 @@ def test_no_student_holds_much_more_than_its_share() -> None:
 def test_a_file_without_students_is_refused() -> None:
     with pytest.raises(ArtifactError, match="joins no students"):
         files_of_devices(strip(exported_of("plain")))
+
+
+def test_what_is_sent_from_file_to_file_has_a_name_to_know_it_by() -> None:
+    *each, last = files_of_devices(encoded({}))
+    names = [f"features_{index}" for index in range(3)]
+    assert [[output.name for output in file.graph.output] for file in each] == [[name] for name in names]
+    assert [value.name for value in last.graph.input] == names

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autocompress import Training
+from autocompress import Classification, Training
 from autocompress.artifacts.export import check_parity, export_onnx, strip
 from autocompress.artifacts.packing import pack
 from autocompress.artifacts.runtime import Model
@@ -104,8 +104,59 @@ def test_inputs_are_passed_by_name_and_the_file_takes_any_length() -> None:
     assert Model(exported.SerializeToString()).inputs == ["mask", "tokens"]
     assert [value.name for value in exported.graph.output] == ["logits"]
     frozen = export_onnx(model, example)
-    with pytest.raises(ArtifactError, match="fails at batch size 4, inputs"):
+    with pytest.raises(ArtifactError, match="fails at batch size 1, inputs"):
         check_parity(model, frozen, example, signature=input_signature(task))
+
+
+class Turned(nn.Module):
+    """A recurrent layer backwards over examples that are turned round by their lengths, which are inputs."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.packed, self.back, self.head = packed, nn.GRU(2, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.packed:
+            rows = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.head(self.back(rows)[1][0])
+        places = torch.arange(x.shape[1])[None]
+        turned = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)
+        made, _ = self.back(torch.gather(x, 1, turned[..., None].expand(-1, -1, 2)))
+        mask = (places < lengths[:, None])[..., None]
+        return self.head((made * mask).sum(1) / mask.sum(1))
+
+
+class Waves(Dataset[Any]):
+    """Series of several lengths, with their lengths beside them."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.randn(5 + index % 7, 2, generator=torch.Generator().manual_seed(index)), index % 2
+
+    @staticmethod
+    def collate_fn(rows: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        padded = nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
+        return padded, torch.tensor([len(row[0]) for row in rows]), torch.tensor([row[1] for row in rows])
+
+
+def test_lengths_that_are_inputs_go_with_the_series_that_a_file_is_tried_on() -> None:
+    data = Waves()
+    task = Classification(lambda: Turned(False), data, data, data, None)
+    signature, example = input_signature(task), example_inputs(task)
+    assert [tuple(map(len, inputs)) for inputs in signature.sizes] == [(1, 1), (2, 2)]
+    assert [inputs[0].shape[1] for inputs in signature.sizes] == [5, 11]
+    model = build_model(task, 0).eval()
+    exported = export_onnx(model, example, signature)
+    assert check_parity(model, exported, example, signature=signature) < 1e-5
+
+
+def test_packed_sequences_are_named_as_what_no_file_can_say() -> None:
+    data = Waves()
+    task = Classification(lambda: Turned(True), data, data, data, None)
+    with pytest.raises(ArtifactError, match=r"its forward calls pack_padded_sequence, .* leave padding out by a mask"):
+        export_onnx(build_model(task, 0).eval(), example_inputs(task), input_signature(task))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""Rounding with errors made up for: as the definition has it, by brute force, and on models of many kinds."""
+
+import copy
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autocompress.errors import NothingToDo, TechniqueError
+from autocompress.held import shared_values
+from autocompress.techniques.pruning.weight_pruning import WeightPruning
+from autocompress.techniques.quantization import _compensation
+from autocompress.techniques.quantization._compensation import DAMPING, Layer, Moments, rounded, windows
+from autocompress.techniques.quantization.gptq import Gptq, packed, unpacked
+from autocompress.techniques.training.finetune import Finetune
+from autocompress.testing.work import context_of, example_of, teacher_of
+
+Array = NDArray[Any]
+
+
+def linear(outputs: int, inputs: int, seed: int = 0, rows: int = 200) -> tuple[nn.Linear, Tensor]:
+    """A layer, and inputs of it of which each is much like the one before."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(outputs, inputs, generator=generator))
+    return layer, torch.randn(rows, inputs, generator=generator).cumsum(1) / inputs**0.5
+
+
+def seen(layer: Layer, inputs: Tensor) -> Moments:
+    moments = Moments(layer)
+    moments.see(inputs)
+    return moments
+
+
+def metric(inputs: Tensor) -> Array:
+    """The second moments of inputs, damped as documented."""
+    found = (inputs.double().T @ inputs.double()).numpy()
+    return found + DAMPING * np.diag(found).mean() * np.eye(len(found))
+
+
+def by_definition(weights: Array, moments: Array, step: float) -> Array:
+    """Optimal brain surgery on each row (Hassibi and Stork, 1993, equation 5), a weight after the other."""
+    found = np.zeros_like(weights)
+    for row, values in enumerate(weights / step):
+        left, inverse = values.copy(), np.linalg.inv(moments)
+        for at in range(len(left)):
+            found[row, at] = np.rint(left[at])
+            left = left - (left[at] - found[row, at]) / inverse[at, at] * inverse[at]
+            inverse = inverse - np.outer(inverse[:, at], inverse[at]) / inverse[at, at]
+            inverse[at, at] = 1.0  # done with, and never read again
+    return found
+
+
+@pytest.mark.parametrize(("inputs", "block"), [(12, 64), (40, 8)])
+def test_numbers_are_those_of_optimal_brain_surgery(inputs: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compensation, "BLOCK", block)
+    layer, given = linear(6, inputs)
+    found = rounded(layer, seen(layer, given), 0.7, 0.0)
+    wanted = by_definition(layer.weight.detach().double().numpy(), metric(given), 0.7)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_of_inputs_that_say_nothing_of_each_other_the_nearest_numbers_are_taken() -> None:
+    layer, _ = linear(64, 16)
+    found = rounded(layer, seen(layer, torch.eye(16)), 0.3, 0.0)
+    np.testing.assert_array_equal(found, (layer.weight / 0.3).round().detach().numpy())
+
+
+def test_outputs_err_less_than_with_the_nearest_numbers_and_not_less_than_with_the_best() -> None:
+    layer, given = linear(8, 6)
+    moments, weights = metric(given), layer.weight.detach().double().numpy() / 0.9
+
+    def lost(numbers: Array) -> Array:
+        return np.asarray(np.einsum("ri,ij,rj->r", numbers - weights, moments, numbers - weights))
+
+    ours = lost(rounded(layer, seen(layer, given), 0.9, 0.0).astype(float))
+    choices = np.array(list(itertools.product((-1, 0, 1), repeat=6)))
+    best = np.array([min(lost(np.rint(weights) + choice)[row] for choice in choices) for row in range(8)])
+    assert (ours >= best - 1e-9).all()
+    assert ours.sum() < 0.6 * lost(np.rint(weights)).sum()
+    assert ours.sum() < 2.0 * best.sum()
+
+
+def test_a_price_of_bits_takes_numbers_of_fewer_bits() -> None:
+    layer, given = linear(64, 32)
+    moments = seen(layer, given)
+
+    def bits(rate: float) -> float:
+        counts = np.unique(rounded(layer, moments, 0.4, rate), return_counts=True)[1]
+        return float(-(counts / counts.sum() * np.log2(counts / counts.sum())).sum())
+
+    assert bits(1.0) < bits(0.1) < bits(0.0)
+    assert bits(1.0) < 0.9 * bits(0.0)
+
+
+CONVOLUTIONS = [
+    (nn.Conv2d(4, 6, 3), (4, 7, 8)),
+    (nn.Conv2d(4, 6, (3, 2), stride=2, padding=1, dilation=(1, 2)), (4, 9, 9)),
+    (nn.Conv2d(4, 8, 3, padding="same", groups=2), (4, 6, 7)),
+    (nn.Conv2d(6, 6, 3, padding=1, groups=6, padding_mode="reflect"), (6, 6, 6)),
+    (nn.Conv1d(3, 4, 5, stride=2, padding=2, padding_mode="circular"), (3, 20)),
+    (nn.Conv3d(2, 3, 2, padding=1), (2, 3, 3, 2)),
+    (nn.Linear(7, 3), (5, 7)),
+    (nn.Linear(7, 3), (7,)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS, ids=str)
+def test_a_layer_is_its_weight_times_what_its_outputs_see(
+    layer: Layer, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compensation, "POSITIONS", 1000)
+    inputs = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    weight = _compensation.rows(layer.weight, layer)
+    found = (windows(layer, inputs) @ weight.mT).transpose(1, 2).flatten(0, 1)  # outputs, examples and positions
+    with torch.no_grad():
+        made = layer(inputs) - (0 if isinstance(layer, nn.Linear) else layer.bias.reshape(-1, *[1] * (len(shape) - 1)))
+        made = made - layer.bias if isinstance(layer, nn.Linear) else made.movedim(1, -1)
+    torch.testing.assert_close(found, made.flatten(0, -2).T, atol=1e-5, rtol=1e-5)
+
+
+def test_of_large_maps_some_positions_are_looked_at_all_over() -> None:
+    inputs = torch.arange(60.0 * 60).reshape(1, 1, 60, 60)
+    found = windows(nn.Conv2d(1, 1, 1), inputs)[0, :, 0]
+    assert 16 <= len(found) <= 25
+    assert found.min() < 60 * 15
+    assert found.max() > 60 * 45
+
+
+@settings(max_examples=25, deadline=None)
+@given(length=st.integers(1, 5000))
+def test_parts_of_a_row_are_of_alike_length_and_all_of_it(length: int) -> None:
+    found = _compensation.parts(length)
+    lengths = [part.stop - part.start for part in found]
+    assert sum(lengths) == length
+    assert max(lengths) <= min(_compensation.MOST, min(lengths) + 1)
+    assert [part.start for part in found] == [0, *np.cumsum(lengths)[:-1]]
+
+
+def test_a_row_in_parts_is_each_part_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, given = linear(4, 20)
+    monkeypatch.setattr(_compensation, "MOST", 10)
+    found = rounded(layer, seen(layer, given), 0.7, 0.0)
+    weights = layer.weight.detach().double().numpy()
+    each = [by_definition(weights[:, part], metric(given[:, part]), 0.7) for part in (slice(10), slice(10, 20))]
+    np.testing.assert_array_equal(found, np.concatenate(each, 1))
+
+
+# Whole models
+
+
+def quantized(model: nn.Module, name: str = "plain", **settings: Any) -> tuple[nn.Module, dict[str, Any]]:
+    step, made = Gptq(**settings), copy.deepcopy(model)
+    decision = step.decide(made, context_of(name))
+    return step.apply(made, decision), decision
+
+
+def test_weights_are_whole_multiples_of_a_step_and_outputs_near_those_of_before() -> None:
+    teacher, steps = teacher_of("plain"), (0.3, 1.0)
+    offs = []
+    for step in steps:
+        model, decision = quantized(teacher, step=step)
+        assert decision["grids"]
+        for name, grid in decision["grids"].items():
+            numbers = model.get_submodule(name).weight.detach() / grid["step"]
+            torch.testing.assert_close(numbers, numbers.round(), atol=1e-4, rtol=0)
+        with torch.no_grad():
+            before, after = (each(*example_of("plain", 32)) for each in (teacher, model))
+        offs.append(float((after - before).square().mean() / before.square().mean()))
+    assert offs[0] < 0.3 * offs[1] < 0.01
+
+
+def test_steps_are_as_wide_as_asked_for_on_average_and_finer_where_outputs_hang_on_it() -> None:
+    teacher = teacher_of("plain")
+    _, decision = quantized(teacher, step=4.0)
+    layers = {name: teacher.get_submodule(name).weight.detach() for name in decision["grids"]}
+    wide = {name: decision["grids"][name]["step"] / float(weight.std(correction=0)) for name, weight in layers.items()}
+    count = sum(weight.numel() for weight in layers.values())
+    mean = sum(weight.numel() * np.log(wide[name]) for name, weight in layers.items()) / count
+    assert np.exp(mean) == pytest.approx(4.0, rel=0.02)  # where none is held to few values
+    assert len(set(wide.values())) == len(wide)
+
+
+def test_what_was_pruned_stays_zero_and_training_moves_each_value_as_one() -> None:
+    prune, model = WeightPruning(ratio=0.6), copy.deepcopy(teacher_of("plain"))
+    model = prune.apply(model, prune.decide(model, context_of("plain")))
+    zero = {name: weight == 0 for name, weight in model.named_parameters() if weight.dim() > 1}
+    made, decision = quantized(model, step=0.5)
+    for name in decision["grids"]:
+        assert not made.get_submodule(name).weight[zero[f"{name}.weight"]].any()
+    before = copy.deepcopy(made.state_dict())
+    Finetune(epochs=1, learning_rate=5e-3, batch_size=16).train(made, context_of("plain"))
+    for name in decision["grids"]:
+        groups = shared_values(before[f"{name}.weight"])
+        assert groups is not None
+        both = torch.stack([before[f"{name}.weight"].flatten(), made.state_dict()[f"{name}.weight"].flatten()], 1)
+        assert len(both.unique(dim=0)) == len(groups.unique())
+
+
+def test_a_layer_that_is_called_with_nothing_but_its_weight_is_left_and_said() -> None:
+    """torch's attention reads the weight of its last layer without calling it."""
+    _, decision = quantized(teacher_of("sentences"), "sentences", step=1.0)
+    reasons = " ".join(decision["skipped"].values())
+    assert decision["grids"]
+    assert "it is not called as a layer" in reasons or "neither linear nor a convolution" in reasons
+
+
+def test_small_layers_have_few_values_and_the_smallest_are_left() -> None:
+    layer = nn.Linear(16, 8)
+    assert _compensation.largest(layer) == 15  # 31 values for 128 weights
+    model, decision = quantized(teacher_of("plain"), step=0.05)
+    for name in decision["grids"]:
+        weight = model.get_submodule(name).weight
+        assert len(weight.unique()) * 4 <= weight.numel()
+    step, small = Gptq(), nn.Sequential(nn.Flatten(), nn.Linear(144 * 3, 4), nn.Linear(4, 6))
+    decision = step.decide(small, context_of("plain"))
+    assert (list(decision["grids"]), decision["skipped"]) == (["1"], {"2": "only 24 weights"})
+    with pytest.raises(NothingToDo, match=r"gptq finds no layer to round: leave the step out \(0: only 24 weights\)"):
+        Gptq().decide(nn.Sequential(nn.Linear(4, 6)), context_of("plain"))
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    model = copy.deepcopy(teacher_of("plain"))
+    name, layer = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    with torch.no_grad():
+        layer.weight[0] = torch.nan
+    with pytest.raises(TechniqueError, match=rf"gptq: weight '{name}.weight' is not finite"):
+        quantized(model)
+
+
+def test_a_decision_for_another_shape_is_refused() -> None:
+    text = packed(np.zeros((3, 4), np.int8))
+    assert unpacked(text, (3, 4), "layer").shape == (3, 4)
+    for wrong in (text[:-8], "no text of ours", packed(np.zeros(5, np.int8))):
+        with pytest.raises(TechniqueError, match=r"gptq: the decision does not fit 'layer' of shape \(3, 4\)"):
+            unpacked(wrong, (3, 4), "layer")
