@@ -184,7 +184,7 @@ _SHOWN = (
     *("network", "students", "width", "depth", "resolution", "fan_out"),
     *("ratio", "importance", "scope", "n", "m", "blocks", "cycles", "penalty", "strength"),
     *("rank", "energy", "variant", "terms", "epochs", "temperature", "alpha", "beta", "last"),
-    *("bits", "block", "rate", "calibration"),
+    *("bits", "block", "step", "rate", "calibration"),
 )
 _USUAL = {  # not worth a word
     "cycles": 1,

@@ -186,7 +186,12 @@ def decision_lines(decision: dict[str, Any]) -> list[str]:
     """What a step did, layer by layer, from the parts of its decision that people can read."""
     lines = []
     for key, value in decision.items():
-        if key in ("history", "inputs", "masks"):  # positions of channels and weights, and shapes, for rebuilding
+        if key in (
+            "codes",
+            "history",
+            "inputs",
+            "masks",
+        ):  # positions of channels and weights, and shapes, for rebuilding
             continue
         if isinstance(value, dict):
             lines += [f"{key} {name}: {short(item)}" for name, item in value.items()]

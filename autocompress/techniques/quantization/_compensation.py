@@ -38,7 +38,7 @@ class Moments:
         """Add what the layer is given."""
         seen = windows(self._layer, inputs.detach().float())
         found = [seen[..., part].transpose(1, 2) @ seen[..., part] for part in self._parts]
-        found = [moment.double().cpu() for moment in found]
+        found = [moment.cpu().double() for moment in found]
         self.sums = [a + b for a, b in zip(self.sums, found, strict=True)] if self.sums else found
 
 

@@ -62,19 +62,16 @@ class Gptq(Technique):
             seen = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             raise NothingToDo(f"gptq finds no layer to round: leave the step out{seen}")
         steps = self._steps(model, {name: layers[name] for name in moments}, context)
-        grids = {
-            name: {"step": step, "numbers": packed(rounded(layers[name], moments[name], step, self.rate))}
-            for name, step in steps.items()
-        }
-        return {"grids": grids, "skipped": skipped}
+        codes = {name: packed(rounded(layers[name], moments[name], step, self.rate)) for name, step in steps.items()}
+        return {"steps": steps, "codes": codes, "skipped": skipped}
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Give each weight its number times the step of its layer."""
         with torch.no_grad():
-            for name, grid in decision["grids"].items():
+            for name, step in decision["steps"].items():
                 weight: Any = model.get_submodule(name).weight
-                numbers = unpacked(grid["numbers"], tuple(weight.shape), name)
-                weight.copy_(torch.from_numpy(numbers).to(weight.dtype) * grid["step"])
+                numbers = unpacked(decision["codes"][name], tuple(weight.shape), name)
+                weight.copy_(torch.from_numpy(numbers).to(weight.dtype) * step)
         return model
 
     def _layers(self, model: nn.Module, context: Context) -> tuple[dict[str, Layer], dict[str, str]]:

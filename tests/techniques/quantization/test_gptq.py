@@ -167,9 +167,9 @@ def test_weights_are_whole_multiples_of_a_step_and_outputs_near_those_of_before(
     offs = []
     for step in steps:
         model, decision = quantized(teacher, step=step)
-        assert decision["grids"]
-        for name, grid in decision["grids"].items():
-            numbers = model.get_submodule(name).weight.detach() / grid["step"]
+        assert decision["steps"]
+        for name, width in decision["steps"].items():
+            numbers = model.get_submodule(name).weight.detach() / width
             torch.testing.assert_close(numbers, numbers.round(), atol=1e-4, rtol=0)
         with torch.no_grad():
             before, after = (each(*example_of("plain", 32)) for each in (teacher, model))
@@ -180,8 +180,8 @@ def test_weights_are_whole_multiples_of_a_step_and_outputs_near_those_of_before(
 def test_steps_are_as_wide_as_asked_for_on_average_and_finer_where_outputs_hang_on_it() -> None:
     teacher = teacher_of("plain")
     _, decision = quantized(teacher, step=4.0)
-    layers = {name: teacher.get_submodule(name).weight.detach() for name in decision["grids"]}
-    wide = {name: decision["grids"][name]["step"] / float(weight.std(correction=0)) for name, weight in layers.items()}
+    layers = {name: teacher.get_submodule(name).weight.detach() for name in decision["steps"]}
+    wide = {name: decision["steps"][name] / float(weight.std(correction=0)) for name, weight in layers.items()}
     count = sum(weight.numel() for weight in layers.values())
     mean = sum(weight.numel() * np.log(wide[name]) for name, weight in layers.items()) / count
     assert np.exp(mean) == pytest.approx(4.0, rel=0.02)  # where none is held to few values
@@ -193,11 +193,11 @@ def test_what_was_pruned_stays_zero_and_training_moves_each_value_as_one() -> No
     model = prune.apply(model, prune.decide(model, context_of("plain")))
     zero = {name: weight == 0 for name, weight in model.named_parameters() if weight.dim() > 1}
     made, decision = quantized(model, step=0.5)
-    for name in decision["grids"]:
+    for name in decision["steps"]:
         assert not made.get_submodule(name).weight[zero[f"{name}.weight"]].any()
     before = copy.deepcopy(made.state_dict())
     Finetune(epochs=1, learning_rate=5e-3, batch_size=16).train(made, context_of("plain"))
-    for name in decision["grids"]:
+    for name in decision["steps"]:
         groups = shared_values(before[f"{name}.weight"])
         assert groups is not None
         both = torch.stack([before[f"{name}.weight"].flatten(), made.state_dict()[f"{name}.weight"].flatten()], 1)
@@ -208,7 +208,7 @@ def test_a_layer_that_is_called_with_nothing_but_its_weight_is_left_and_said() -
     """torch's attention reads the weight of its last layer without calling it."""
     _, decision = quantized(teacher_of("sentences"), "sentences", step=1.0)
     reasons = " ".join(decision["skipped"].values())
-    assert decision["grids"]
+    assert decision["steps"]
     assert "it is not called as a layer" in reasons or "neither linear nor a convolution" in reasons
 
 
@@ -216,12 +216,12 @@ def test_small_layers_have_few_values_and_the_smallest_are_left() -> None:
     layer = nn.Linear(16, 8)
     assert _compensation.largest(layer) == 15  # 31 values for 128 weights
     model, decision = quantized(teacher_of("plain"), step=0.05)
-    for name in decision["grids"]:
+    for name in decision["steps"]:
         weight = model.get_submodule(name).weight
         assert len(weight.unique()) * 4 <= weight.numel()
     step, small = Gptq(), nn.Sequential(nn.Flatten(), nn.Linear(144 * 3, 4), nn.Linear(4, 6))
     decision = step.decide(small, context_of("plain"))
-    assert (list(decision["grids"]), decision["skipped"]) == (["1"], {"2": "only 24 weights"})
+    assert (list(decision["steps"]), decision["skipped"]) == (["1"], {"2": "only 24 weights"})
     with pytest.raises(NothingToDo, match=r"gptq finds no layer to round: leave the step out \(0: only 24 weights\)"):
         Gptq().decide(nn.Sequential(nn.Linear(4, 6)), context_of("plain"))
 
