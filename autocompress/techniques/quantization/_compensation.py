@@ -38,8 +38,8 @@ class Moments:
         """Add what the layer is given."""
         seen = windows(self._layer, inputs.detach().float())
         found = [seen[..., part].transpose(1, 2) @ seen[..., part] for part in self._parts]
-        found = [moment.cpu().double() for moment in found]
-        self.sums = [a + b for a, b in zip(self.sums, found, strict=True)] if self.sums else found
+        found = [moment.cpu() for moment in found]
+        self.sums = [a.add_(b) for a, b in zip(self.sums, found, strict=True)] if self.sums else found
 
 
 def parts(length: int) -> list[slice]:
@@ -96,7 +96,9 @@ def moments_of(model: nn.Module, layers: dict[str, Layer], run: Callable[[], Ite
     found = {name: Moments(layers[name]) for name in owners.values()}
     same = ((module, owners.get(id(module.weight))) for module in model.modules() if isinstance(module, LAYERS))
     hooks = [
-        module.register_forward_pre_hook(lambda _, given, of=found[owner]: of.see(given[0]))
+        module.register_forward_pre_hook(
+            lambda _, given, named, of=found[owner]: of.see((*given, *named.values())[0]), with_kwargs=True
+        )
         for module, owner in same
         if owner is not None
     ]
@@ -135,6 +137,7 @@ def rounded(layer: Layer, moments: Moments, step: float, rate: float) -> Array:
 
 def _factor(sums: Tensor) -> Array:
     """The upper Cholesky factor of the inverse of the moments, in units of their mean: (groups, c, c)."""
+    sums = sums.double()
     mean = sums.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     scaled = torch.where(mean > 0, sums / mean.clamp_min(torch.finfo(sums.dtype).tiny), 0.0)
     scaled = scaled + DAMPING * torch.eye(sums.shape[1], dtype=sums.dtype)

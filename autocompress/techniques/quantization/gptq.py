@@ -35,8 +35,8 @@ class Gptq(Technique):
     How far the others of a row move against an error is told by what the layer is given on training data. step is the
     distance of two values in standard deviations of a layer's weights, on average: wide steps leave most weights at
     zero and few values, which take a fraction of a bit a weight in the file. Layers that outputs hang on take finer
-    steps, by a scan in which each is rounded alone, such that a bit more saves as much in all. rate is what a bit of a
-    number costs, in squared steps (Conzelmann and Bamler, 2025: CERWU). Training after it moves each value as one
+    steps, by a scan in which each is rounded alone, so that one more bit saves as much loss in each. rate is what a bit
+    of a number costs, in squared steps (Conzelmann and Bamler, 2025: CERWU). Training after it moves each value as one
     number. Weights that are zero in a layer that was pruned stay zero. keep names layers to leave alone: names,
     patterns such as `head.*`, `first` or `last`.
     """
@@ -97,7 +97,13 @@ class Gptq(Technique):
         # With gradients to be taken, since without them transformers call other code than their layers.
         work = placed(copy.deepcopy(model).eval().requires_grad_(True))
         batches = list(context.sample(self.examples))
-        return moments_of(work, _of(work, layers), lambda: _passes(work, batches))
+        found = moments_of(work, _of(work, layers), lambda: _passes(work, batches))
+        for name, moments in found.items():
+            if not all(sums.isfinite().all() for sums in moments.sums):
+                raise TechniqueError(
+                    f"gptq: what layer {name!r} is given on training data is not finite: check the model"
+                )
+        return found
 
     def _steps(self, model: nn.Module, layers: dict[str, Layer], context: Context) -> dict[str, float]:
         """The step of each layer: at the same loss a squared step and weight in all, `step` deviations on average."""

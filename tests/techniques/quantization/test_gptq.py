@@ -235,6 +235,23 @@ def test_weights_that_are_not_finite_are_named() -> None:
         quantized(model)
 
 
+class Named(nn.Module):
+    """Calls its layer by the name of its input, on what may be too large to square."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor, self.layer = factor, nn.Linear(144 * 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=x.flatten(1) * self.factor)
+
+
+def test_a_layer_that_is_called_by_names_is_rounded_and_inputs_that_are_not_finite_are_named() -> None:
+    assert list(quantized(Named(1.0))[1]["steps"]) == ["layer"]
+    with pytest.raises(TechniqueError, match="gptq: what layer 'layer' is given on training data is not finite"):
+        quantized(Named(1e38))
+
+
 def test_a_decision_for_another_shape_is_refused() -> None:
     text = packed(np.zeros((3, 4), np.int8))
     assert unpacked(text, (3, 4), "layer").shape == (3, 4)
