@@ -83,7 +83,7 @@ RECIPES = {
     ],
     "two_inputs": [["architecture", "channel_pruning", "svd", "tucker", "qat"]],
     "mapped": [["weight_pruning", "cp", "hint_distill", "low_bit"]],
-    "in_place": [["channel_pruning", "svd", "finetune", "mixed_precision"]],
+    "in_place": [["channel_pruning", "svd", "gptq", "finetune", "mixed_precision"]],
     "lazy": [["tucker", "channel_pruning", "new_head", "float16"]],
 }
 
