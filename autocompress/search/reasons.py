@@ -8,7 +8,6 @@ from ..outcome import Metrics
 from ..recipe import recipe_line
 from ..wording import change_text, clock, limit_text, value_text, verdict_lines
 
-FAR = 0.5  # of a limit, from which on it holds nothing back
 NUMBERS = 12  # trials that are named in one line
 FACTS = {"size_bytes": "size", "speedup": "speed"}
 
@@ -186,8 +185,7 @@ def _limit_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         if row["left"] < 0:
             yield f"past the limit on {row['label']} by {-row['left']:.1%}: {found}, {limit}"
         else:
-            binds = not index and row["left"] < FAR
-            first = "the limit that binds:" if binds else "the limit on"
+            first = "the limit on" if index else "the limit that binds:"
             yield f"{first} {row['label']}: {_left(row['left'])}: {found}, {limit}"
 
 
