@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+TRAININGS = ("scratch", "distilled")
 START, END = "<!-- table -->\n", "<!-- end -->"
 HEADS = [
     "data",
@@ -38,36 +39,32 @@ def paired(scratch: pd.Series, distilled: pd.Series) -> tuple[float, float, int]
     )
 
 
-def table(rows: pd.DataFrame) -> str:
-    """The rows as they stand in README.md; accuracy is on the test split."""
+def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
+    """Files and what trainings of them come to, as they stand in README.md; accuracy is on the test split."""
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
-    students = rows[rows["training"].notna()] if "training" in rows else rows[:0]
-    for data, of_data in rows.groupby("data", sort=False):
-        for row in of_data[~of_data.index.isin(students.index)].to_dict("records"):
-            lines.append(f"| {data} | {row['network']} | - | {_size(row)} | - | {row['latency_ms']:.3f} ms | "
-                         f"{row['test_accuracy']:.3f} | - | - | 1 |")  # fmt: skip
-        for (network, width), group in students[students["data"] == data].groupby(["network", "width"], sort=True):
-            scratch, distilled = (
-                group[group["training"] == training].set_index("seed")["test_accuracy"]
-                for training in ("scratch", "distilled")
-            )
+    trained = results[results["training"].notna()]
+    for file in files.sort_values(["data", "network", "width"], na_position="first").to_dict("records"):
+        of = results[(results["data"] == file["data"]) & (results["network"] == file["network"])]
+        cells = [file["data"], file["network"]]
+        if math.isnan(file["width"]):
+            cells += ["-", _size(file), "-", f"{file['latency_ms']:.3f} ms", _mean(of["test_accuracy"]), "-", "-", "1"]
+        else:
+            of = of[of["width"] == file["width"]]
+            scratch, distilled = (of[of["training"] == how].set_index("seed")["test_accuracy"] for how in TRAININGS)
             mean, half, count = paired(scratch, distilled)
             interval = "" if math.isnan(half) else f" ± {100 * half:.1f}"
-            lines.append(
-                f"| {data} | {network} | {width:g} | {_size(group.mean(numeric_only=True))} | "
-                f"{group['macs'].iloc[0] / 1e6:.2f} M | {group['latency_ms'].median():.3f} ms | {_mean(scratch)} | "
-                f"{_mean(distilled)} | {f'{100 * mean:+.1f}{interval} points' if count else '-'} | {count} |"
-            )
-    return "\n".join(lines) + f"\n\n{overall(students)}\n"
+            cells += [f"{file['width']:g}", _size(file), f"{file['macs'] / 1e6:.2f} M", f"{file['latency_ms']:.3f} ms",
+                      _mean(scratch), _mean(distilled), f"{100 * mean:+.1f}{interval} points" if count else "-",
+                      f"{count}"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\n{overall(trained)}\n"
 
 
 def overall(students: pd.DataFrame) -> str:
     """What distillation adds over all pairs of one network, width, set and seed, with its 95% interval over them."""
-    if students.empty:
-        return ""
     keys = ["data", "network", "width", "seed"]
     trained = {name: group.set_index(keys)["test_accuracy"] for name, group in students.groupby("training")}
-    if trained.keys() != {"scratch", "distilled"}:
+    if trained.keys() != set(TRAININGS):
         return ""
     mean, half, count = paired(trained["scratch"], trained["distilled"])
     return f"Distilled less from scratch, over all {count} pairs: {100 * mean:+.2f} ± {100 * half:.2f} points."

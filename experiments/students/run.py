@@ -1,16 +1,19 @@
-"""What do lightweight networks come to, from scratch and distilled? Writes results.csv and README.md's table.
+"""What do lightweight networks come to, from scratch and distilled?
 
 Every network of the step `architecture` at three widths takes the place of a ResNet-18 on two sets of 5,000 digits and
-is trained on the classes alone and on the ResNet-18's outputs, from the same weights, by as many epochs. A row that is
-there is not measured again, so that a run that was ended goes on.
+is trained on the classes alone and on the ResNet-18's outputs, from the same weights, by as many epochs: results.csv,
+on an accelerator where there is one. What the file of one that was trained weighs and how long it takes is the same for
+all weights: files.csv, measured after one epoch, one by one, beside a ResNet-18 of one epoch. A row that is there
+is not measured again, so that a run that was ended goes on. Then writes README.md's table.
 
-Usage: python experiments/students/run.py [--quick] [NETWORK or SET ...]   (324 rows, each a few minutes of one core)
+Usage: python experiments/students/run.py [train] [files] [NETWORK or SET ...] [--processes N] [--quick]
 """
 
+import argparse
 import itertools
-import sys
+import multiprocessing
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.config import Train
 from autocompress.outcome import Baseline, Candidate, Completed
-from autocompress.tasks import TaskReference, load_task, refer
+from autocompress.tasks import load_task, refer
 from autocompress.tasks.examples import example_inputs
 from autocompress.techniques import recipe_from_data
 from autocompress.techniques.students.architecture import NETWORKS
+from autocompress.training import device_of
 from autocompress.trial.baseline import make_baseline
 from autocompress.trial.stages import rebuild
 from autocompress.trial.trial import TrialSpec, confirm, measure, prepare
@@ -33,24 +37,49 @@ HERE = Path(__file__).parent
 DATA, WIDTHS, SEEDS, EPOCHS = ("mnist5k", "mnist5k_hard"), (0.125, 0.25, 0.5), 3, 8
 QUICK = ("squeezenet", "mobilenet_v1")
 TRAININGS = {"scratch": 0.0, "distilled": 0.7}  # the share of the teacher in the loss
+HOW = Train(channels_last=True)  # narrow and depthwise convolutions train up to 1.7 times as fast so
 Row = dict[str, Any]
+_baselines: dict[str, Baseline] = {}
 
 
-def main(named: list[str]) -> None:
+class Rows(list[Row]):
+    """Rows of a file, which is written anew with each that comes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(pd.read_csv(path).to_dict("records") if path.exists() else [])
+        self.cases = {row["case"] for row in self}
+
+    def keep(self, row: Row) -> None:
+        """Add a row."""
+        self.append(row)
+        pd.DataFrame(self).to_csv(self.path, index=False, float_format="%.6g")
+        print(
+            ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()), flush=True
+        )
+
+
+def main() -> None:
     """Measure what is missing and write the table."""
-    quick = "--quick" in named
-    networks = [name for name in named if name in NETWORKS] or list(QUICK if quick else NETWORKS)
-    folder = Path(tempfile.mkdtemp()) if quick else HERE
-    path = folder / "results.csv"
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    asked = tuple(name for name in DATA if name in named) or DATA
-    data, widths, seeds, epochs = (("few",), (0.25,), 2, 1) if quick else (asked, WIDTHS, SEEDS, EPOCHS)
-    for row in measured(networks, data, widths, seeds, epochs, {row["case"]: row for row in rows}):
-        rows.append(row)
-        print(f"{row['case']}: {row['size_bytes']:,} bytes, test accuracy {row['test_accuracy']:.3f}", flush=True)
-        pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
-    text = table(pd.read_csv(path))
-    if quick:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("named", nargs="*", metavar="NAME", help="train or files, networks or sets; all without")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="trainings at once (default: 1)")
+    parser.add_argument("--quick", action="store_true", help="two networks on a tenth of the digits, not kept")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp()) if given.quick else HERE
+    networks = [name for name in NETWORKS if name in given.named] or list(QUICK if given.quick else NETWORKS)
+    data = ("few",) if given.quick else tuple(name for name in DATA if name in given.named) or DATA
+    widths, seeds, epochs = ((0.25,), 2, 1) if given.quick else (WIDTHS, SEEDS, EPOCHS)
+    results, files = Rows(folder / "results.csv"), Rows(folder / "files.csv")
+    if "files" not in given.named:
+        train(
+            results, list(itertools.product(range(seeds), widths, data, networks, TRAININGS)), epochs, given.processes
+        )
+    if "train" not in given.named:
+        trained = [(row["data"], row["network"], row["width"]) for row in results if row["network"] in networks]
+        time(files, [case for case in dict.fromkeys(trained) if case[0] in data])
+    text = table(pd.DataFrame(results), pd.DataFrame(files))
+    if given.quick:
         print(text)
         return
     readme = HERE / "README.md"
@@ -58,54 +87,96 @@ def main(named: list[str]) -> None:
     readme.write_text(f"{before}{START}{text}{END}{rest.split(END)[1]}")
 
 
-def measured(
-    networks: list[str],
-    data: tuple[str, ...],
-    widths: tuple[float, ...],
-    seeds: int,
-    epochs: int,
-    known: dict[str, Row],
-) -> Iterator[Row]:
-    """The rows that are not known, seed by seed, so that whatever is there is of all networks and data alike."""
-    references = {name: refer(f"tasks.py:{name}", HERE) for name in data}
-    wanted = itertools.product(range(seeds), widths, data, networks, TRAININGS)
-    cases = {f"{row[2]}, {row[3]} {row[1]:g}, {row[4]}, seed {row[0]}": row for row in wanted}
-    cases = {case: row for case, row in cases.items() if case not in known}
-    baselines = {
-        name: make_baseline(references[name], seed=0) for name in data if any(r[2] == name for r in cases.values())
-    }
-    for name, baseline in baselines.items():
-        if f"{name}, baseline" not in known:
-            test = confirm(baseline.onnx, references[name])
-            yield {"case": f"{name}, baseline", "data": name, "network": "ResNet-18", **_kept(baseline.metrics | test)}
-    for case, (seed, width, name, network, training) in cases.items():
-        made = {"network": network, "width": width}
-        yield {"case": case, "data": name, **student(references[name], baselines[name], made, training, seed, epochs)}
+def train(rows: Rows, cases: list[tuple[int, float, str, str, str]], epochs: int, processes: int) -> None:
+    """Add the trainings that are missing, seed by seed, so that what is there is of all networks and data alike."""
+    wanted = {f"{name}, {network} {width:g}, {training}, seed {seed}": (seed, width, name, network, training)
+              for seed, width, name, network, training in cases}  # fmt: skip
+    wanted = {case: given for case, given in wanted.items() if case not in rows.cases}
+    place = device_of(HOW)
+    device = torch.cuda.get_device_name() if place.type == "cuda" else place.type
+    baselines = {name: baseline(name) for name in dict.fromkeys(given[2] for given in wanted.values())}
+    for name, made in baselines.items():
+        case = f"{name}, baseline"
+        if case not in rows.cases:
+            kept = {"accuracy": made.metrics["accuracy"], **confirm(made.onnx, _reference(name))}
+            rows.keep({"case": case, "data": name, "network": "ResNet-18", **_accuracies(kept), "device": device})
+    with ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_hold, initargs=(baselines,)
+    ) as pool:
+        trainings = {pool.submit(trained, *given, epochs): case for case, given in wanted.items()}
+        for training in as_completed(trainings):
+            case = trainings[training]
+            seed, width, name, network, how = wanted[case]
+            rows.keep({"case": case, "data": name, "network": network, **training.result(), "width": width,
+                       "training": how, "seed": seed, "device": device})  # fmt: skip
 
 
-def student(reference: TaskReference, baseline: Baseline, made: Row, training: str, seed: int, epochs: int) -> Row:
-    """A network in the place of the ResNet-18, trained, exported and measured as in a search."""
-    train = {"technique": "distill", "epochs": epochs, "learning_rate": 0.002, "alpha": TRAININGS[training]}
-    recipe = recipe_from_data({"version": 1, "steps": [{"technique": "architecture", **made}, train]})
-    # Narrow and depthwise convolutions train up to 1.7 times as fast with channels last.
-    spec = TrialSpec(0, recipe.to_data(), reference, seed=seed, how=Train(channels_last=True))
-    candidate = prepare(spec, baseline)
-    assert isinstance(candidate, Candidate), candidate
-    assert candidate.decisions[0]["network"] == made["network"]  # and was not left out as too large
-    result = measure(candidate, spec, baseline)
+def baseline(name: str) -> Baseline:
+    """A set's ResNet-18, trained once a run."""
+    if name not in _baselines:
+        _baselines[name] = make_baseline(_reference(name), seed=0, how=HOW)
+    return _baselines[name]
+
+
+def _hold(baselines: dict[str, Baseline]) -> None:
+    _baselines.update(baselines)
+
+
+def trained(seed: int, width: float, name: str, network: str, training: str, epochs: int) -> Row:
+    """What a network in the place of the ResNet-18 comes to, exported, as in a search."""
+    step = {"technique": "distill", "epochs": epochs, "learning_rate": 0.002, "alpha": TRAININGS[training]}
+    _, candidate = _prepared(name, network, width, seed, step)
+    found = candidate.metrics | confirm(candidate.onnx, _reference(name))
+    return _accuracies(found) | {"size_bytes": found["size_bytes"], "seconds": candidate.seconds["train"]}
+
+
+def time(rows: Rows, cases: list[tuple[str, str, float]]) -> None:
+    """Add the files that are missing: their bytes, multiplications and latency."""
+    for name in dict.fromkeys(case[0] for case in cases):
+        if f"{name}, baseline" not in rows.cases:
+            rows.keep({"case": f"{name}, baseline", "data": name, "network": "ResNet-18",
+                       **_of_file(baseline(f"{name}_timed").metrics)})  # fmt: skip
+    for name, network, width in cases:
+        case = f"{name}, {network} {width:g}"
+        if case not in rows.cases:
+            rows.keep({"case": case, "data": name, "network": network, **timed(name, network, width), "width": width})
+
+
+def timed(name: str, network: str, width: float) -> Row:
+    """The file of a network that was trained for an epoch, beside the ResNet-18's."""
+    name = f"{name}_timed"
+    spec, candidate = _prepared(name, network, width, 0, {"technique": "finetune", "epochs": 1})
+    result = measure(candidate, spec, baseline(name))
     assert isinstance(result, Completed), result
-    task = load_task(reference)
-    module = rebuild(task.model(), recipe, candidate.decisions, candidate.weights)
+    task = load_task(_reference(name))
+    module = rebuild(task.model(), recipe_from_data(spec.recipe), candidate.decisions, candidate.weights)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*(tensor[:1] for tensor in example_inputs(task)))
-    found = {**result.metrics, **confirm(candidate.onnx, reference), "macs": counter.get_total_flops() // 2}
-    return {**made, "training": training, "seed": seed, **_kept(found), "seconds": candidate.seconds["train"]}
+    return _of_file({**result.metrics, "macs": counter.get_total_flops() // 2})
 
 
-def _kept(metrics: dict[str, float]) -> Row:
-    names = ("size_bytes", "params", "macs", "compression_ratio", "latency_ms", "speedup", "accuracy", "test_accuracy")
+def _prepared(name: str, network: str, width: float, seed: int, *steps: Row) -> tuple[TrialSpec, Candidate]:
+    given = {"technique": "architecture", "network": network, "width": width}
+    recipe = recipe_from_data({"version": 1, "steps": [given, *steps]}).to_data()
+    spec = TrialSpec(0, recipe, _reference(name), seed=seed, how=HOW)
+    candidate = prepare(spec, baseline(name))
+    assert isinstance(candidate, Candidate), candidate
+    assert candidate.decisions[0]["network"] == network  # and was not left out as too large
+    return spec, candidate
+
+
+def _reference(name: str) -> Any:
+    return refer(f"tasks.py:{name}", HERE)
+
+
+def _accuracies(metrics: Row) -> Row:
+    return {name: metrics[name] for name in ("accuracy", "test_accuracy")}
+
+
+def _of_file(metrics: Row) -> Row:
+    names = "size_bytes", "params", "macs", "latency_ms"
     return {name: metrics[name] for name in names if name in metrics}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

