@@ -201,6 +201,12 @@ def test_a_program_that_nobody_listed_is_not_taken_for_the_artifact_s(folder: Pa
         check_sums(folder)
 
 
+def test_a_call_with_other_than_its_inputs_says_what_it_takes(folder: Path) -> None:
+    model = autocompress.load(folder)
+    with pytest.raises(ArtifactError, match=rf"called with 2 arrays, where 1 are taken: {model.inputs[0]}"):
+        model(np.zeros((1, 3, 12, 12), np.float32), np.zeros(1, np.float32))
+
+
 def test_loading_gives_a_callable_over_arrays(folder: Path) -> None:
     inputs = np.random.default_rng(0).standard_normal((5, 3, 12, 12)).astype(np.float32)
     with torch.no_grad():
