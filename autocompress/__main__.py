@@ -2,4 +2,5 @@
 
 from .terminal.cli import main
 
-main()
+if __name__ == "__main__":  # and not where a process that is started by another loads it anew
+    main()

@@ -33,7 +33,7 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
 
 
 def test_a_row_of_the_table_holds_means_over_seeds() -> None:
-    same = {"data": "mnist5k", "network": "squeezenet", "width": 0.25}
+    same = {"data": "mnist5k", "network": "squeezenet", "width": 0.25, "device": "cpu"}
     files = pd.DataFrame([
         {**same, "size_bytes": 215_000, "macs": 3_080_000, "latency_ms": 0.2},
         {**same, "network": "ResNet-18", "width": math.nan, "size_bytes": 44_685_000, "latency_ms": 2.0},
@@ -41,6 +41,7 @@ def test_a_row_of_the_table_holds_means_over_seeds() -> None:
     results = pd.DataFrame([
         {**same, "network": "ResNet-18", "width": math.nan, "test_accuracy": 0.99},
         {**same, "width": 0.5, "training": "scratch", "seed": 0, "test_accuracy": 0.1},
+        {**same, "width": 0.5, "training": "distilled", "seed": 0, "test_accuracy": 0.9, "device": "other"},
         *({**same, "training": "scratch", "seed": seed, "test_accuracy": 0.90 + 0.02 * seed} for seed in (0, 1)),
         *({**same, "training": "distilled", "seed": seed, "test_accuracy": 0.94 + 0.02 * seed} for seed in (0, 1)),
     ])  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+PAIRED = ["seed", "device"]  # trainings on another device had another teacher, too
 TRAININGS = ("scratch", "distilled")
 START, END = "<!-- table -->\n", "<!-- end -->"
 HEADS = [
@@ -50,7 +51,7 @@ def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
             cells += ["-", _size(file), "-", f"{file['latency_ms']:.3f} ms", _mean(of["test_accuracy"]), "-", "-", "1"]
         else:
             of = of[of["width"] == file["width"]]
-            scratch, distilled = (of[of["training"] == how].set_index("seed")["test_accuracy"] for how in TRAININGS)
+            scratch, distilled = (of[of["training"] == how].set_index(PAIRED)["test_accuracy"] for how in TRAININGS)
             mean, half, count = paired(scratch, distilled)
             interval = "" if math.isnan(half) else f" ± {100 * half:.1f}"
             cells += [f"{file['width']:g}", _size(file), f"{file['macs'] / 1e6:.2f} M", f"{file['latency_ms']:.3f} ms",
@@ -62,7 +63,7 @@ def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
 
 def overall(students: pd.DataFrame) -> str:
     """What distillation adds over all pairs of one network, width, set and seed, with its 95% interval over them."""
-    keys = ["data", "network", "width", "seed"]
+    keys = ["data", "network", "width", *PAIRED]
     trained = {name: group.set_index(keys)["test_accuracy"] for name, group in students.groupby("training")}
     if trained.keys() != set(TRAININGS):
         return ""

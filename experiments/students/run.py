@@ -76,8 +76,8 @@ def main() -> None:
             results, list(itertools.product(range(seeds), widths, data, networks, TRAININGS)), epochs, given.processes
         )
     if "train" not in given.named:
-        trained = [(row["data"], row["network"], row["width"]) for row in results if row["network"] in networks]
-        time(files, [case for case in dict.fromkeys(trained) if case[0] in data])
+        cases = [(row["data"], row["network"], row["width"]) for row in results if row["network"] in networks]
+        time(files, [case for case in dict.fromkeys(cases) if case[0] in data])
     text = table(pd.DataFrame(results), pd.DataFrame(files))
     if given.quick:
         print(text)
