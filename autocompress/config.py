@@ -28,6 +28,11 @@ MEASURED = {
     "compression_ratio": False,
     "space_saving": False,
 }
+# What comes of timing a file beside latency and speed-up.
+TIMED = (
+    *("latency_ms_low", "latency_ms_high", "latency_ms_p90", "speedup_low", "speedup_high"),
+    *("aa_ratio", "measured_alone"),
+)
 # Limits that end so are counted down from the baseline's metric, and less of them is better.
 DROP = "_drop"
 CALL = "autocompress.search()"  # stands for the config's file where a program gave its entries

@@ -477,16 +477,12 @@ BASELINES = [
         named("b.yaml", study="b", objectives=["size_bytes", "acuracy"]),
         ("b.yaml:", "objectives.1: 'acuracy' is not measured; did you mean 'accuracy'?"),
         "search b.yaml --executor inline",
-        studied=True,
-        measures=True,
     ),
     Case(
         "limit on what nobody measures",
         named("c.yaml", study="c", budget={"metrics": {"luck": 0.5}}),
         ("c.yaml:", "budget.metrics.luck: the task does not measure 'luck'; known: "),
         "search c.yaml --executor inline",
-        studied=True,
-        measures=True,
     ),
 ]
 STUDIES = [

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..config import MEASURED, SearchConfig
+from ..config import MEASURED
 from ..data import batches
-from ..errors import ConfigError, TaskError, suggest
+from ..errors import TaskError
 from ..executors import Executor
 from ..outcome import Baseline, Limit, Metrics
 from ..tasks import Classification, Task
@@ -17,7 +17,7 @@ from ..tasks.objects import is_object
 from ..tasks.protocol import Segmentation, lower_is_better
 from ..trial.baseline import time_baseline, train_baseline
 from .leaving_out import note_of, obtain_obstacles
-from .setup import Setup, changed, find_goal
+from .setup import Setup, changed, find_goal, find_limits, objectives
 from .state import View
 
 
@@ -51,6 +51,8 @@ def make_plan(setup: Setup, executor: Executor, view: View, left_out: Mapping[st
     for text in doubts(setup.task, baseline.metrics):
         view.note(f"warning: {text}")
     limits = check_limits(setup, baseline.metrics)
+    for text in too_fine(setup.task, setup.config.budget.accuracy_drop):
+        view.note(f"warning: {text}")
     goal = find_goal(setup.config, setup.task, baseline.metrics)
     names = objectives(setup.config, setup.quality, baseline.metrics)
     if left_out is None:
@@ -96,11 +98,7 @@ def _said(setup: Setup) -> list[str]:
 
 def check_limits(setup: Setup, baseline: Metrics) -> tuple[Limit, ...]:
     """The budget as bounds. Raises ConfigError for a metric nobody measures, TaskError for a baseline past them."""
-    config = setup.config
-    try:
-        limits = config.budget.limits(baseline, lower_is_better(setup.task))
-    except ConfigError as error:
-        raise ConfigError(f"{config.document.source}: {error}") from None
+    limits = find_limits(setup.config, setup.task, baseline)
     own = {setup.quality, *(set(baseline) - set(MEASURED))}
     for limit in limits:
         if limit.metric in own and limit.violation(baseline) > 0:
@@ -111,18 +109,6 @@ def check_limits(setup: Setup, baseline: Metrics) -> tuple[Limit, ...]:
                 f"{'lower' if least else 'raise'} the limit, or train the baseline better"
             )
     return limits
-
-
-def objectives(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[str, ...]:
-    """The metrics to search by; the default means the task's quality where it says accuracy. Raises ConfigError."""
-    names = config.objectives
-    if "objectives" not in config.model_fields_set:
-        names = tuple(quality if name == "accuracy" else name for name in names)
-    for index, name in enumerate(names):
-        if name not in baseline or (name not in MEASURED and name.startswith(("latency", "speedup", "aa_"))):
-            known = suggest(name, [key for key in baseline if not key.endswith(("_low", "_high", "_p90", "_ratio"))])
-            raise ConfigError(f"{config.document.place(('objectives', index))}: {name!r} is not measured; {known}")
-    return names
 
 
 def doubts(task: Task, baseline: Metrics) -> list[str]:
@@ -139,4 +125,18 @@ def doubts(task: Task, baseline: Metrics) -> list[str]:
     return [
         f"the uncompressed model's {quality} {value:.4f} is no better than always naming the most frequent class "
         f"({chance:.4f}): train the baseline longer, or check data and learning rate"
+    ]
+
+
+def too_fine(task: Task, drop: float | None) -> list[str]:
+    """What an allowed drop of accuracy comes to that fewer than two examples decide upon, in a sentence."""
+    if not drop or not isinstance(task, Classification):
+        return []
+    count = sum(len(batch.targets) for batch in batches(task.split("validation"), 1024))
+    allowed = int(round(drop * count, 6))
+    if allowed >= 2:
+        return []
+    return [
+        f"accuracy_drop: {drop:g} of {count} validation examples is {'one' if allowed else 'less than one'}: chance "
+        "decides what keeps to it; validate on more examples, or allow a larger drop"
     ]

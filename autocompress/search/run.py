@@ -15,7 +15,7 @@ from .interrupts import Interrupts
 from .plan import Plan, make_plan
 from .recorder import Recorder
 from .repeats import Repeats
-from .setup import Setup, changed, set_up
+from .setup import Setup, changed, check_names, set_up
 from .state import View
 from .storage import check_tracking, study_names
 from .store import StudyStore
@@ -35,6 +35,7 @@ def plan(config: SearchConfig, kind: str, view: View) -> Plan:
     """Check everything, and train and measure the baseline; starts no study."""
     view.phase("checking the task")
     setup = set_up(config)
+    check_names(config, setup.task)
     view.phase(_starting(kind))
     with _workers(setup, kind, view) as executor:
         return make_plan(setup, executor, view)
@@ -49,6 +50,7 @@ def run_search(config: SearchConfig, kind: str, resume: bool, view: View) -> Res
 def search_for(setup: Setup, kind: str, resume: bool, view: View) -> Result:
     """Run or resume the study of a config that was set up. Raises StudyError when its name is taken or held."""
     config = setup.config
+    check_names(config, setup.task)
     _check_name(setup, resume)
     with setup.files.lock():
         view.phase(_starting(kind))

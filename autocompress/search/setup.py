@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artifacts.directory import processor, versions
-from ..config import FOLDERS, MEASURED, SearchConfig, Train
+from ..config import DROP, FOLDERS, MEASURED, TIMED, SearchConfig, Train
 from ..documents import validate
-from ..errors import ConfigError
+from ..errors import ConfigError, suggest
 from ..outcome import Limit, Metrics
 from ..recipe import Recipe, digest
 from ..tasks import Task, TaskReference, load_task, refer, refer_object
@@ -112,18 +112,32 @@ class Setup:
 
 
 def set_up(config: SearchConfig) -> Setup:
-    """Check task, search space and goal. Raises ConfigError or TaskError; starts nothing."""
+    """Check task and search space. Raises ConfigError or TaskError; starts nothing."""
     path = find_space(config.search_space, config.root)
     space = load_space(path)
     reference = task_reference(config)
     task = load_task(reference)
     if path.parent == FOLDERS["search_spaces"]:
         space = space.at_rates(rate_factor(task))
-    if config.search.until is not None:
-        find_goal(config, task, dict.fromkeys((*MEASURED, *metric_names(task)), 1.0))
     made_of = task_facts(reference, task, config.search.seed)
     files = StudyFiles(work_folder(config.storage), config.study)
     return Setup(config, replace(reference, content=digest(made_of)), task, space, files, made_of)
+
+
+def check_names(config: SearchConfig, task: Task) -> None:
+    """Hold what budget, goal and objectives name against what the task does, before any training. Raises ConfigError.
+
+    The task is asked only where they name more than its main metric and what is measured of every file.
+    """
+    bounds = config.budget.model_dump(exclude={"metrics"}, exclude_none=True)
+    named = {"accuracy"} & {name.removesuffix(DROP) for name in bounds} | config.budget.metrics.keys() - {*TIMED}
+    named |= {*config.objectives} if "objectives" in config.model_fields_set else set()
+    if config.search.until is None and named <= {*MEASURED, task.quality}:
+        return
+    names = dict.fromkeys((*MEASURED, *TIMED, *metric_names(task)), 1.0)
+    find_limits(config, task, names)
+    find_goal(config, task, names)
+    objectives(config, task.quality, names)
 
 
 def rate_factor(task: Task) -> float:
@@ -144,6 +158,26 @@ def find_goal(config: SearchConfig, task: Task, baseline: Metrics) -> tuple[Limi
         return goal_limits(config.search.until, baseline, lower_is_better(task))
     except ConfigError as error:
         raise ConfigError(f"{config.document.place(('search', 'until'))}: {error}") from None
+
+
+def find_limits(config: SearchConfig, task: Task, baseline: Metrics) -> tuple[Limit, ...]:
+    """The budget as bounds. Raises ConfigError for a metric that is not in the baseline, with the config's file."""
+    try:
+        return config.budget.limits(baseline, lower_is_better(task))
+    except ConfigError as error:
+        raise ConfigError(f"{config.document.source}: {error}") from None
+
+
+def objectives(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[str, ...]:
+    """The metrics to search by; the default means the task's quality where it says accuracy. Raises ConfigError."""
+    names = config.objectives
+    if "objectives" not in config.model_fields_set:
+        names = tuple(quality if name == "accuracy" else name for name in names)
+    for index, name in enumerate(names):
+        if name not in baseline or (name not in MEASURED and name.startswith(("latency", "speedup", "aa_"))):
+            known = suggest(name, [key for key in baseline if not key.endswith(("_low", "_high", "_p90", "_ratio"))])
+            raise ConfigError(f"{config.document.place(('objectives', index))}: {name!r} is not measured; {known}")
+    return names
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
