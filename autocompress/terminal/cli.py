@@ -355,7 +355,7 @@ def ui(
             output().print(f"the newest search: {shown(store).rstrip('/')}/{page}", soft_wrap=True)
         return
     check_tracking(store, there=True)
-    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    say(f"MLflow starts on http://127.0.0.1:{port}: open it once it says below that it runs (Ctrl-C ends it)")
     if page:
         say(f"the newest search: http://127.0.0.1:{port}/{page}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]

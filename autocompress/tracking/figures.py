@@ -11,6 +11,7 @@ from ..outcome import Limit, Metrics
 from ..wording import visible
 
 LINE = {"line_dash": "dash", "line_color": "firebrick"}  # of a limit
+LABELS = ((10, 9), (-10, 9), (10, -9), (-10, -9), (0, 18), (0, -18), (20, 18), (-20, 18))  # from a point, in points
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,6 @@ def front_png(picture: Picture) -> bytes:
         look: dict[str, Any] = {**style, **scale}
         drawn = axes.scatter(x, y, c=[p.metrics["latency_ms"] for p in chosen], label=label, **look)
         marks = drawn if chosen else marks
-    for point in picture.staircase():
-        place = (point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality])
-        axes.annotate(str(point.number), place, xytext=(6, 6), textcoords="offset points", fontsize=8)
     base = (picture.baseline["size_bytes"] / 1e3, picture.baseline[picture.quality])
     axes.scatter(*base, marker="*", s=160, color="black", label="uncompressed")
     size, quality = picture.bounds.get("size_bytes"), picture.bounds.get(picture.quality)
@@ -237,6 +235,30 @@ def front_png(picture: Picture) -> bytes:
         bar = figure.colorbar(marks, label="latency, ms", format=StrMethodFormatter("{x:g}"))
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    number_points(axes, picture)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def number_points(axes: Any, picture: Picture) -> None:
+    """Number the front's points, each where it covers no other number; left out where there is no such place."""
+    axes.figure.draw_without_rendering()  # from here on places are final
+    taken: list[Any] = []
+    for point in picture.staircase():
+        place = (point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality])
+        for offset in LABELS:
+            text = axes.annotate(
+                str(point.number),
+                place,
+                xytext=offset,
+                textcoords="offset points",
+                fontsize=8,
+                ha="center",
+                va="center",
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()

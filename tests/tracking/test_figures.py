@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -9,10 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from autocompress.outcome import Limit, Metrics
-from autocompress.tracking.figures import Picture, Point, front_figure, front_html, front_png, speed_figure
+from autocompress.tracking.figures import (
+    Picture,
+    Point,
+    front_figure,
+    front_html,
+    front_png,
+    number_points,
+    speed_figure,
+)
 
 BASELINE: Metrics = {"size_bytes": 1_725_550.0, "accuracy": 0.985, "latency_ms": 0.25}
 SIZE = Limit("size_bytes", "at_most", 60_000.0, "size")
@@ -188,3 +198,16 @@ def test_pictures_show_the_task_s_own_quality() -> None:
     assert values(traces[2]["y"]) == [0.7]
     assert "f1" in layout["yaxis"]["title"]["text"]
     assert front_png(picture)[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(("steps", "left"), [(12, 12), (1, 8)])
+def test_numbers_of_points_cover_no_other_number(steps: int, left: int) -> None:
+    # Twelve points side by side have a place for each number; twelve on one spot for as many as there are places.
+    rows = [point(40 + i, 9_000 + 150 * (i % steps), 0.97 + 8e-4 * (i % steps), front=True) for i in range(12)]
+    axes = Figure(figsize=(8, 5), dpi=110).add_subplot()
+    axes.scatter([p.metrics["size_bytes"] / 1e3 for p in rows], [p.metrics["accuracy"] for p in rows])
+    axes.set(xscale="log", xlim=(1, 2000), ylim=(0.968, 0.98))
+    number_points(axes, Picture("lenet", "accuracy", rows, BASELINE, ()))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert len({text.get_text() for text in axes.texts}) == len(boxes) == left
