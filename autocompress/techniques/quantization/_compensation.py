@@ -6,40 +6,55 @@ inputs' second moments, and what is lost by rounding one weight is least when th
 """
 
 import itertools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import pad
+
+from ._inputs import FED, fed, groups_of
 
 Array = NDArray[Any]
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MOST = 1024  # weights of a row that make up for each other; longer rows are taken in parts
-POSITIONS = 16  # of a feature map or a sequence that are looked at, an example
 DAMPING = 0.1  # of the mean second moment, added to each, so that few examples do not say too much
 BLOCK = 64  # weights of a row between two updates of all others
 LARGEST = 127
 PER_VALUE = 4  # weights, with fewer of which a value would save next to nothing
 
 
-class Moments:
-    """Second moments of a layer's inputs, summed over examples: (groups, c, c) for each part of its rows."""
+@dataclass(frozen=True)
+class Weight:
+    """A weight, and how many groups of outputs it has that see other inputs."""
 
-    def __init__(self, layer: Layer) -> None:
-        self._layer, self._parts = layer, parts(rows(layer.weight, layer).shape[2])
+    values: Tensor
+    groups: int = 1
+
+    @property
+    def rows(self) -> Tensor:
+        """The values as (groups, outputs of a group, weights of an output)."""
+        return self.values.detach().reshape(self.groups, len(self.values) // self.groups, -1)
+
+
+class Moments:
+    """Second moments of what a weight is multiplied with, summed over examples: (groups, c, c) a part of its rows."""
+
+    def __init__(self, weight: Weight) -> None:
+        self._parts = parts(weight.rows.shape[2])
         self.sums: list[Tensor] = []
 
-    def see(self, inputs: Tensor) -> None:
-        """Add what the layer is given."""
-        seen = windows(self._layer, inputs.detach().float())
-        found = [seen[..., part].transpose(1, 2) @ seen[..., part] for part in self._parts]
-        found = [moment.cpu() for moment in found]
+    def see(self, inputs: list[Tensor]) -> None:
+        """Add what outputs see, as tensors (some groups, how many, weights of an output)."""
+        whole = [each.detach().float() for each in inputs]
+        found = [torch.cat([_squared(each[..., part]) for each in whole]).cpu() for part in self._parts]
         self.sums = [a.add_(b) for a, b in zip(self.sums, found, strict=True)] if self.sums else found
+
+
+def _squared(seen: Tensor) -> Tensor:
+    return seen.transpose(1, 2) @ seen
 
 
 def parts(length: int) -> list[slice]:
@@ -49,90 +64,66 @@ def parts(length: int) -> list[slice]:
     return [slice(*edge) for edge in itertools.pairwise(edges)]
 
 
-def rows(weight: Tensor, layer: Layer) -> Tensor:
-    """A weight as (groups, outputs of a group, weights of an output)."""
-    groups = getattr(layer, "groups", 1)
-    return weight.detach().reshape(groups, len(weight) // groups, -1)
+def weights_of(model: nn.Module, names: Mapping[str, Any]) -> dict[str, Weight]:
+    """The weights of a model by these names."""
+    found = {name: model.get_parameter(name) for name in names}
+    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
+    return {name: Weight(values, groups_of(owners[name], name.rpartition(".")[2])) for name, values in found.items()}
 
 
-def windows(layer: Layer, inputs: Tensor) -> Tensor:
-    """What each output of a layer sees, at some of its positions: (groups, how many, weights of an output)."""
-    if isinstance(layer, nn.Linear):
-        wide = inputs.reshape(-1, math.prod(inputs.shape[1:-1]), inputs.shape[-1])
-        return _thinned(wide, (1,)).reshape(1, -1, inputs.shape[-1])
-    spatial = len(layer.kernel_size)
-    if inputs.dim() == spatial + 1:
-        inputs = inputs[None]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    seen = pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    for axis, (size, stride, dilation) in enumerate(
-        zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2
-    ):
-        seen = seen.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    places = range(2, 2 + spatial)
-    seen = _thinned(seen, places).movedim(1, 1 + spatial)  # (N, places, channels, window)
-    channels = inputs.shape[1] // layer.groups
-    seen = seen.flatten(0, spatial).reshape(-1, layer.groups, channels * math.prod(layer.kernel_size))
-    return seen.transpose(0, 1)
+def moments_of(model: nn.Module, weights: Mapping[str, Weight], run: Callable[[], Iterator[Any]]) -> dict[str, Moments]:
+    """The moments of what these weights of a model are multiplied with, of those where that is seen.
 
-
-def _thinned(seen: Tensor, axes: Any) -> Tensor:
-    """At most about POSITIONS positions along some axes, evenly spread."""
-    every = math.ceil((math.prod(seen.shape[axis] for axis in axes) / POSITIONS) ** (1 / len(axes)))
-    for axis in axes if every > 1 else ():
-        size = seen.shape[axis]
-        step = min(every, size)
-        seen = seen.narrow(axis, (step - 1) // 2, size - (step - 1) // 2)
-        seen = seen.index_select(axis, torch.arange(0, seen.shape[axis], step, device=seen.device))
-    return seen
-
-
-def moments_of(model: nn.Module, layers: dict[str, Layer], run: Callable[[], Iterator[Any]]) -> dict[str, Moments]:
-    """The moments of the inputs of these layers of a model, of those that are called as layers.
-
-    run: passes data through the model. Layers that share a weight share moments.
+    run: passes data through the model.
     """
-    owners = {id(layer.weight): name for name, layer in reversed(layers.items())}
-    found = {name: Moments(layers[name]) for name in owners.values()}
-    same = ((module, owners.get(id(module.weight))) for module in model.modules() if isinstance(module, LAYERS))
-    hooks = [
-        module.register_forward_pre_hook(
-            lambda _, given, named, of=found[owner]: of.see((*given, *named.values())[0]), with_kwargs=True
-        )
-        for module, owner in same
-        if owner is not None
-    ]
+    found = {name: Moments(weight) for name, weight in weights.items()}
+    owners = {id(weight.values): found[name] for name, weight in weights.items()}
+    hooks = []
+    for module in (module for module in model.modules() if isinstance(module, FED)):
+        own = {name: owners[id(values)] for name, values in module.named_parameters() if id(values) in owners}
+        if own:
+            hooks.append(module.register_forward_pre_hook(partial(_watch, own), with_kwargs=True))
     try:
         for _ in run():
             pass
     finally:
-        for hook in hooks:
-            hook.remove()
+        for each in hooks:
+            each.remove()
     return {name: moments for name, moments in found.items() if moments.sums}
 
 
-def largest(layer: Layer) -> int:
-    """The largest whole number that a layer's weights may have: of 8 bits, and with few values for their number."""
-    return min(LARGEST, max(1, layer.weight.numel() // (2 * PER_VALUE) - 1))
+def _watch(own: dict[str, Moments], module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    for name, inputs in fed(module, given, named):
+        if name in own:
+            own[name].see(inputs)
 
 
-def rounded(layer: Layer, moments: Moments, step: float, rate: float) -> Array:
+def largest(weight: Weight) -> int:
+    """The largest whole number that a weight may hold: of 8 bits, and with few values for their number."""
+    return min(LARGEST, max(1, weight.values.numel() // (2 * PER_VALUE) - 1))
+
+
+def rounded(weight: Weight, moments: Moments | None, step: float, rate: float) -> Array:
     """Whole numbers, of the weight's shape, which times `step` stand for it with little error of the outputs.
 
-    rate: what a bit of a number costs, in squared steps times the mean second moment of the inputs; 0 counts none.
-    What is zero stays zero in a weight that was pruned.
+    moments: without them the nearest numbers. rate: what a bit of a number costs, in squared steps times the mean
+    second moment of the inputs; 0 counts none. What is zero stays zero in a weight that was pruned.
     """
-    wide = rows(layer.weight, layer).float().cpu().numpy().transpose(2, 0, 1)  # by what is rounded together
+    wide = weight.rows.float().cpu().numpy().transpose(2, 0, 1)  # by what is rounded together
     pruned = (wide == 0) & bool((wide == 0).any() and (wide != 0).any())
-    factors = [_factor(sums) for sums in moments.sums]
-    bits = np.zeros(2 * largest(layer) + 1, np.float32)
+    factors = [_factor(sums) for sums in moments.sums] if moments else []
+    bits = np.zeros(2 * largest(weight) + 1, np.float32)
     for price in (0.0, rate) if rate else (0.0,):
-        each = zip(parts(len(wide)), factors, strict=True)
-        numbers = [_part(wide[part] / np.float32(step), pruned[part], factor, price * bits) for part, factor in each]
+        left = wide / np.float32(step)
+        if moments:
+            each = zip(parts(len(wide)), factors, strict=True)
+            numbers = [_part(left[part], pruned[part], factor, price * bits) for part, factor in each]
+        else:
+            numbers = [np.where(pruned, 0, _cheapest(left, np.ones(1, np.float32), price * bits))]
         found = np.concatenate(numbers).astype(np.int8)
         counts = np.bincount(found.ravel().astype(int) + len(bits) // 2, minlength=len(bits)).clip(0.5)
         bits = np.log2(counts.sum() / counts).astype(np.float32)
-    return found.transpose(1, 2, 0).reshape(layer.weight.shape)
+    return found.transpose(1, 2, 0).reshape(weight.values.shape)
 
 
 def _factor(sums: Tensor) -> Array:
