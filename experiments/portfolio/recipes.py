@@ -65,14 +65,14 @@ CUT_HARDER = [*CUT, cut(0.6), distil(28)]
 # Each trunk with what may follow it: the trunk is trained once. The cheapest come first, and win where recipes tie.
 GRAMMAR: list[tuple[Steps, list[Steps]]] = [
     ([], [[HALF], [INTEGERS], [bits(8)], [bits(6)], [bits(5)], [bits(4)], [mixed(4)], [mixed(3)], [share(5)],
-          [rounded(1.0)], [rounded(2.0)], [rounded(4.0)]]),
+          [rounded(0.5)], [rounded(1.0)], [rounded(2.0)], [rounded(4.0)]]),
     ([zero(0.5)], [[bits(6)], [share(4)]]),
     ([ranks(0.9)], [[HALF], [INTEGERS], [bits(6)]]),
-    ([cut(0.3), tune(8)], [[HALF], [INTEGERS], [bits(6)]]),
+    ([cut(0.3), tune(8)], [[HALF], [INTEGERS], [bits(6)], [rounded(0.5)]]),
     ([ranks(0.7), tune(8)], [[HALF], [INTEGERS], [bits(6)]]),
     ([ranks(0.5), distil(16)], [[INTEGERS], [bits(5)]]),
     ([cut(0.5), distil(12)], [[], [INTEGERS], [bits(6)], [bits(4)], [mixed(3)], [codes(4, 2), distil(12)],
-                              [rounded(1.5)], [rounded(2.0), distil(12)], [rounded(3.0), distil(16)]]),
+                              [rounded(0.5)], [rounded(1.5)], [rounded(2.0), distil(12)], [rounded(3.0), distil(16)]]),
     ([cut(0.7), distil(16)], [[INTEGERS], [bits(6)], [bits(4)], [share(4), distil(8)], [codes(4, 2), distil(8)]]),
     ([cut(0.85), distil(24)], [[INTEGERS], [bits(6)], [mixed(4)]]),
     ([cut(0.5), ranks(0.7), distil(16)], [[INTEGERS], [bits(5)]]),
