@@ -356,10 +356,16 @@ def ascended(parameters: Iterable[Tensor], radius: float) -> Iterator[None]:
                 weight.copy_(before)
 
 
-def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int, still: Sequence[nn.Module] = ()) -> None:
+def renew_statistics(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    batch_size: int,
+    still: Sequence[nn.Module] = (),
+    examples: int = STATISTICS_EXAMPLES,
+) -> None:
     """Give batch normalization the plain mean of its statistics over the data (Wu and Johnson, 2021: PreciseBN).
 
-    model: in evaluation mode, and left in it. still: layers whose statistics stay.
+    model: in evaluation mode, and left in it. still: layers whose statistics stay. examples: so many are enough.
 
     The running mean of a short training still remembers the weights of its first steps, or of the unpruned network.
     """
@@ -375,7 +381,7 @@ def renew_statistics(model: nn.Module, dataset: Dataset[Any], batch_size: int, s
     seen, place = 0, place_of(model)
     with torch.no_grad():
         for batch in batches(dataset, max(batch_size, 2), torch.Generator().manual_seed(0)):
-            if seen and (seen >= STATISTICS_EXAMPLES or len(batch.index) < 2):
+            if seen and (seen >= examples or len(batch.index) < 2):
                 break
             model(*batch.to(place).inputs)
             seen += len(batch.index)

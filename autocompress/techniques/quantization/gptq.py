@@ -5,18 +5,20 @@ import copy
 import math
 import zlib
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...data import Batch
 from ...errors import NothingToDo, TechniqueError
 from ...recipe import Kind, Range
 from ...tasks.protocol import classifies
-from ...training import place_of, placed
+from ...training import STATISTICS_EXAMPLES, place_of, placed, renew_statistics
 from ..base import Context, Decision, Technique
 from ..masks import prunable
 from ..teacher import distillation_loss
@@ -26,6 +28,7 @@ from ._kept import REASON, left_alone
 LEAST = 64  # numbers of a weight
 FEWEST, MOST_PRODUCTS = 8, 3e11  # examples of a scan, and multiplications in it
 TINY = 1e-30
+ENOUGH = 256  # examples to tell means and variances by
 FINE = 0.5  # deviations, a step of which the loss grows as the square
 
 
@@ -33,13 +36,13 @@ class Gptq(Technique):
     """Round weights to whole multiples of a step, each error made up for by weights after it (Frantar et al., 2023).
 
     How far the others of a row move against an error is told by what they are multiplied with on training data; where
-    that is not seen, as of a table of embeddings, the nearest numbers are taken. step is the
-    distance of two values in standard deviations of a layer's weights, on average: wide steps leave most weights at
-    zero and few values, which take a fraction of a bit a weight in the file. Layers that outputs hang on take finer
-    steps, by a scan in which each is rounded alone, so that one more bit saves as much loss in each. rate is what a bit
-    of a number costs, in squared steps (Conzelmann and Bamler, 2025: CERWU). Training after it moves each value as one
-    number. Weights that are zero in a layer that was pruned stay zero. keep names layers to leave alone: names,
-    patterns such as `head.*`, `first` or `last`.
+    that is not seen, as of a table of embeddings, the nearest numbers are taken. step is the distance of two values in
+    standard deviations of a layer's weights, on average: wide steps leave most weights at zero and few values, which
+    take a fraction of a bit a weight in the file. Layers that outputs hang on take finer steps, by a scan in which each
+    is rounded alone, so that one more bit saves as much loss in each. rate is what a bit of a number costs, in squared
+    steps (Conzelmann and Bamler, 2025: CERWU). Statistics of batch normalization are taken anew. Training after it
+    moves each value as one number. Weights that are zero in a layer that was pruned stay zero. keep names layers to
+    leave alone: names, patterns such as `head.*`, `first` or `last`.
     """
 
     technique: ClassVar[str] = "gptq"
@@ -62,7 +65,8 @@ class Gptq(Technique):
         moments = self._moments(model, weights, context)
         steps = self._steps(model, weights, context)
         codes = {n: packed(rounded(weights[n], moments.get(n), step, self.rate)) for n, step in steps.items()}
-        return {"steps": steps, "codes": codes, "skipped": skipped}
+        found: Decision = {"steps": steps, "codes": codes, "skipped": skipped}
+        return found | {"statistics": self._statistics(model, found, context)}
 
     def apply(self, model: nn.Module, decision: Decision) -> nn.Module:
         """Give each weight its number times its step."""
@@ -71,7 +75,25 @@ class Gptq(Technique):
                 weight = model.get_parameter(name)
                 numbers = unpacked(decision["codes"][name], tuple(weight.shape), name)
                 weight.copy_(torch.from_numpy(numbers).to(weight.dtype) * step)
+            for name, text in decision.get("statistics", {}).items():
+                norm: Any = model.get_submodule(name)
+                mean, var = unpacked(text, (2, len(norm.running_mean)), name, np.float32)
+                norm.running_mean.copy_(torch.from_numpy(mean))
+                norm.running_var.copy_(torch.from_numpy(var))
         return model
+
+    def _statistics(self, model: nn.Module, decision: Decision, context: Context) -> dict[str, str]:
+        """What batch normalization sees of the rounded model on training data, where that is enough to tell."""
+        examples = context.affordable(STATISTICS_EXAMPLES)
+        if examples < ENOUGH:
+            return {}
+        work = placed(self.apply(copy.deepcopy(model), decision).eval())
+        renew_statistics(work, context.train, 64, examples=examples)
+        norms = {name: norm for name, norm in work.named_modules() if isinstance(norm, _BatchNorm)}
+        known = {
+            name: (norm.running_mean, norm.running_var) for name, norm in norms.items() if norm.track_running_stats
+        }
+        return {name: packed(torch.stack(both).cpu().numpy()) for name, both in known.items()}  # type: ignore[arg-type]
 
     def _weights(self, model: nn.Module, context: Context) -> tuple[dict[str, Weight], dict[str, str]]:
         """The weights to round, and why others stay as they are."""
@@ -142,15 +164,15 @@ def _passes(model: nn.Module, batches: list[Batch]) -> Iterator[Tensor]:
         yield model(*batch.to(place_of(model)).inputs)
 
 
-def packed(numbers: np.ndarray) -> str:
-    """Numbers of 8 bits as text."""
-    return base64.b64encode(zlib.compress(numbers.astype(np.int8).tobytes(), 1)).decode()
+def packed(values: NDArray[Any]) -> str:
+    """Numbers of 8 bits, or floats of 32, as text."""
+    return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode()
 
 
-def unpacked(text: str, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """The numbers that `packed` made text of. Raises TechniqueError where they are not as many as a weight has."""
+def unpacked(text: str, shape: tuple[int, ...], name: str, kind: type[np.generic] = np.int8) -> NDArray[Any]:
+    """The numbers that `packed` made text of. Raises TechniqueError where they are not as many as are needed."""
     try:
-        numbers = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.int8)
+        numbers = np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
         return numbers.reshape(shape).copy()
     except (ValueError, zlib.error) as error:
         raise TechniqueError(f"gptq: the decision does not fit {name!r} of shape {shape}: {error}") from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from autocompress.data import batches
 from autocompress.errors import NothingToDo, TechniqueError
 from autocompress.held import shared_values
 from autocompress.techniques.masks import prunable
@@ -339,6 +340,30 @@ def test_a_layer_that_is_called_by_names_is_rounded_and_inputs_that_are_not_fini
     assert list(quantized(Named(1.0))[1]["steps"]) == ["layer.weight"]
     with pytest.raises(TechniqueError, match=r"what weight 'layer\.weight' is multiplied with on training data is not"):
         quantized(Named(1e38))
+
+
+def test_batch_normalization_knows_the_rounded_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, context = teacher_of("residual"), context_of("residual")
+    monkeypatch.setattr(gptq, "ENOUGH", 1)
+    model, decision = quantized(teacher, "residual", step=2.0)
+    norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    assert decision["statistics"].keys() == norms.keys() != set()
+    seen: dict[str, list[Tensor]] = {name: [] for name in norms}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(lambda _, x, name=name: seen[name].append(x[0].transpose(0, 1).flatten(1)))
+    whole = next(batches(context.train, len(context.train)))
+    with torch.no_grad():
+        model.train()(*whole.inputs)  # normalized by the batch's own, as where they were taken
+    for name, norm in norms.items():
+        fresh = quantized(teacher, "residual", step=2.0)[0].get_submodule(name)
+        torch.testing.assert_close(fresh.running_mean, seen[name][0].mean(1), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(fresh.running_var, seen[name][0].var(1), atol=1e-5, rtol=1e-2)
+        assert norm.eps == fresh.eps
+    monkeypatch.setattr(gptq, "ENOUGH", 10_000)
+    model, decision = quantized(teacher, "residual", step=2.0)
+    assert decision["statistics"] == {}
+    for name in norms:
+        torch.testing.assert_close(model.get_submodule(name).running_mean, teacher.get_submodule(name).running_mean)
 
 
 def test_a_decision_for_another_shape_is_refused() -> None:
