@@ -12,6 +12,7 @@ from .space import Space
 from .terrain import Row
 
 FILE = Path(__file__).with_name("portfolio.yaml")
+MOST = 11  # recipes that a search begins with
 
 
 def load_portfolio(path: Path = FILE, note: Callable[[str], None] = lambda _: None) -> list[Recipe]:
@@ -42,13 +43,13 @@ def _recipe(document: Document, index: int) -> Recipe:
 
 
 def portfolio_rows(space: Space, recipes: list[Recipe]) -> list[Row]:
-    """The rows of a space that say these recipes, as far as it can say them, each once; at the space's rates."""
+    """The rows of a space that say the first of these recipes that it can say, each once; at the space's rates."""
     found: list[Row] = []
     for recipe in recipes:
         row = space.parameters_of(_at_rates(recipe, space.rates))
         if row is not None and row not in found:
             found.append(row)
-    return found
+    return found[:MOST]
 
 
 def _at_rates(recipe: Recipe, factor: float) -> Recipe:

@@ -13,7 +13,7 @@ import pandas as pd
 from choice import Reached, greedy, mean_covered, only, reached
 from recipes import RECIPES, Step, Steps, bits, codes, cut, distil, named
 from report import table, tasks_of
-from run import COUNT, HERE, TASKS, measure_all
+from run import HERE, MOST, TASKS, measure_all
 
 START, END = "<!-- beside -->", "<!-- beside end -->"
 
@@ -66,12 +66,12 @@ def report(given: Reached) -> str:
         others = [name for name in every if name not in names]
         lost = [1 - mean_covered(only(given, task), others) for task in tasks_of(given)]
         rows.append([group, str(len(names)), *(f"{share:.0%}" for share in lost), f"**{sum(lost) / len(lost):.0%}**"])
-    chosen = greedy(every, lambda picked: mean_covered(given, picked), COUNT)
+    chosen = greedy(every, lambda picked: mean_covered(given, picked), MOST)
     of = [f"{place}. {name}" for place, name in enumerate(chosen, 1) if name not in RECIPES]
     also = "; ".join(of) or "none"
     head = ["lost without", "recipes", *tasks_of(given), "mean"]
     return (
-        f"{table(head, rows)}\nOf the {COUNT} that would be chosen among all {len(every)}, these are of them: {also}.\n"
+        f"{table(head, rows)}\nOf the {MOST} that would be chosen among all {len(every)}, these are of them: {also}.\n"
     )
 
 

@@ -17,7 +17,7 @@ from recipes import RECIPES, Steps
 from report import END, START, report
 
 from autocompress.outcome import Baseline, Candidate
-from autocompress.search.portfolio import FILE
+from autocompress.search.portfolio import FILE, MOST
 from autocompress.tasks import TaskReference, refer
 from autocompress.techniques import recipe_from_data
 from autocompress.trial.baseline import make_baseline
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 TASKS = ["cancer_linear", "digits_linear", "digits_convolutional", "text_lstm", "rows_transformer",
          "scattered_mobilenet", "scattered_resnet"]  # fmt: skip
 DEMO = "lenet_mnist5k"
-COUNT = 11  # of the recipes that are chosen
+SHARING = {"weight_clustering", "product_quantization", "gptq"}
 COLUMNS = ["case", "task", "seed", "size_bytes", "compression_ratio", "accuracy", "latency_ms", "speedup",
            "speedup_low", "speedup_high", "train_seconds", "seconds", "note"]  # fmt: skip
 
@@ -67,10 +67,23 @@ def measure_all(recipes: dict[str, Steps], task: str, path: Path) -> None:
         pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(path, index=False, float_format="%.6g")
 
 
+def choose(mined: Reached, plain: bool = False) -> list[str]:
+    """The recipes that together reach most; plain: of those that narrow spaces say too."""
+    names = [name for name in RECIPES if not plain or is_plain(RECIPES[name])]
+    return greedy(names, lambda chosen: mean_covered(mined, chosen), MOST)
+
+
+def is_plain(steps: Steps) -> bool:
+    """Whether a recipe trains once at most and has no weights that share values."""
+    techniques = [step["technique"] for step in steps]
+    return not SHARING.intersection(techniques) and techniques.count("distill") + techniques.count("finetune") < 2
+
+
 def portfolio(chosen: list[str]) -> str:
     """The chosen recipes as a file to begin searches with."""
-    lines = ["# Recipes to begin a search with, the best first, as experiments/portfolio/run.py chose them.",
-             "# They are tried as they are where they fit the budget, else scaled to it.",
+    lines = ["# Recipes to begin a search with, as experiments/portfolio/run.py chose them: the first eleven that its",
+             "# space can say, as they are where they fit the budget, else scaled to it. The later ones are for spaces",
+             "# without shared values, codes and wide steps.",
              "version: 1", "recipes:"]  # fmt: skip
     for name in chosen:
         lines += [f"  - name: {name}", "    steps:"]
@@ -87,8 +100,8 @@ def main() -> None:
         measure_all(RECIPES, task, path)
     rows = pd.read_csv(path)
     mined = reached(rows[rows["task"].isin(TASKS)])
-    chosen = greedy(list(RECIPES), lambda names: mean_covered(mined, names), COUNT)
-    FILE.write_text(portfolio(chosen))
+    chosen = choose(mined)
+    FILE.write_text(portfolio(chosen + [name for name in choose(mined, plain=True) if name not in chosen]))
     measure_all({name: RECIPES[name] for name in chosen}, DEMO, path)
     write(mined, chosen, path)
 
