@@ -12,7 +12,9 @@ Usage: python experiments/students/run.py [train] [files] [NETWORK or SET ...] [
 import argparse
 import itertools
 import multiprocessing
+import os
 import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,16 @@ def baseline(name: str) -> Baseline:
 
 
 def _hold(baselines: dict[str, Baseline]) -> None:
+    """Take the baselines over, and end with the process that trained them."""
     _baselines.update(baselines)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def trained(seed: int, width: float, name: str, network: str, training: str, epochs: int) -> Row:

@@ -28,7 +28,7 @@ def fed(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Iter
     if isinstance(layer, nn.MultiheadAttention):
         yield from _attention(layer, given, named)
         return
-    inputs = (*given, *named.values())[0]
+    inputs = given[0] if given else named["input"]
     if isinstance(layer, LAYERS):
         yield "weight", [windows(layer, inputs)]
     elif isinstance(layer, nn.RNNBase):
