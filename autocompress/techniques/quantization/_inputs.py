@@ -13,7 +13,7 @@ Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FED = (*LAYERS, nn.MultiheadAttention, nn.RNNBase)
 POSITIONS = 16  # of a feature map or a sequence that are looked at, an example
-KINDS: tuple[Any, ...] = (nn.LSTM, nn.GRU, nn.RNN)
+KINDS = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 def groups_of(layer: nn.Module, weight: str) -> int:
@@ -24,14 +24,16 @@ def groups_of(layer: nn.Module, weight: str) -> int:
 
 
 def fed(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Iterator[tuple[str, list[Tensor]]]:
-    """The weights of a layer with what they are multiplied with: groups as (some, how many, weights of an output)."""
-    if isinstance(layer, nn.MultiheadAttention):
-        yield from _attention(layer, given, named)
-        return
-    inputs = given[0] if given else named["input"]
+    """The weights of a layer with what they are multiplied with: groups as (some, how many, weights of an output).
+
+    Nothing for subclasses of attention and recurrent layers, which may be called in other ways.
+    """
+    inputs: Any = given[0] if given else named.get("input", next(iter(named.values()), None))
     if isinstance(layer, LAYERS):
         yield "weight", [windows(layer, inputs)]
-    elif isinstance(layer, nn.RNNBase):
+    elif type(layer) is nn.MultiheadAttention:
+        yield from _attention(layer, given, named)
+    elif isinstance(layer, nn.RNNBase) and type(layer) in KINDS:
         yield from _recurrent(layer, inputs)
 
 
@@ -94,7 +96,7 @@ def _recurrent(layer: nn.RNNBase, inputs: Tensor | PackedSequence) -> Iterator[t
 
 def _single(layer: nn.RNNBase, at: int) -> nn.RNNBase:
     """One layer of several, both directions of it."""
-    kind = next(kind for kind in KINDS if isinstance(layer, kind))
+    kind: Any = type(layer)
     weight = layer.get_parameter(f"weight_ih_l{at}")
     more: dict[str, Any] = {"nonlinearity": layer.nonlinearity} if kind is nn.RNN else {}
     more |= {"proj_size": layer.proj_size} if kind is nn.LSTM else {}

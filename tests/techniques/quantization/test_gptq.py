@@ -283,6 +283,17 @@ def test_other_recurrent_layers_have_inputs_as_wide_as_their_weights(layer: nn.R
         assert seen.shape == (1, 24, layer.get_parameter(name).shape[1])
 
 
+class Heads(nn.MultiheadAttention):
+    """Attention with a signature of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x, x)[0]
+
+
+def test_of_subclasses_that_are_called_in_other_ways_nothing_is_seen() -> None:
+    assert list(_inputs.fed(Heads(8, 2), (torch.randn(3, 2, 8),), {})) == []
+
+
 @pytest.mark.parametrize(("name", "share"), [("sentences", 1.0), ("recurrent", 0.8)])
 def test_attention_and_recurrent_layers_are_rounded_whole_and_better_than_to_the_nearest(
     name: str, share: float, monkeypatch: pytest.MonkeyPatch
