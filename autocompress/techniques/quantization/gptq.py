@@ -93,7 +93,7 @@ class Gptq(Technique):
         known = {
             name: (norm.running_mean, norm.running_var) for name, norm in norms.items() if norm.track_running_stats
         }
-        return {name: packed(torch.stack(both).cpu().numpy()) for name, both in known.items()}  # type: ignore[arg-type]
+        return {name: packed(torch.stack(both).float().cpu().numpy()) for name, both in known.items()}  # type: ignore[arg-type]
 
     def _weights(self, model: nn.Module, context: Context) -> tuple[dict[str, Weight], dict[str, str]]:
         """The weights to round, and why others stay as they are."""
