@@ -5,13 +5,16 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..outcome import Limit, Metrics
 from ..wording import visible
 
 LINE = {"line_dash": "dash", "line_color": "firebrick"}  # of a limit
-LABELS = ((10, 9), (-10, 9), (10, -9), (-10, -9), (0, 18), (0, -18), (20, 18), (-20, 18))  # from a point, in points
+# Where a point's number may stand, in points from it, the nearest first, and half of what a point takes up itself.
+PLACES = sorted(product(range(-24, 25, 12), range(-22, 23, 11)), key=lambda to: (math.hypot(*to), -to[1]))
+ROOM = 4
 
 
 @dataclass(frozen=True)
@@ -242,12 +245,15 @@ def front_png(picture: Picture) -> bytes:
 
 
 def number_points(axes: Any, picture: Picture) -> None:
-    """Number the front's points, each where it covers no other number; left out where there is no such place."""
+    """Number the front's points, where that covers neither points nor numbers; left out where it would."""
+    from matplotlib.transforms import Bbox
+
     axes.figure.draw_without_rendering()  # from here on places are final
-    taken: list[Any] = []
-    for point in picture.staircase():
-        place = (point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality])
-        for offset in LABELS:
+    places = [(point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality]) for point in picture.staircase()]
+    room = ROOM * axes.figure.dpi / 72
+    taken = [Bbox.from_extents(x - room, y - room, x + room, y + room) for x, y in axes.transData.transform(places)]
+    for point, place in zip(picture.staircase(), places, strict=True):
+        for offset in PLACES:
             text = axes.annotate(
                 str(point.number),
                 place,

@@ -200,7 +200,7 @@ def test_pictures_show_the_task_s_own_quality() -> None:
     assert front_png(picture)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize(("steps", "left"), [(12, 12), (1, 8)])
+@pytest.mark.parametrize(("steps", "left"), [(12, 12), (1, 12)])
 def test_numbers_of_points_cover_no_other_number(steps: int, left: int) -> None:
     # Twelve points side by side have a place for each number; twelve on one spot for as many as there are places.
     rows = [point(40 + i, 9_000 + 150 * (i % steps), 0.97 + 8e-4 * (i % steps), front=True) for i in range(12)]
