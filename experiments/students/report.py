@@ -62,13 +62,20 @@ def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
 
 
 def overall(students: pd.DataFrame) -> str:
-    """What distillation adds over all pairs of one network, width, set and seed, with its 95% interval over them."""
+    """What distillation adds over all pairs of one network, width, set and seed, and over those of each set."""
+    sets = list(students.groupby("data"))
+    parts = [("Distilled less from scratch", students), *((f"On {name}", part) for name, part in sets if len(sets) > 1)]
+    return "\n".join(line for title, part in parts if (line := _difference(title, part)))
+
+
+def _difference(title: str, students: pd.DataFrame) -> str:
+    """The mean difference of pairs with its 95% interval over them; nothing without pairs."""
     keys = ["data", "network", "width", *PAIRED]
     trained = {name: group.set_index(keys)["test_accuracy"] for name, group in students.groupby("training")}
     if trained.keys() != set(TRAININGS):
         return ""
     mean, half, count = paired(trained["scratch"], trained["distilled"])
-    return f"Distilled less from scratch, over all {count} pairs: {100 * mean:+.2f} ± {100 * half:.2f} points."
+    return f"{title}, over all {count} pairs: {100 * mean:+.2f} ± {100 * half:.2f} points."
 
 
 def _mean(accuracies: pd.Series) -> str:
