@@ -49,7 +49,9 @@ def portfolio_rows(space: Space, recipes: list[Recipe]) -> list[Row]:
         row = space.parameters_of(_at_rates(recipe, space.rates))
         if row is not None and row not in found:
             found.append(row)
-    return found[:MOST]
+        if len(found) == MOST:
+            break
+    return found
 
 
 def _at_rates(recipe: Recipe, factor: float) -> Recipe:

@@ -85,7 +85,7 @@ class Gptq(Technique):
     def _statistics(self, model: nn.Module, decision: Decision, context: Context) -> dict[str, str]:
         """What batch normalization sees of the rounded model on training data, where that is enough to tell."""
         examples = context.affordable(STATISTICS_EXAMPLES)
-        if examples < ENOUGH:
+        if min(examples, len(context.train)) < ENOUGH:  # type: ignore[arg-type]
             return {}
         work = placed(self.apply(copy.deepcopy(model), decision).eval())
         renew_statistics(work, context.train, 64, examples=examples)
