@@ -134,7 +134,14 @@ def check_names(config: SearchConfig, task: Task) -> None:
     named |= {*config.objectives} if "objectives" in config.model_fields_set else set()
     if config.search.until is None and named <= {*MEASURED, task.quality}:
         return
-    names = dict.fromkeys((*MEASURED, *TIMED, *metric_names(task)), 1.0)
+    try:
+        _hold(config, task, metric_names(task))
+    except ConfigError:  # what is not defined on a few examples, such as an area of one class, may be on all
+        _hold(config, task, metric_names(task, None))
+
+
+def _hold(config: SearchConfig, task: Task, own: tuple[str, ...]) -> None:
+    names = dict.fromkeys((*MEASURED, *TIMED, *own), 1.0)
     find_limits(config, task, names)
     find_goal(config, task, names)
     objectives(config, task.quality, names)

@@ -158,27 +158,26 @@ def check_trainable(task: Task, seed: int) -> None:
     _one_step(model, task)
 
 
-def metric_names(task: Task) -> tuple[str, ...]:
-    """The names of what a task measures, as it names them for a few examples and untrained outputs."""
-    batch = next(batches(task.split("validation"), 64))
-    model = build_model(task, 0).eval()
-    with torch.no_grad():
-        output = model(*batch.inputs)
-    metrics = task_metrics(task, "validation", output.numpy(), map_targets(batch.targets, Tensor.numpy))
-    return tuple(metrics | task_rollout(task, "validation", as_function(model)))
+def metric_names(task: Task, examples: int | None = 64) -> tuple[str, ...]:
+    """The names of what a task measures, as it names them for so many examples, or all, and untrained outputs."""
+    return tuple(_measured(build_model(task, 0).eval(), task, "validation", examples))
 
 
 def whole_metrics(model: nn.Module, task: Task, name: str) -> None:
     """Ask for the metrics of a whole split, whose classes or values may be such that a metric is not defined."""
+    _holds_quality(task, _measured(model, task, name, None))
+
+
+def _measured(model: nn.Module, task: Task, name: str, examples: int | None) -> dict[str, float]:
     rows = []
     with torch.no_grad():
         for batch in batches(task.split(name), 64):
             rows.append((model(*batch.inputs).numpy(), map_targets(batch.targets, Tensor.numpy)))
+            if examples is not None and 64 * len(rows) >= examples:
+                break
     outputs, targets = zip(*rows, strict=True)
-    metrics = task_metrics(task, name, np.concatenate(outputs), join_targets(targets)) | task_rollout(
-        task, name, as_function(model)
-    )
-    _holds_quality(task, metrics)
+    found = task_metrics(task, name, np.concatenate(outputs), join_targets(targets))
+    return found | task_rollout(task, name, as_function(model))
 
 
 def _independent(model: nn.Module, task: Task) -> None:

@@ -13,6 +13,7 @@ from autocompress.errors import ConfigError
 from autocompress.search.plan import too_fine
 from autocompress.search.setup import check_names, set_up
 from autocompress.tasks import Classification
+from autocompress.tasks.checks import metric_names
 
 
 def of(count: int) -> Classification:
@@ -68,3 +69,18 @@ def test_names_are_checked_before_anything_is_trained(
         return
     with pytest.raises(ConfigError, match=error):
         check_names(setup.config, setup.task)
+
+
+def test_a_metric_that_the_first_examples_do_not_define_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_project(tmp_path, budget={"metrics": {"auroc": 0.5}}, objectives=["size_bytes", "auroc"])
+    (folder / "task.py").write_text(
+        "import torch\nfrom torch import nn\nfrom autocompress import Classification\n"
+        "def tiny():\n    x, y = torch.randn(140, 4), torch.arange(140) // 70\n"
+        "    return Classification(lambda: nn.Linear(4, 2), (x, y), (x, y), (x, y))\n"
+    )
+    monkeypatch.chdir(folder)
+    setup = set_up(load_config(folder / "search.yaml"))
+    assert "auroc" not in metric_names(setup.task)  # of one class, since they are sorted
+    check_names(setup.config, setup.task)
