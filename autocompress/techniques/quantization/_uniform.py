@@ -53,6 +53,11 @@ def weights_of(
     kept = set(left_alone(step, keep, [weight.layer for weight in found.values()], context))
     skipped = {name: REASON for name, weight in found.items() if weight.layer in kept}
     skipped |= {
+        name: "it holds infinite numbers, as a mask does"
+        for name, weight in found.items()
+        if "weight" not in name and np.isinf(weight.values).any() and name not in skipped
+    }
+    skipped |= {
         name: f"only {weight.values.size} weights"
         for name, weight in found.items()
         if weight.values.size < LEAST and name not in skipped

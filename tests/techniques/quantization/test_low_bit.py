@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack, weights
@@ -152,10 +154,39 @@ def test_layers_are_kept_by_name_pattern_and_place() -> None:
         weights_of(model, LowBit(), ("*",), context_of("plain"))
 
 
-def test_a_weight_that_is_no_number_is_refused() -> None:
+class Causal(nn.Module):
+    """Attention over 24 places, none of which looks ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.triu(torch.full((24, 24), -torch.inf, device=x.device), 1)
+        found: Tensor = self.head(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1))
+        return found
+
+
+def test_a_mask_is_no_weight() -> None:
+    torch.manual_seed(0)
+    model, given = Causal().eval(), torch.randn(3, 24, 16)
+    before = strip(export_onnx(model, (given,)))
+    decision = LowBit(bits=8).decide(before, context_of("plain"))
+    masks = [
+        name for name, reason in decision["skipped"].items() if reason == "it holds infinite numbers, as a mask does"
+    ]
+    assert len(masks) == 1
+    assert len(decision["grids"]) == 3  # attention's two weights, and the last
+    after = LowBit(bits=8).apply(before, decision)
+    with torch.no_grad():
+        np.testing.assert_allclose(Model(after.SerializeToString())(given.numpy()), model(given), atol=0.02)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_refused(broken: float) -> None:
     model = exported()
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "conv2.weight")
-    tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), np.nan, np.float32), tensor.name))
+    tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), broken, np.float32), tensor.name))
     with pytest.raises(TechniqueError, match=r"low_bit: weight 'conv2\.weight' is not finite"):
         LowBit().decide(model, context_of("plain"))
 
