@@ -249,10 +249,11 @@ def number_points(axes: Any, picture: Picture) -> None:
     from matplotlib.transforms import Bbox
 
     axes.figure.draw_without_rendering()  # from here on places are final
-    places = [(point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality]) for point in picture.staircase()]
+    points = picture.staircase()
+    places = [(point.metrics["size_bytes"] / 1e3, point.metrics[picture.quality]) for point in points]
     room = ROOM * axes.figure.dpi / 72
     taken = [Bbox.from_extents(x - room, y - room, x + room, y + room) for x, y in axes.transData.transform(places)]
-    for point, place in zip(picture.staircase(), places, strict=True):
+    for point, place in zip(points, places, strict=True):
         for offset in PLACES:
             text = axes.annotate(
                 str(point.number),
@@ -262,6 +263,7 @@ def number_points(axes: Any, picture: Picture) -> None:
                 fontsize=8,
                 ha="center",
                 va="center",
+                in_layout=False,
             )
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken):

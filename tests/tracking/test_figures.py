@@ -204,10 +204,14 @@ def test_pictures_show_the_task_s_own_quality() -> None:
 def test_numbers_of_points_cover_no_other_number(steps: int, left: int) -> None:
     # Twelve points side by side have a place for each number; twelve on one spot for as many as there are places.
     rows = [point(40 + i, 9_000 + 150 * (i % steps), 0.97 + 8e-4 * (i % steps), front=True) for i in range(12)]
-    axes = Figure(figsize=(8, 5), dpi=110).add_subplot()
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
     axes.scatter([p.metrics["size_bytes"] / 1e3 for p in rows], [p.metrics["accuracy"] for p in rows])
-    axes.set(xscale="log", xlim=(1, 2000), ylim=(0.968, 0.98))
+    axes.set(xscale="log", xlim=(1, 2000), ylim=(0.968, 0.97 + 8e-4 * (steps - 1)))
     number_points(axes, Picture("lenet", "accuracy", rows, BASELINE, ()))
+    placed = axes.transData.transform((9, 0.97))
+    figure.draw_without_rendering()  # lays out anew, which numbers must not change
+    np.testing.assert_allclose(axes.transData.transform((9, 0.97)), placed, rtol=1e-9)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert len({text.get_text() for text in axes.texts}) == len(boxes) == left
