@@ -10,7 +10,7 @@ from torch import nn
 
 from autocompress.config import load_config
 from autocompress.errors import ConfigError
-from autocompress.search.plan import too_fine
+from autocompress.search.plan import other_quality, too_fine
 from autocompress.search.setup import check_names, set_up
 from autocompress.tasks import Classification
 from autocompress.tasks.checks import metric_names
@@ -37,6 +37,18 @@ def of(count: int) -> Classification:
 def test_a_drop_that_one_example_decides_on_is_said(drop: float | None, count: int, said: str | None) -> None:
     found = too_fine(of(count), drop)
     assert found == [] if said is None else found[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("size_bytes", "accuracy", "auroc"), []),
+        (("size_bytes", "latency_ms"), []),
+        (("size_bytes", "auroc"), ["auroc"]),
+    ],
+)
+def test_a_search_by_another_metric_than_tables_show_says_so(names: tuple[str, ...], said: list[str]) -> None:
+    assert [text.split()[2].strip(",") for text in other_quality(names, "accuracy")] == said
 
 
 def test_a_task_of_another_kind_has_no_examples_to_count() -> None:
