@@ -35,7 +35,7 @@ class Heights:
         return nn.functional.mse_loss(output, target)
 
     def metrics(self, output, target):
-        return {"mae": float(np.abs(output - target).mean())}
+        return {"mae": float(np.abs(output - target).mean()), "count": float(len(target))}
 """
 OBJECTIVES = ("size_bytes", "mae")
 ROWS = {0: (100.0, 0.5), 1: (90.0, 0.9), 2: (95.0, 1.5), 3: (120.0, 0.5)}
@@ -78,8 +78,15 @@ def test_a_number_bounds_a_metric_on_its_worse_side_and_a_bound_where_it_says() 
         Budget.model_validate({"metrics": {"mae": {}}})
 
 
-def test_a_search_for_a_small_error_finds_one(tmp_path: Path) -> None:
-    folder = project(tmp_path, budget={"metrics": {"mae": 0.6}})
+@pytest.mark.parametrize(
+    ("quality", "more"), [("mae", {}), ("count", {"objectives": ["size_bytes", "mae", "latency_ms"]})]
+)
+def test_a_search_for_a_small_error_finds_one(tmp_path: Path, quality: str, more: dict[str, Any]) -> None:
+    # What is picked and shown goes by what is searched by, also where the task's main metric is another.
+    folder = project(tmp_path, budget={"metrics": {"mae": 0.6}}, **more)
+    (folder / "task.py").write_text(
+        TASK.replace('quality, lower_is_better, baseline = "mae"', f'quality, lower_is_better, baseline = "{quality}"')
+    )
     ended = run(folder, "search", "search.yaml", "--executor", "inline", "--json")
     assert ended.code == 0, ended.err
     document = ended.json()
@@ -89,6 +96,9 @@ def test_a_search_for_a_small_error_finds_one(tmp_path: Path) -> None:
     assert [direction.name for direction in study.directions] == ["MINIMIZE", "MINIMIZE", "MINIMIZE"]
     best = run(folder, "export", "tiny", "--pick", "most-accurate", "--out", "chosen", "--json").json()
     assert best["measured"]["mae"] == pytest.approx(min(errors))
+    verified = run(folder, "verify", "chosen", "--json")
+    assert (verified.code, verified.json()["quality"]) == (0, "mae"), verified.err
+    assert " mae " in run(folder, "front", "tiny").out
 
 
 def test_an_uncompressed_model_past_the_limit_is_told_to_raise_it(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What a search starts from: the baseline, the budget as bounds on its metrics, and the objectives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,8 +55,6 @@ def make_plan(setup: Setup, executor: Executor, view: View, left_out: Mapping[st
         view.note(f"warning: {text}")
     goal = find_goal(setup.config, setup.task, baseline.metrics)
     names = objectives(setup.config, setup.quality, baseline.metrics)
-    for text in other_quality(names, setup.quality):
-        view.note(f"note: {text}")
     if left_out is None:
         left_out = obtain_obstacles(setup, baseline, executor, view)
     for name, reason in left_out.items():
@@ -141,15 +139,4 @@ def too_fine(task: Task, drop: float | None) -> list[str]:
     return [
         f"accuracy_drop: {drop:g} of {count} validation examples is {'one' if allowed else 'less than one'}: chance "
         "decides what keeps to it; validate on more examples, or allow a larger drop"
-    ]
-
-
-def other_quality(names: Sequence[str], quality: str) -> list[str]:
-    """That tables show another quality than the one that is searched by, in a sentence."""
-    own = [name for name in names if name not in MEASURED]
-    if not own or quality in names:
-        return []
-    return [
-        f"searches by {own[0]}, while tables and pictures of fronts show the task's {quality}: "
-        f"make it the task's (`quality: {own[0]}`) to see that instead"
     ]

@@ -126,7 +126,7 @@ def _open(planned: Plan) -> StudyStore:
         return StudyStore.open(config.storage, config.study)
     attributes = {
         "made_of": setup.identity,
-        "config": config.model_dump(mode="json"),
+        "config": {**config.model_dump(mode="json"), "objectives": planned.objectives},
         "config_path": config.document.source,
         "root": str(config.root),
         "folder": str(setup.files.folder),

@@ -47,8 +47,8 @@ class Setup:
 
     @property
     def quality(self) -> str:
-        """The task's main metric."""
-        return self.task.quality
+        """The metric that tables, pictures and picks go by."""
+        return searched_quality(self.config, self.task.quality)
 
     @property
     def code(self) -> Path | None:
@@ -185,6 +185,12 @@ def objectives(config: SearchConfig, quality: str, baseline: Metrics) -> tuple[s
             known = suggest(name, [key for key in baseline if not key.endswith(("_low", "_high", "_p90", "_ratio"))])
             raise ConfigError(f"{config.document.place(('objectives', index))}: {name!r} is not measured; {known}")
     return names
+
+
+def searched_quality(config: SearchConfig, quality: str) -> str:
+    """The task's main metric, or the first objective that is another one of its own, where it is no objective."""
+    own = [name for name in config.objectives if name not in MEASURED and "objectives" in config.model_fields_set]
+    return quality if quality in own else next(iter(own), quality)
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

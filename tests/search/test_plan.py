@@ -8,10 +8,10 @@ import torch
 from tiny import make_project
 from torch import nn
 
-from autocompress.config import load_config
+from autocompress.config import SearchConfig, load_config
 from autocompress.errors import ConfigError
-from autocompress.search.plan import other_quality, too_fine
-from autocompress.search.setup import check_names, set_up
+from autocompress.search.plan import too_fine
+from autocompress.search.setup import check_names, searched_quality, set_up
 from autocompress.tasks import Classification
 from autocompress.tasks.checks import metric_names
 
@@ -40,15 +40,17 @@ def test_a_drop_that_one_example_decides_on_is_said(drop: float | None, count: i
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("entries", "quality"),
     [
-        (("size_bytes", "accuracy", "auroc"), []),
-        (("size_bytes", "latency_ms"), []),
-        (("size_bytes", "auroc"), ["auroc"]),
+        ({}, "accuracy"),
+        ({"objectives": ["size_bytes", "auroc", "accuracy"]}, "accuracy"),
+        ({"objectives": ["size_bytes", "latency_ms"]}, "accuracy"),
+        ({"objectives": ["size_bytes", "auroc", "f1"]}, "auroc"),
     ],
 )
-def test_a_search_by_another_metric_than_tables_show_says_so(names: tuple[str, ...], said: list[str]) -> None:
-    assert [text.split()[2].strip(",") for text in other_quality(names, "accuracy")] == said
+def test_what_is_searched_by_is_what_is_shown(entries: dict[str, Any], quality: str) -> None:
+    config = SearchConfig.model_validate({"study": "some", "task": "tasks.py:make", **entries})
+    assert searched_quality(config, "accuracy") == quality
 
 
 def test_a_task_of_another_kind_has_no_examples_to_count() -> None:
