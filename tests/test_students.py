@@ -50,7 +50,27 @@ def test_a_row_of_the_table_holds_means_over_seeds() -> None:
     assert lines[3] == (
         "| mnist5k | squeezenet | 0.25 | 215 KB | 3.08 M | 0.200 ms | 0.910 | 0.950 | +4.0 ± 0.0 points | 2 |"
     )
-    assert lines[-1] == "Distilled less from scratch, over all 2 pairs: +4.00 ± 0.00 points."
+    assert lines[-2:] == [
+        "Distilled less from scratch, over 1 networks: +4.00 points.",
+        "Means of the 1 networks that have each seed, over 2 seeds: +4.00 ± 0.00 points.",
+    ]
+
+
+def test_what_distillation_adds_has_an_interval_over_networks_and_one_over_seeds() -> None:
+    gains = {"a": (0.01, 0.02, 0.06), "b": (0.05, 0.00, 0.04), "c": (0.02,)}  # c has one of the three seeds
+    results = pd.DataFrame([
+        {"data": "some", "network": network, "width": 0.5, "device": "cpu", "seed": seed, "training": training,
+         "test_accuracy": 0.5 + (gain if training == "distilled" else 0)}
+        for network, found in gains.items()
+        for seed, gain in enumerate(found)
+        for training in ("distilled", "scratch")
+    ])  # fmt: skip
+    # Of networks: 0.03, 0.03, 0.02, their deviation 0.00577 and Student's 4.303; of seeds: 0.03, 0.01, 0.05 and 0.02.
+    over_networks, over_seeds = (4.303 * deviation / math.sqrt(3) for deviation in (0.0057735, 0.02))
+    assert module("report").overall(results).splitlines() == [
+        f"Distilled less from scratch, over 3 networks: +2.67 ± {100 * over_networks:.2f} points.",
+        f"Means of the 2 networks that have each seed, over 3 seeds: +3.00 ± {100 * over_seeds:.2f} points.",
+    ]
 
 
 def test_hard_digits_are_the_same_each_time_and_none_of_a_digit_leaves_the_image() -> None:

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 from scipy.stats import t
 
@@ -29,15 +28,15 @@ def paired(scratch: pd.Series, distilled: pd.Series) -> tuple[float, float, int]
     The half width is NaN for a single seed.
     """
     both = pd.concat([scratch, distilled], axis=1, join="inner").dropna()
-    difference = (both.iloc[:, 1] - both.iloc[:, 0]).to_numpy()
-    count = len(difference)
+    return interval(both.iloc[:, 1] - both.iloc[:, 0])
+
+
+def interval(values: pd.Series) -> tuple[float, float, int]:
+    """Mean, half the width of its 95% interval by Student's t, which is NaN for a single value, and count."""
+    count = len(values)
     if count < 2:
-        return float(difference.mean()) if count else math.nan, math.nan, count
-    return (
-        float(difference.mean()),
-        float(t.ppf(0.975, count - 1) * np.std(difference, ddof=1) / math.sqrt(count)),
-        count,
-    )
+        return float(values.mean()), math.nan, count
+    return float(values.mean()), float(t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count)), count
 
 
 def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
@@ -62,20 +61,26 @@ def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
 
 
 def overall(students: pd.DataFrame) -> str:
-    """What distillation adds over all pairs of one network, width, set and seed, and over those of each set."""
-    sets = list(students.groupby("data"))
-    parts = [("Distilled less from scratch", students), *((f"On {name}", part) for name, part in sets if len(sets) > 1)]
-    return "\n".join(line for title, part in parts if (line := _difference(title, part)))
-
-
-def _difference(title: str, students: pd.DataFrame) -> str:
-    """The mean difference of pairs with its 95% interval over them; nothing without pairs."""
+    """What distillation adds, with its interval over networks of a width on a set, on each set too, and over seeds."""
     keys = ["data", "network", "width", *PAIRED]
     trained = {name: group.set_index(keys)["test_accuracy"] for name, group in students.groupby("training")}
     if trained.keys() != set(TRAININGS):
         return ""
-    mean, half, count = paired(trained["scratch"], trained["distilled"])
-    return f"{title}, over all {count} pairs: {100 * mean:+.2f} ± {100 * half:.2f} points."
+    # One row a network, one column a seed: the difference of its pair.
+    pairs = (trained["distilled"] - trained["scratch"]).dropna().unstack("seed")
+    lines = [f"Distilled less from scratch, {_over(pairs.mean(axis=1), 'networks')}."]
+    sets = list(pairs.groupby("data"))
+    lines += [f"On {name}, {_over(part.mean(axis=1), 'networks')}." for name, part in sets if len(sets) > 1]
+    whole = pairs.dropna()
+    if len(pairs.columns) > 1 and len(whole):
+        lines.append(f"Means of the {len(whole)} networks that have each seed, {_over(whole.mean(), 'seeds')}.")
+    return "\n".join(lines)
+
+
+def _over(differences: pd.Series, what: str) -> str:
+    mean, half, count = interval(differences)
+    within = "" if math.isnan(half) else f" ± {100 * half:.2f}"
+    return f"over {count} {what}: {100 * mean:+.2f}{within} points"
 
 
 def _mean(accuracies: pd.Series) -> str:

@@ -75,7 +75,7 @@ def main() -> None:
     results, files = Rows(folder / "results.csv"), Rows(folder / "files.csv")
     if "files" not in given.named:
         train(
-            results, list(itertools.product(range(seeds), widths, data, networks, TRAININGS)), epochs, given.processes
+            results, list(itertools.product(widths, range(seeds), data, networks, TRAININGS)), epochs, given.processes
         )
     if "train" not in given.named:
         cases = [(row["data"], row["network"], row["width"]) for row in results if row["network"] in networks]
@@ -89,10 +89,10 @@ def main() -> None:
     readme.write_text(f"{before}{START}{text}{END}{rest.split(END)[1]}")
 
 
-def train(rows: Rows, cases: list[tuple[int, float, str, str, str]], epochs: int, processes: int) -> None:
-    """Add the trainings that are missing, seed by seed, so that what is there is of all networks and data alike."""
+def train(rows: Rows, cases: list[tuple[float, int, str, str, str]], epochs: int, processes: int) -> None:
+    """Add the trainings that are missing, width by width, so that what is there is of all networks and seeds alike."""
     wanted = {f"{name}, {network} {width:g}, {training}, seed {seed}": (seed, width, name, network, training)
-              for seed, width, name, network, training in cases}  # fmt: skip
+              for width, seed, name, network, training in cases}  # fmt: skip
     wanted = {case: given for case, given in wanted.items() if case not in rows.cases}
     place = device_of(HOW)
     device = torch.cuda.get_device_name() if place.type == "cuda" else place.type
