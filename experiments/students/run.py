@@ -4,7 +4,8 @@ Every network of the step `architecture` at three widths takes the place of a Re
 is trained on the classes alone and on the ResNet-18's outputs, from the same weights, by as many epochs: results.csv,
 on an accelerator where there is one. What the file of one that was trained weighs and how long it takes is the same for
 all weights: files.csv, measured after one epoch, one by one, beside a ResNet-18 of one epoch. A row that is there
-is not measured again, so that a run that was ended goes on. Then writes README.md's table.
+is not measured again, so that a run that was ended goes on: with teachers trained anew, which on another processor are
+others, and of which each row has the accuracy. Then writes README.md's table.
 
 Usage: python experiments/students/run.py [train] [files] [NETWORK or SET ...] [--processes N] [--quick]
 """
@@ -97,11 +98,11 @@ def train(rows: Rows, cases: list[tuple[float, int, str, str, str]], epochs: int
     place = device_of(HOW)
     device = torch.cuda.get_device_name() if place.type == "cuda" else place.type
     baselines = {name: baseline(name) for name in dict.fromkeys(given[2] for given in wanted.values())}
-    for name, made in baselines.items():
+    teachers = {name: made.metrics | confirm(made.onnx, _reference(name)) for name, made in baselines.items()}
+    for name, metrics in teachers.items():
         case = f"{name}, baseline"
         if case not in rows.cases:
-            kept = {"accuracy": made.metrics["accuracy"], **confirm(made.onnx, _reference(name))}
-            rows.keep({"case": case, "data": name, "network": "ResNet-18", **_accuracies(kept), "device": device})
+            rows.keep({"case": case, "data": name, "network": "ResNet-18", **_accuracies(metrics), "device": device})
     with ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=_hold, initargs=(baselines,)
     ) as pool:
@@ -110,7 +111,8 @@ def train(rows: Rows, cases: list[tuple[float, int, str, str, str]], epochs: int
             case = trainings[training]
             seed, width, name, network, how = wanted[case]
             rows.keep({"case": case, "data": name, "network": network, **training.result(), "width": width,
-                       "training": how, "seed": seed, "device": device})  # fmt: skip
+                       "training": how, "seed": seed, "device": device,
+                       "teacher": teachers[name]["test_accuracy"]})  # fmt: skip
 
 
 def baseline(name: str) -> Baseline:
