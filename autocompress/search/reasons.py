@@ -77,7 +77,7 @@ def _member(row: dict[str, Any], quality: str) -> str:
     metrics = row["metrics"]
     names = f"{', '.join(row['picks'])}: " if row["picks"] else ""
     tight = row["limits"][0] if row["limits"] else None
-    left = f"; {tight['label']} binds, {_left(tight['left'])}" if tight else ""
+    left = f"; {tight['label']} binds, {_left(tight['left'])}" if tight and tight["left"] < 1 else ""
     told = ", ".join(value_text(name, metrics[name]) for name in ("size_bytes", quality, "speedup"))
     return f"{row['trial']:>5}  {names}{told}{left}: {recipe_line(row['recipe'])}"
 
@@ -185,7 +185,7 @@ def _limit_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         if row["left"] < 0:
             yield f"past the limit on {row['label']} by {-row['left']:.1%}: {found}, {limit}"
         else:
-            first = "the limit on" if index else "the limit that binds:"
+            first = "the limit on" if index or row["left"] >= 1 else "the limit that binds:"
             yield f"{first} {row['label']}: {_left(row['left'])}: {found}, {limit}"
 
 

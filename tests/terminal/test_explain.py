@@ -275,6 +275,13 @@ def test_a_feasible_study_tells_why_trials_are_on_its_front_and_others_not(tmp_p
     assert "past the limit on accuracy_drop by 1." in text(results, 4)
 
 
+def test_no_limit_binds_where_all_of_each_is_left(tmp_path: Path) -> None:
+    results = studied(tmp_path, Completed(metrics(100, 0.999, 2.0), {}))
+    results.limits = results.limits[1:]
+    assert "the limit on accuracy_drop: all of it left: 0.9990, accuracy at least 0.95" in text(results, 0)
+    assert "binds" not in text(results, 0) + text(results)
+
+
 # The figure that a search logs, and single lines
 
 
