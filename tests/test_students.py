@@ -51,8 +51,8 @@ def test_a_row_of_the_table_holds_means_over_seeds() -> None:
         "| mnist5k | squeezenet | 0.25 | 215 KB | 3.08 M | 0.200 ms | 0.910 | 0.950 | +4.0 ± 0.0 points | 2 |"
     )
     assert lines[-2:] == [
-        "Distilled less from scratch, over 1 networks: +4.00 points.",
-        "Means of the 1 networks that have each seed, over 2 seeds: +4.00 ± 0.00 points.",
+        "Distilled less from scratch, over 1 networks: +4.00 points, median +4.00, better in 1.",
+        "Means of the 1 networks that have each seed, over 2 seeds: +4.00 ± 0.00 points, median +4.00, better in 2.",
     ]
 
 
@@ -68,8 +68,10 @@ def test_what_distillation_adds_has_an_interval_over_networks_and_one_over_seeds
     # Of networks: 0.03, 0.03, 0.02, their deviation 0.00577 and Student's 4.303; of seeds: 0.03, 0.01, 0.05 and 0.02.
     over_networks, over_seeds = (4.303 * deviation / math.sqrt(3) for deviation in (0.0057735, 0.02))
     assert module("report").overall(results).splitlines() == [
-        f"Distilled less from scratch, over 3 networks: +2.67 ± {100 * over_networks:.2f} points.",
-        f"Means of the 2 networks that have each seed, over 3 seeds: +3.00 ± {100 * over_seeds:.2f} points.",
+        f"Distilled less from scratch, over 3 networks: +2.67 ± {100 * over_networks:.2f} points, median +3.00, "
+        "better in 3.",
+        f"Means of the 2 networks that have each seed, over 3 seeds: +3.00 ± {100 * over_seeds:.2f} points, "
+        "median +3.00, better in 3.",
     ]
 
 

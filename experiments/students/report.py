@@ -80,7 +80,8 @@ def overall(students: pd.DataFrame) -> str:
 def _over(differences: pd.Series, what: str) -> str:
     mean, half, count = interval(differences)
     within = "" if math.isnan(half) else f" ± {100 * half:.2f}"
-    return f"over {count} {what}: {100 * mean:+.2f}{within} points"
+    middle, better = 100 * differences.median(), int((differences > 0).sum())
+    return f"over {count} {what}: {100 * mean:+.2f}{within} points, median {middle:+.2f}, better in {better}"
 
 
 def _mean(accuracies: pd.Series) -> str:
