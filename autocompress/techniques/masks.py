@@ -106,18 +106,36 @@ def _lowest(scores: Array, count: int) -> Array:
 
 def pack_mask(mask: Tensor) -> str:
     """A boolean tensor as text: its bits, deflated, in base 64."""
-    return base64.b64encode(zlib.compress(np.packbits(mask.cpu().numpy()).tobytes(), 9)).decode()
+    return deflated(np.packbits(mask.cpu().numpy()).tobytes())
 
 
 def unpack_mask(text: str, shape: torch.Size | tuple[int, ...], name: str = "weight") -> Tensor:
     """The boolean tensor of that shape that a text holds. Raises TechniqueError when it is one of another size."""
-    data = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
     count = int(np.prod(shape))
-    if len(data) != -(-count // 8):
+    try:
+        data = np.frombuffer(inflated(text, -(-count // 8)), np.uint8)
+    except ValueError:
         raise TechniqueError(
             f"the mask of {name} was made for another number of weights than {count:,}: decide anew for this model"
-        )
+        ) from None
     return torch.from_numpy(np.unpackbits(data, count=count).astype(bool)).reshape(tuple(shape))
+
+
+def deflated(data: bytes, level: int = 9) -> str:
+    """Bytes as text: deflated, in base 64."""
+    return base64.b64encode(zlib.compress(data, level)).decode()
+
+
+def inflated(text: str, size: int) -> bytes:
+    """The bytes that `deflated` made text of. Raises ValueError where they are not that many, and makes no more."""
+    reader = zlib.decompressobj()
+    try:
+        data = reader.decompress(base64.b64decode(text), size + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(data) != size or not reader.eof:
+        raise ValueError(f"not {size:,} bytes")
+    return data
 
 
 def keep_only(parameter: Tensor, mask: Tensor) -> None:

@@ -1,5 +1,7 @@
 """Masks: which weights they may cover, which scores go, and how they are written down."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from autocompress.errors import TechniqueError
 from autocompress.techniques.masks import (
     apply_masks,
+    deflated,
+    inflated,
     keep_only,
     masks_of_best,
     pack_mask,
@@ -140,6 +144,25 @@ def test_a_mask_takes_about_a_bit_a_weight_or_less() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(TechniqueError, match="mask of layer was made for another number of weights than 900: decide"):
         unpack_mask(pack_mask(torch.ones(10, 10, dtype=torch.bool)), (30, 30), "layer")
+
+
+@pytest.mark.parametrize("text", ["no text of ours", "AAAA", deflated(b"1234")[:-8], deflated(b"12345"), deflated(b"")])
+def test_text_of_other_bytes_is_refused(text: str) -> None:
+    assert inflated(deflated(b"1234"), 4) == b"1234"
+    with pytest.raises(ValueError, match=r"."):
+        inflated(text, 4)
+    with pytest.raises(TechniqueError, match="made for another number of weights"):
+        unpack_mask(text, (32,))
+
+
+def test_text_of_far_more_bytes_is_refused_before_they_are_made() -> None:
+    text = deflated(bytes(50_000_000))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="not 4 bytes"):
+        inflated(text, 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -1,9 +1,7 @@
 """Rounding to a wide grid, with errors made up for by what the layers' inputs say."""
 
-import base64
 import copy
 import math
-import zlib
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +18,7 @@ from ...recipe import Kind, Range
 from ...tasks.protocol import classifies
 from ...training import STATISTICS_EXAMPLES, place_of, placed, renew_statistics
 from ..base import Context, Decision, Technique
-from ..masks import prunable
+from ..masks import deflated, inflated, prunable
 from ..teacher import distillation_loss
 from ._compensation import Moments, Weight, largest, moments_of, rounded, weights_of
 from ._kept import REASON, left_alone
@@ -166,13 +164,13 @@ def _passes(model: nn.Module, batches: list[Batch]) -> Iterator[Tensor]:
 
 def packed(values: NDArray[Any]) -> str:
     """Numbers of 8 bits, or floats of 32, as text."""
-    return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode()
+    return deflated(values.tobytes(), 1)
 
 
 def unpacked(text: str, shape: tuple[int, ...], name: str, kind: type[np.generic] = np.int8) -> NDArray[Any]:
     """The numbers that `packed` made text of. Raises TechniqueError where they are not as many as are needed."""
     try:
-        numbers = np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
-        return numbers.reshape(shape).copy()
-    except (ValueError, zlib.error) as error:
+        data = inflated(text, math.prod(shape) * np.dtype(kind).itemsize)
+        return np.frombuffer(data, kind).reshape(shape).copy()
+    except ValueError as error:
         raise TechniqueError(f"gptq: the decision does not fit {name!r} of shape {shape}: {error}") from error
