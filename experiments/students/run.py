@@ -107,12 +107,22 @@ def train(rows: Rows, cases: list[tuple[float, int, str, str, str]], epochs: int
         processes, multiprocessing.get_context("spawn"), initializer=_hold, initargs=(baselines,)
     ) as pool:
         trainings = {pool.submit(trained, *given, epochs): case for case, given in wanted.items()}
-        for training in as_completed(trainings):
-            case = trainings[training]
-            seed, width, name, network, how = wanted[case]
-            rows.keep({"case": case, "data": name, "network": network, **training.result(), "width": width,
-                       "training": how, "seed": seed, "device": device,
-                       "teacher": teachers[name]["test_accuracy"]})  # fmt: skip
+        failed = []
+        try:
+            for training in as_completed(trainings):
+                case = trainings[training]
+                if error := training.exception():  # what is left goes on
+                    failed.append(f"{case}: {error!r}")
+                    print(failed[-1], flush=True)
+                    continue
+                seed, width, name, network, how = wanted[case]
+                rows.keep({"case": case, "data": name, "network": network, **training.result(), "width": width,
+                           "training": how, "seed": seed, "device": device,
+                           "teacher": teachers[name]["test_accuracy"]})  # fmt: skip
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if failed:
+        raise SystemExit("\n".join(["these trainings failed:", *failed]))
 
 
 def baseline(name: str) -> Baseline:

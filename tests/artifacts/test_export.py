@@ -18,6 +18,7 @@ from torch.nn.functional import max_pool2d
 from autocompress.artifacts.export import (
     _cached,
     cast_weights,
+    check_outputs,
     check_parity,
     dynamic_shapes,
     export_onnx,
@@ -341,6 +342,30 @@ def test_parity_says_by_how_much_of_the_largest_output_a_model_differs() -> None
     # The one example and the whole batch are each held against their own largest output.
     expected = 5e-4 * min(largest, first) / min(largest, first)
     assert check_parity(network, model, example) == pytest.approx(expected, rel=0.02)
+
+
+class Cancels(nn.Module):
+    """What it adds and takes away again costs its outputs all digits but the first few."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 3e4) - 3e4
+
+
+def test_parity_leaves_a_module_that_multiplies_rounding_errors_room_for_other_ones() -> None:
+    example = (torch.linspace(-1, 1, 64).reshape(8, 8),)
+
+    def other(far: float, error: float = 0.0) -> Any:
+        return lambda x: (x + np.float32(far)) - np.float32(far) + np.float32(error)
+
+    assert check_outputs(Cancels(), other(3e4), example, 1e-3, "it") == 0.0
+    # Floats there are 0.002 apart, and so the module is off by up to 0.001; at twice as many they are 0.004 apart.
+    assert 1e-3 < check_outputs(Cancels(), other(6e4), example, 1e-3, "it") < 3e-3
+    with pytest.raises(ArtifactError, match=r"it differs from the model by 0\.0\d+, more than 0\.001"):
+        check_outputs(Cancels(), other(3e4, 0.05), example, 1e-3, "it")
+    exact = Cancels()
+    exact.forward = lambda x: x  # type: ignore[method-assign]
+    with pytest.raises(ArtifactError, match="it differs"):
+        check_outputs(exact, other(6e4), example, 1e-3, "it")
 
 
 def test_parity_refuses_an_export_that_computes_nan() -> None:
