@@ -72,7 +72,7 @@ def overall(students: pd.DataFrame) -> str:
     sets = list(pairs.groupby("data"))
     lines += [f"On {name}, {_over(part.mean(axis=1), 'networks')}." for name, part in sets if len(sets) > 1]
     whole = pairs.dropna()
-    if len(pairs.columns) > 1 and len(whole):
+    if len(pairs.columns) > 1 and len(whole) > 1:
         lines.append(f"Means of the {len(whole)} networks that have each seed, {_over(whole.mean(), 'seeds')}.")
     return "\n".join(lines)
 
