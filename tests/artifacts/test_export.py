@@ -366,6 +366,10 @@ def test_parity_leaves_a_module_that_multiplies_rounding_errors_room_for_other_o
     exact.forward = lambda x: x  # type: ignore[method-assign]
     with pytest.raises(ArtifactError, match="it differs"):
         check_outputs(exact, other(6e4), example, 1e-3, "it")
+    drawn = Cancels()
+    drawn.forward = lambda x: x + torch.rand_like(x)  # type: ignore[method-assign]
+    with pytest.raises(ArtifactError, match="it differs"):  # also from itself, which is no rounding
+        check_outputs(drawn, other(3e4), example, 1e-3, "it")
 
 
 def test_parity_refuses_an_export_that_computes_nan() -> None:
