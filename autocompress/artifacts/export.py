@@ -31,6 +31,8 @@ PACKED = (
     "its forward calls pack_padded_sequence, which no operator of a file stands for: run the layer on the padded "
     "batch, backwards over examples that torch.gather turns round by their lengths, and leave padding out by a mask"
 )
+# What torch would learn by looking at a mask's values, and where it stands among the arguments.
+CAUSAL = {nn.TransformerEncoder: ("is_causal", 3), nn.TransformerDecoder: ("tgt_is_causal", 6)}
 OPSET = 21  # the first in which all operators that decode packed weights take 4-bit integers
 
 
@@ -70,16 +72,17 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signat
     try:
         with quietly(), torch.no_grad():
             module = kept_apart(model.eval(), copied(example))
-            program = torch.onnx.export(
-                module,
-                copied(example),
-                dynamo=True,
-                dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
-                input_names=inputs,
-                output_names=[name_of_output(inputs, signature)],
-                opset_version=OPSET,
-                verbose=False,
-            )
+            with masks_as_given(module):
+                program = torch.onnx.export(
+                    module,
+                    copied(example),
+                    dynamo=True,
+                    dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
+                    input_names=inputs,
+                    output_names=[name_of_output(inputs, signature)],
+                    opset_version=OPSET,
+                    verbose=False,
+                )
     except Exception as error:
         cause = error.__cause__ or error  # the exporter's own words are about itself
         lines = [line for line in str(cause).splitlines() if line.strip()]
@@ -90,6 +93,26 @@ def export_onnx(model: nn.Module, example: tuple[Tensor, ...], signature: Signat
     assert program is not None
     _rename_clashes(program.model.graph)
     return cast_weights(flattened(program.model_proto))
+
+
+@contextlib.contextmanager
+def masks_as_given(module: nn.Module) -> Iterator[None]:
+    """Let transformers use masks as they are, not look whether they are causal, which cannot be traced.
+
+    The outputs are the same: to know that a mask is causal is a hint to compute faster.
+    """
+
+    def hook(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
+        name, place = CAUSAL[type(layer)]
+        return (given, {**named, name: False}) if len(given) <= place and named.get(name) is None else None
+
+    layers = [layer for layer in module.modules() if type(layer) in CAUSAL]
+    hooks = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def _rename_clashes(graph: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from ..data import UNNAMED, Signature
 from ..errors import ArtifactError
-from .export import check_outputs, dynamic_shapes, quietly
+from .export import check_outputs, dynamic_shapes, masks_as_given, quietly
 from .sessions import Array
 
 TOLERANCE = 1e-4  # the program runs torch's own operators, so that only rounding may differ
@@ -26,11 +26,12 @@ def export_program(model: nn.Module, example: tuple[Tensor, ...], signature: Sig
         with quietly(), torch.no_grad():
             # A copy, as tracing may assign attributes of layers; zeros, as a program keeps the inputs it was traced on.
             module = copy.deepcopy(model).eval()
-            program = torch.export.export(
-                module,
-                tuple(torch.zeros_like(tensor) for tensor in example),
-                dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
-            )
+            with masks_as_given(module):
+                program = torch.export.export(
+                    module,
+                    tuple(torch.zeros_like(tensor) for tensor in example),
+                    dynamic_shapes=dynamic_shapes(module, len(example), batch, signature),
+                )
             for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
                 for node in graph.nodes:
                     node.meta.pop("stack_trace", None)  # lines and paths of the user's source

@@ -25,6 +25,7 @@ from autocompress.artifacts.export import (
     flattened,
     strip,
 )
+from autocompress.artifacts.program import export_program
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError
 from autocompress.testing.models import Plain, Residual, seeded
@@ -342,6 +343,43 @@ def test_parity_says_by_how_much_of_the_largest_output_a_model_differs() -> None
     # The one example and the whole batch are each held against their own largest output.
     expected = 5e-4 * min(largest, first) / min(largest, first)
     assert check_parity(network, model, example) == pytest.approx(expected, rel=0.02)
+
+
+class Masked(nn.Module):
+    """Transformers that are given a mask, without being told that it is causal, beside what is padding."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.words, self.causal = nn.Embedding(9, 8), causal
+        given = {"dim_feedforward": 16, "batch_first": True}
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, **given), 1, enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, **given), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        seen = torch.arange(length)
+        hidden = seen[None] > seen[:, None] if self.causal else (seen[None] - seen[:, None]).abs() > 1
+        mask = torch.zeros(length, length).masked_fill(hidden, -torch.inf)
+        wide = self.encoder(self.words(x), mask, torch.zeros(x.shape).masked_fill(x == 0, -torch.inf))
+        output: Tensor = self.decoder(wide, wide, mask, mask)
+        return output
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_masks_are_exported_as_they_are_given(causal: bool) -> None:
+    model = seeded(lambda: Masked(causal)).eval()
+    example = (torch.randint(1, 9, (4, 6), generator=torch.Generator().manual_seed(0)),)
+    example[0][0, 5] = 0
+    assert check_parity(model, export_onnx(model, example), example) < 1e-5
+    export_program(model, example)  # which is compared too
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+    # The last word is seen by none before it, or only by neighbours, three times in a row.
+    later = example[0].clone()
+    later[:, 5] = 8 - later[:, 5]
+    with torch.no_grad():
+        moved = (model(later) - model(example[0])).abs().amax((0, 2))
+    assert bool((moved[: 5 if causal else 2] < 1e-6).all())
+    assert moved[5] > 1e-3
 
 
 class Cancels(nn.Module):
