@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from ..data import UNNAMED, Signature
 from ..errors import ArtifactError
-from .export import check_outputs, dynamic_shapes, masks_as_given, quietly
+from .export import dynamic_shapes, masks_as_given, quietly
+from .parity import check_outputs
 from .sessions import Array
 
 TOLERANCE = 1e-4  # the program runs torch's own operators, so that only rounding may differ

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ..artifacts.export import check_parity, export_onnx
+from ..artifacts.export import export_onnx
+from ..artifacts.parity import check_parity
 from ..data import SPLITS, Batch, batches, map_targets, target_tensors
 from ..tasks import Task
 from ..tasks.checks import check_task

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from ..artifacts.export import check_parity
+from ..artifacts.parity import check_parity
 from ..artifacts.runtime import Model
 from ..errors import NothingToDo, TechniqueError
 from ..recipe import Choice, Kind, Range, Recipe, matches

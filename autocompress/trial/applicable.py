@@ -10,8 +10,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from ..artifacts.export import check_parity, export_onnx, strip
+from ..artifacts.export import export_onnx, strip
 from ..artifacts.packing import pack
+from ..artifacts.parity import check_parity
 from ..artifacts.runtime import Model
 from ..config import ONE_THREAD, Target
 from ..data import copied, seed_all

@@ -5,7 +5,8 @@ import os
 import time
 from dataclasses import replace
 
-from ..artifacts.export import check_parity, export_onnx, strip
+from ..artifacts.export import export_onnx, strip
+from ..artifacts.parity import check_parity
 from ..artifacts.runtime import Model
 from ..config import ONE_THREAD, Target, Train
 from ..measure.latency import measure_together

@@ -14,8 +14,9 @@ from safetensors.torch import load
 from torch import nn
 
 from ..artifacts.directory import versions
-from ..artifacts.export import TOLERANCE, check_parity, export_onnx
+from ..artifacts.export import export_onnx
 from ..artifacts.packing import pack
+from ..artifacts.parity import TOLERANCE, check_parity
 from ..artifacts.runtime import Model
 from ..config import ONE_THREAD, Target, Train
 from ..data import seed_all

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from autocompress import Classification, Task
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 from autocompress.errors import AutocompressError
 from autocompress.measure.latency import measure_latency
 from autocompress.tasks.examples import example_inputs, model_inputs

@@ -24,8 +24,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.measure.quality import measure_quality
 from autocompress.outcome import Baseline

@@ -18,8 +18,9 @@ import torch
 from networks import CLASSES, NETWORKS
 
 from autocompress import Classification
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import AutocompressError
 from autocompress.tasks.examples import example_inputs

@@ -15,16 +15,8 @@ from torch._export import utils
 from torch.export import exported_program
 from torch.nn.functional import max_pool2d
 
-from autocompress.artifacts.export import (
-    _cached,
-    cast_weights,
-    check_outputs,
-    check_parity,
-    dynamic_shapes,
-    export_onnx,
-    flattened,
-    strip,
-)
+from autocompress.artifacts.export import _cached, cast_weights, dynamic_shapes, export_onnx, flattened, strip
+from autocompress.artifacts.parity import check_outputs, check_parity
 from autocompress.artifacts.program import export_program
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import ArtifactError

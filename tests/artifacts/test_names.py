@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 
 
 class Scaled(nn.Module):

@@ -11,9 +11,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.norms import Affine, kept_apart
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 from autocompress.techniques.quantization.weight_clustering import WeightClustering
 from autocompress.testing.work import context_of, teacher_of
 

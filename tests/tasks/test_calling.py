@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autocompress import Classification, Training
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.data import Signature, batches, in_memory, input_names
 from autocompress.errors import ArtifactError, TaskError

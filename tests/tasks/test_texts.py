@@ -13,7 +13,8 @@ import torch
 import transformers
 from worded import WORDS, save, sentences, tokenizer
 
-from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.data import batches
 from autocompress.errors import TaskError

@@ -12,7 +12,8 @@ from tensorly.decomposition import tensor_train_matrix
 from torch import Tensor, nn
 
 from autocompress import Classification
-from autocompress.artifacts.export import TOLERANCE, check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import TOLERANCE, check_parity
 from autocompress.techniques import Context
 from autocompress.techniques.factorization.tensor_train import TensorTrain, factorize, numbers_held, tensorized
 from autocompress.techniques.layers import balanced

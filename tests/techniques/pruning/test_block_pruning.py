@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autocompress import Classification
-from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import check_parity
 from autocompress.errors import TechniqueError
 from autocompress.recipe import Recipe
 from autocompress.techniques import Context

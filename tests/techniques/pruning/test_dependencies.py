@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from autocompress import Classification
-from autocompress.artifacts.export import TOLERANCE, check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import TOLERANCE, check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.recipe import Recipe
 from autocompress.techniques import Context

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autocompress import Classification
-from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import check_parity
 from autocompress.errors import NothingToDo
 from autocompress.techniques.base import Context
 from autocompress.techniques.pruning._attention import open_attention, opened

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import check_parity
 from autocompress.artifacts.runtime import Array, Model
 from autocompress.errors import TechniqueError
 from autocompress.techniques import Context

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from autocompress import Classification, Training
-from autocompress.artifacts.export import check_parity, export_onnx, strip
+from autocompress.artifacts.export import export_onnx, strip
 from autocompress.artifacts.packing import pack
+from autocompress.artifacts.parity import check_parity
 from autocompress.artifacts.runtime import Model
 from autocompress.errors import RecipeError, TechniqueError
 from autocompress.measure.quality import measure_quality

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress import Classification
-from autocompress.artifacts.export import check_parity, export_onnx
+from autocompress.artifacts.export import export_onnx
+from autocompress.artifacts.parity import check_parity
 from autocompress.errors import NothingToDo
 from autocompress.techniques import Context
 from autocompress.techniques.pruning.channel_pruning import ChannelPruning
