@@ -43,6 +43,7 @@ def test_a_row_of_the_table_holds_means_over_seeds() -> None:
         {**same, "width": 0.5, "training": "scratch", "seed": 0, "test_accuracy": 0.1},
         {**same, "width": 0.5, "training": "distilled", "seed": 0, "test_accuracy": 0.9, "device": "other"},
         *({**same, "training": "scratch", "seed": seed, "test_accuracy": 0.90 + 0.02 * seed} for seed in (0, 1)),
+        {**same, "training": "scratch", "seed": 2, "test_accuracy": 0.2},  # its other half is still to come
         *({**same, "training": "distilled", "seed": seed, "test_accuracy": 0.94 + 0.02 * seed} for seed in (0, 1)),
     ])  # fmt: skip
     lines = module("report").table(results, files).splitlines()
@@ -55,7 +56,7 @@ def test_a_row_of_the_table_holds_means_over_seeds() -> None:
 
 
 def test_what_distillation_adds_has_an_interval_over_networks_and_one_over_seeds() -> None:
-    gains = {"a": (0.01, 0.02, 0.06), "b": (0.05, 0.00, 0.04), "c": (0.02,)}  # c has one of the three seeds
+    gains = {"a": (0.01, 0.02, 0.06), "b": (0.05, 0.00, 0.04), "c": (0.00, 0.01, 0.05), "d": (0.02,)}
     results = pd.DataFrame([
         {"data": "some", "network": network, "width": 0.5, "device": "cpu", "seed": seed, "training": training,
          "test_accuracy": 0.5 + (gain if training == "distilled" else 0)}
@@ -63,13 +64,15 @@ def test_what_distillation_adds_has_an_interval_over_networks_and_one_over_seeds
         for seed, gain in enumerate(found)
         for training in ("distilled", "scratch")
     ])  # fmt: skip
-    # Of networks: 0.03, 0.03, 0.02, their deviation 0.00577 and Student's 4.303; of seeds: 0.03, 0.01, 0.05 and 0.02.
-    over_networks, over_seeds = (4.303 * deviation / math.sqrt(3) for deviation in (0.0057735, 0.02))
+    # Of networks 0.03, 0.03, 0.02, 0.02; of the three that have each seed, means 0.02, 0.01, 0.05, medians 0.01, 0.01,
+    # 0.05: deviations by hand, Student's t of 3 and 2 degrees of freedom.
+    of_networks, of_means, of_medians = 3.182 * 0.57735 / 2, 4.303 * 2.08167 / 3**0.5, 4.303 * 2.30940 / 3**0.5
     assert module("report").overall(results).splitlines() == [
-        f"Distilled less from scratch, over 3 networks: +2.67 ± {100 * over_networks:.2f} points, median +3.00, "
+        f"Distilled less from scratch, over 4 networks: +2.50 ± {of_networks:.2f} points, median +2.50, better in 4.",
+        f"Means of the 3 networks that have each seed, over 3 seeds: +2.67 ± {of_means:.2f} points, median +2.00, "
         "better in 3.",
-        f"Means of the 2 networks that have each seed, over 3 seeds: +3.00 ± {100 * over_seeds:.2f} points, "
-        "median +3.00, better in 3.",
+        f"Medians of the 3 networks that have each seed, over 3 seeds: +2.33 ± {of_medians:.2f} points, median +1.00, "
+        "better in 3.",
     ]
 
 

@@ -51,6 +51,8 @@ def table(results: pd.DataFrame, files: pd.DataFrame) -> str:
         else:
             of = of[of["width"] == file["width"]]
             scratch, distilled = (of[of["training"] == how].set_index(PAIRED)["test_accuracy"] for how in TRAININGS)
+            if len(both := scratch.index.intersection(distilled.index)):  # a seed without its other half says nothing
+                scratch, distilled = scratch[both], distilled[both]
             mean, half, count = paired(scratch, distilled)
             interval = "" if math.isnan(half) else f" ± {100 * half:.1f}"
             cells += [f"{file['width']:g}", _size(file), f"{file['macs'] / 1e6:.2f} M", f"{file['latency_ms']:.3f} ms",
@@ -73,7 +75,10 @@ def overall(students: pd.DataFrame) -> str:
     lines += [f"On {name}, {_over(part.mean(axis=1), 'networks')}." for name, part in sets if len(sets) > 1]
     whole = pairs.dropna()
     if len(pairs.columns) > 1 and len(whole) > 1:
-        lines.append(f"Means of the {len(whole)} networks that have each seed, {_over(whole.mean(), 'seeds')}.")
+        lines += [
+            f"{what} of the {len(whole)} networks that have each seed, {_over(values, 'seeds')}."
+            for what, values in (("Means", whole.mean()), ("Medians", whole.median()))
+        ]
     return "\n".join(lines)
 
 
