@@ -1,8 +1,8 @@
 """How long does the step `architecture` take, in times of what making the ResNet-18 in its place takes?
 
-Deciding and applying it, the median of seven runs each in seconds of one core: printed, network by network.
+Deciding and applying it and making the ResNet-18 by turns, the median of seven rounds in seconds of one core: printed.
 
-Usage: python experiments/students/seconds.py   (ten seconds)
+Usage: python experiments/students/seconds.py   (half a minute)
 """
 
 import copy
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from autocompress.tasks import load_task, refer
 from autocompress.techniques import Context, recipe_from_data
@@ -22,15 +23,16 @@ RUNS = 7
 WIDTHS = (0.25, 0.5)
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """The median of several calls, after one that does not count."""
+def seconds(*calls: Callable[[], Any]) -> list[float]:
+    """The median seconds of each call, which take turns, so that all are slowed alike; a first round is left out."""
+    rounds = [[_seconds(call) for call in calls] for _ in range(1 + RUNS)]
+    return [statistics.median(each) for each in zip(*rounds[1:], strict=True)]
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.process_time()
     call()
-    found = []
-    for _ in range(RUNS):
-        start = time.process_time()
-        call()
-        found.append(time.process_time() - start)
-    return statistics.median(found)
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -39,18 +41,22 @@ def main() -> None:
     task = load_task(refer("tasks.py:mnist5k", Path(__file__).parent))
     model = task.model().eval()
     context = Context(task, copy.deepcopy(model).requires_grad_(False), 0)
-    whole = seconds(task.model)
-    print(f"ResNet-18: {whole:.3f} s")
     for network in (*NETWORKS, SMALLER):
         for width in WIDTHS:
-            said = {"technique": "architecture", "network": network, "width": width}
-            step: Any = recipe_from_data({"version": 1, "steps": [said]}).steps[0]
-            decision = step.decide(model, context)
-            decide = seconds(lambda: step.decide(model, context))  # noqa: B023
-            given = (lambda: copy.deepcopy(model)) if network == SMALLER else lambda: model  # what it changes
-            apply = seconds(lambda: step.apply(given(), decision))  # noqa: B023
-            both = (decide + apply) / whole
-            print(f"{network} {width:g}: {decide:.3f} s to decide, {apply:.3f} s to apply, together {both:.2f}x")
+            made, decided, applied = step_seconds(network, width, model, context)
+            print(
+                f"{network} {width:g}: {decided:.3f} s to decide, {applied:.3f} s to apply, "
+                f"{(decided + applied) / made:.2f}x the {made:.3f} s of making a ResNet-18"
+            )
+
+
+def step_seconds(network: str, width: float, model: nn.Module, context: Context) -> list[float]:
+    """Seconds to make the whole model, to decide and to apply, each time to a model of its own, as it may change it."""
+    given = {"technique": "architecture", "network": network, "width": width}
+    step: Any = recipe_from_data({"version": 1, "steps": [given]}).steps[0]
+    decision = step.decide(model, context)
+    models = iter([copy.deepcopy(model) for _ in range(1 + RUNS)])
+    return seconds(context.task.model, lambda: step.decide(model, context), lambda: step.apply(next(models), decision))
 
 
 if __name__ == "__main__":

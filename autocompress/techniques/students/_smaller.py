@@ -52,20 +52,20 @@ def with_blocks(model: nn.Module, kept: Mapping[str, list[int]]) -> nn.Module:
 def narrower(model: nn.Module, width: float, example: tuple[Tensor, ...]) -> dict[str, list[int]]:
     """The inputs and units of each layer, where all but the last have a share of theirs.
 
-    Every layer takes as many inputs as those before it leave, which is found by running the model. Raises
-    TechniqueError where it cannot be run so, as it holds sizes of its own or adds what is no longer alike.
+    Every layer takes as many inputs as those before it leave, which is found by running the model, in eval mode, which
+    is changed. Raises TechniqueError where it cannot be run so, as it holds sizes of its own or adds what is no longer
+    alike.
     """
-    work = copy.deepcopy(model).eval()
-    names = [name for name, layer in work.named_modules() if type(layer) in (*WIDE, *NORMS)]
-    fixed = unreplaceable(work, names, example)
-    fitted = {name: Fitted(work.get_submodule(name), width) for name in names if name not in fixed}
-    last = _last(work, {name: probe.layer for name, probe in fitted.items()}, example)
+    names = [name for name, layer in model.named_modules() if type(layer) in (*WIDE, *NORMS)]
+    fixed = unreplaceable(model, names, example)
+    fitted = {name: Fitted(model.get_submodule(name), width) for name in names if name not in fixed}
+    last = _last(model, {name: probe.layer for name, probe in fitted.items()}, example)
     if last is None:
         return {}
     fitted[last].width = 1.0
     with torch.no_grad():
-        expected = work(*copy.deepcopy(example)).shape
-        changed = replace_layers(work, {probe.layer: probe for probe in fitted.values()})
+        expected = model(*copy.deepcopy(example)).shape
+        changed = replace_layers(model, {probe.layer: probe for probe in fitted.values()})
         try:
             found = changed(*copy.deepcopy(example)).shape
         except BROKEN as error:
