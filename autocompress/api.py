@@ -75,8 +75,8 @@ def search(
     """Search compression recipes for a task within a budget, and return the study with its front.
 
     task is one of: an object with the members of a Task, such as autocompress.Classification(...); a torch module, with
-    data=(train, validation, test), each (inputs, targets) or a Dataset; a mapping as under `task:` in YAML;
-    "file.py:factory"; or the path of a search.yaml, whose entries the other arguments replace.
+    data=(train, validation, test), each (inputs, targets), with a tuple of several inputs, or a Dataset; a mapping as
+    under `task:` in YAML; "file.py:factory"; or the path of a search.yaml, whose entries the other arguments replace.
 
     For a module: loss(output, target) of tensors and metrics(output, target) of numpy arrays, a dictionary; quality
     names the metric that counts and lower_is_better those that are errors. Whole numbers as targets need none of them.

@@ -111,9 +111,9 @@ def learning_rate(task: Task, usual: float) -> float:
 @dataclass(frozen=True)
 class Supervised:
     """A task over arrays in memory, or datasets of pairs: make_model returns the model, and each split is a pair of
-    inputs (N, ...) and targets (N, ...), or a dataset. train_transform takes the inputs of a batch (N, ...) and returns
-    what to train on; it is called in training alone, and each time anew. preparation is what exported files keep, so
-    that they take raw inputs.
+    inputs (N, ...) and targets (N, ...), with a tuple of several inputs where the model takes several, or a dataset.
+    train_transform takes the inputs of a batch (N, ...) and returns what to train on; it is called in training alone,
+    and each time anew. preparation is what exported files keep, so that they take raw inputs.
     """
 
     make_model: Callable[[], nn.Module]
@@ -139,10 +139,27 @@ class Supervised:
             return data
         if not isinstance(data, list | tuple) or len(data) != 2:
             raise TaskError(f"split {name!r} is a {type(data).__name__}: give (inputs, targets) or a Dataset")
-        inputs, targets = (torch.as_tensor(part) for part in data)
-        if len(inputs) != len(targets):
-            raise TaskError(f"split {name!r} has {len(inputs)} inputs but {len(targets)} targets: give one each")
-        return TensorDataset(inputs, targets)
+        given, targets = data[0], _array(data[1], f"the targets of split {name!r}")
+        inputs = [
+            _array(part, f"input {place} of split {name!r}")
+            for place, part in enumerate(given if isinstance(given, tuple) else (given,))
+        ]
+        for found in inputs:
+            if len(found) != len(targets):
+                raise TaskError(f"split {name!r} has {len(found)} inputs but {len(targets)} targets: give one each")
+        return TensorDataset(*inputs, targets)
+
+
+def _array(given: Any, what: str) -> Tensor:
+    try:
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TaskError(
+            f"{what} are no array of numbers ({error}): give an array, or a tuple of several inputs"
+        ) from None
+    if not found.dim():
+        raise TaskError(f"{what} are a single number: give an array with one row an example")
+    return found
 
 
 @dataclass(frozen=True)

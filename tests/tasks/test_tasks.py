@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import autocompress
+from autocompress.data import batches, in_memory
 from autocompress.errors import TaskError
 from autocompress.tasks import Classification, Task, TaskReference, load_task, locate, refer
 from autocompress.tasks.checks import check_task
@@ -232,11 +233,28 @@ def with_nan(position: int) -> Tensor:
     return values
 
 
+def test_several_inputs_are_a_tuple_beside_their_targets() -> None:
+    others = np.arange(12)
+    task = Classification(Plain, ((X, others), Y), (X, Y), (X, Y))
+    assert in_memory(task.split("train"))
+    batch = next(batches(task.split("train"), 5))
+    assert torch.equal(batch.inputs[0], X[:5])
+    assert batch.inputs[1].tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(batch.targets, Y[:5])
+
+
 BAD: dict[str, tuple[Task, str]] = {
     "baseline": (replace(GOOD, baseline={"epochs": 3}), r"task.baseline is a dict: give a Training, or None"),
     "no module": (replace(GOOD, make_model=lambda: len), r"returned a builtin_function_or_method: return a torch.nn"),
     "no split": (replace(GOOD, train=X), r"split 'train' is a Tensor: give \(inputs, targets\) or a Dataset"),
     "unlike lengths": (replace(GOOD, test=(X, Y[:5])), r"split 'test' has 12 inputs but 5 targets: give one each"),
+    "unlike lengths of inputs": (replace(GOOD, test=((X, X[:5]), Y)), r"split 'test' has 5 inputs but 12 targets"),
+    "no array": (
+        replace(GOOD, train=([X, X[:5]], Y)),
+        r"input 0 of split 'train' are .*: give an array, or a tuple of",
+    ),
+    "no array of targets": (replace(GOOD, train=(X, ["a"] * 12)), r"the targets of split 'train' are no array of num"),
+    "one number": (replace(GOOD, train=(X, 3)), r"the targets of split 'train' are a single number: give an array"),
     "no length": (replace(GOOD, train=Streaming()), r"split 'train' has no length: give a map-style Dataset"),
     "empty": (replace(GOOD, validation=(X[:0], Y[:0])), r"split 'validation' is empty"),
     "no tensors": (replace(GOOD, train=Words()), r"a batch of 3 examples holds a str: yield tensors, arrays"),
